@@ -1,0 +1,110 @@
+"""What a distillation head is: a module that compares a learner with a teacher across one edge.
+
+A method is one file: the equation in its docstring, the pure function that is that equation, and a thin
+head that calls it. See `response/kd.py` for the shortest, `feature/fitnet.py` for one with learned parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kdlab.knowledge import Context, Example, Knowledge, Lesson, Needs, Progress, raised
+
+
+class Head(nn.Module):
+    """Compares one learner with one teacher; every edge of a mode has its own instance.
+
+    Class attributes describe the method to tables and messages: `kind` after the survey of Gou et al.
+    (2021), the `paper` (authors, title, venue, year) and what it `compares`, in a few words.
+    """
+
+    kind: ClassVar[Literal["response", "feature", "relation"]]
+    paper: ClassVar[str]
+    compares: ClassVar[str]
+    grafts: ClassVar[bool] = False
+
+    def needs(self) -> Needs:
+        """What this head reads; it is given exactly that. Default: the two networks' logits."""
+        return Needs()
+
+    def build(self, learner: Example, teacher: Example, context: Context) -> None:
+        """Make adapters and memories from the shapes of a dry run, once, before training.
+
+        Raises:
+            ValueError: where the two networks cannot be compared, with both shapes and both layers named.
+        """
+
+    def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:
+        """The distillation loss: [N], one value per row, for response heads; a scalar for others."""
+        raise NotImplementedError
+
+    def prepare(self, teacher: Knowledge) -> Tensor:
+        """The loss, a scalar, of a phase before training that fits this head to the teacher alone."""
+        raise NotImplementedError(f"{type(self).__name__} has nothing to prepare")
+
+    def graft(self, student: nn.Module, learner: Example, teacher: Example) -> nn.Module:
+        """The student with parts of the method that stay with it; called before anything is observed.
+
+        The result is the student from then on: trained, counted, saved and exported. It must have
+        `config(student) -> dict`, the plain config that rebuilds it around a student's own config.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has nothing to graft")
+
+
+class ResponseHead(Head):
+    """A head that compares predictions row by row, [N, C] against [N, C].
+
+    `standardize` brings each row of logits to zero mean and unit deviation on both sides first: logit
+    standardisation, Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024, equation 9.
+    """
+
+    kind = "response"
+
+    def __init__(self, *, standardize: bool = False) -> None:
+        super().__init__()
+        self.standardize = standardize
+
+    def scale(self, logits: Tensor) -> Tensor:
+        """Logits [N, C] as this head reads them: standardised where asked."""
+        return standardize(logits) if self.standardize else logits
+
+    def teacher_logits(self, teacher: Knowledge) -> Tensor:
+        """The teacher's one set of logits [N, C] for heads that need logits, not probabilities."""
+        return self.scale(soft_logits(teacher))
+
+    def teacher_log_probabilities(self, teacher: Knowledge, temperature: float | Tensor) -> Tensor:
+        """The teacher's log-probabilities [N, C] at this head's own temperature, standardised where asked."""
+        return soft_targets(teacher, temperature, self.scale)
+
+
+def soft_targets(
+    teacher: Knowledge,
+    temperature: float | Tensor = 1.0,
+    scale: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """A teacher's log-probabilities [N, C] at a temperature: the one way response heads read a teacher.
+
+    An ensemble's probabilities are averaged at this temperature; averaging at T = 1 and tempering the
+    mean gives another target. `scale` is applied to each member's logits first.
+    """
+    scale = scale or (lambda logits: logits)
+    if not teacher.members:
+        return torch.log_softmax(scale(raised(teacher.logits)) / temperature, dim=1)
+    members = [torch.log_softmax(scale(raised(member)) / temperature, dim=1) for member in teacher.members]
+    count = torch.tensor(float(len(members)), dtype=members[0].dtype, device=members[0].device)
+    return torch.logsumexp(torch.stack(members), dim=0) - count.log()
+
+
+def soft_logits(teacher: Knowledge) -> Tensor:
+    """A teacher's logits [N, C]; an ensemble's are the logarithm of its members' mean probability."""
+    return soft_targets(teacher) if teacher.members else raised(teacher.logits)
+
+
+def standardize(logits: Tensor) -> Tensor:
+    """Rows of logits [N, C] with zero mean and unit (unbiased) deviation; Sun et al. 2024, algorithm 1."""
+    logits = raised(logits)
+    return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)

@@ -1,0 +1,213 @@
+"""What networks say about a batch, and what a head may ask them for.
+
+The ground floor of kdlab: every other file may import this one, and it knows torch alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Batch = dict[str, Any]
+"""`input` [B, ...], `target`, `index` [B], `view` [B]; further views under `views`: name -> Batch."""
+
+Positions = tuple[int, ...] | Literal["all"]
+"""Stages, counted from shallow to deep; negative numbers count from the deepest."""
+
+
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    """What one network says about one batch of B samples, N predictions and C outputs.
+
+    logits: [N, C], one row per prediction.
+    embedding: [N, D], what the classifier reads; None where nothing asked for it.
+    stages: shallow to deep, [B, D, H, W] or [B, L, D]; positions are fixed, None where nothing asked.
+    preactivations: the same maps before their last activation.
+    rows: [N], the sample that each prediction belongs to.
+    members: the logits of each member, where this is an ensemble.
+    """
+
+    logits: Tensor
+    embedding: Tensor | None = None
+    stages: tuple[Tensor | None, ...] = ()
+    preactivations: tuple[Tensor | None, ...] = ()
+    rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    members: tuple[Tensor, ...] = ()
+
+    def stage(self, position: int) -> Tensor:
+        """One stage's map, which its head declared in `needs`."""
+        return _present(self.stages[position])
+
+    def preactivation(self, position: int) -> Tensor:
+        """One stage's map before its last activation, which its head declared in `needs`."""
+        return _present(self.preactivations[position])
+
+    def vector(self) -> Tensor:
+        """The embedding [N, D], which its head declared in `needs`."""
+        return _present(self.embedding)
+
+    def detach(self) -> Knowledge:
+        """The same knowledge, cut from the graph that computed it."""
+        return self._map(Tensor.detach)
+
+    def raised(self) -> Knowledge:
+        """The same knowledge with half types raised to float32; float64 stays float64."""
+        return self._map(raised)
+
+    def only(self, fields: Fields) -> Knowledge:
+        """What `fields` asks for and no more, so that a head cannot read what it did not declare."""
+        return replace(
+            self,
+            embedding=self.embedding if fields.embedding else None,
+            stages=_chosen(self.stages, fields.stages),
+            preactivations=_chosen(self.preactivations, fields.preactivations),
+        )
+
+    def _map(self, function: Any) -> Knowledge:
+        def several(values: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+            return tuple(None if value is None else function(value) for value in values)
+
+        return replace(
+            self,
+            logits=function(self.logits),
+            embedding=None if self.embedding is None else function(self.embedding),
+            stages=several(self.stages),
+            preactivations=several(self.preactivations),
+            members=tuple(function(member) for member in self.members),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """One learner's knowledge of a batch, that of the teachers it listens to, and the targets.
+
+    teachers: detached; empty where this learner has only the labels.
+    target: [N] classes (-1: unlabelled), [N, C] soft labels, or whatever the task supervises.
+    index: [B], the samples' places in the training set.
+    weight: [K, N], one factor per teacher and row, on response heads; 0 masks the row.
+    task: whether the supervised loss applies.
+    views: further views of the same samples, where the mode or a head asked.
+    """
+
+    learner: Knowledge
+    teachers: tuple[Knowledge, ...]
+    target: Tensor | None
+    index: Tensor
+    weight: Tensor | None = None
+    task: bool = True
+    views: Mapping[str, Lesson] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What is read of one network beside its logits, or what one network can offer.
+
+    `stages="all"` asks for every stage the network has. `classifier` and `normalisations` are modules,
+    handed over once, in the Example.
+    """
+
+    embedding: bool = False
+    stages: Positions = ()
+    preactivations: Positions = ()
+    classifier: bool = False
+    normalisations: bool = False
+
+    def __or__(self, other: Fields) -> Fields:
+        return Fields(
+            self.embedding or other.embedding,
+            _union(self.stages, other.stages),
+            _union(self.preactivations, other.preactivations),
+            self.classifier or other.classifier,
+            self.normalisations or other.normalisations,
+        )
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a head needs before it can mean anything; the one source of what can be combined with what.
+
+    labels: hard class labels, of the batch (Lesson.target) and of the training set (Context.labels).
+    index: a place in the training set that names the same sample in every epoch.
+    views: names of further views of each sample, read from Lesson.views.
+    """
+
+    learner: Fields = Fields()
+    teacher: Fields = Fields()
+    labels: bool = False
+    index: bool = False
+    views: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One network's knowledge of a small batch, with the modules that a head may read of it.
+
+    classifier: the linear layer that turns the embedding into logits; None where there is none.
+    normalisations: per stage, the last normalisation before its last activation, or None.
+    layers: per stage, the name of the layer it was tapped at, for messages.
+    """
+
+    knowledge: Knowledge
+    classifier: nn.Linear | None = None
+    normalisations: tuple[nn.Module | None, ...] = ()
+    layers: tuple[str, ...] = ()
+    name: str = "network"
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What a head may know of the training set: classes, samples and, where it asked, labels [samples]."""
+
+    classes: int
+    samples: int
+    labels: Tensor | None = None
+
+
+class Progress(NamedTuple):
+    """Where training stands: epochs and steps done, and how many there will be in this phase."""
+
+    epoch: int = 0
+    step: int = 0
+    epochs: int = 1
+    steps: int = 1
+
+
+def raised(value: Tensor) -> Tensor:
+    """Half types as float32; every other type as it is."""
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+def positions(asked: Positions, count: int) -> tuple[int, ...]:
+    """The stages meant by `asked` in a network of `count` stages, ascending and not negative.
+
+    Raises:
+        IndexError: where a position lies outside the network.
+    """
+    if asked == "all":
+        return tuple(range(count))
+    for position in asked:
+        if not -count <= position < count:
+            raise IndexError(f"stage {position} was asked for, of a network with {count} stages")
+    return tuple(sorted({position % count for position in asked}))
+
+
+def _present(value: Tensor | None) -> Tensor:
+    assert value is not None, "a head read what its `needs` do not name"
+    return value
+
+
+def _chosen(values: tuple[Tensor | None, ...], asked: Positions) -> tuple[Tensor | None, ...]:
+    if asked == "all":
+        return values
+    kept = positions(asked, len(values))
+    return tuple(value if place in kept else None for place, value in enumerate(values))
+
+
+def _union(one: Positions, other: Positions) -> Positions:
+    if one == "all" or other == "all":
+        return "all"
+    return tuple(sorted({*one, *other}))
