@@ -1,0 +1,47 @@
+"""kdlab: what can the small network learn from the big one, and was it worth it?
+
+    kdlab.distill(student, teacher, train, validation, loss=kdlab.KD(temperature=4))
+    kdlab.load_student("runs/...")
+
+Nothing heavy is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdlab.heads.feature.fitnet import FitNet
+    from kdlab.heads.head import Head, ResponseHead
+    from kdlab.heads.response.kd import KD
+    from kdlab.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress
+    from kdlab.modes.mode import Cast, Edge, Mode
+    from kdlab.notebook import distill
+    from kdlab.objective import Term
+    from kdlab.run import load_student
+    from kdlab.task import Classification, Task
+
+_HOMES = {
+    "kdlab.heads.feature.fitnet": ("FitNet",),
+    "kdlab.heads.head": ("Head", "ResponseHead"),
+    "kdlab.heads.response.kd": ("KD",),
+    "kdlab.knowledge": ("Context", "Example", "Fields", "Knowledge", "Lesson", "Needs", "Progress"),
+    "kdlab.modes.mode": ("Cast", "Edge", "Mode"),
+    "kdlab.notebook": ("distill",),
+    "kdlab.objective": ("Term",),
+    "kdlab.run": ("load_student",),
+    "kdlab.task": ("Classification", "Task"),
+}
+_WHERE = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "KD", "Cast", "Classification", "Context", "Edge", "Example", "Fields", "FitNet", "Head", "Knowledge", "Lesson",
+    "Mode", "Needs", "Progress", "ResponseHead", "Task", "Term", "distill", "load_student",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"kdlab has no {name}")
+    return getattr(import_module(_WHERE[name]), name)

@@ -141,6 +141,32 @@ class Needs:
     index: bool = False
     views: tuple[str, ...] = ()
 
+    def unmet(self, offer: Offer) -> list[str]:
+        """What is needed and not offered, in words; empty where the head can work."""
+        found = [
+            f"{side}'s {name}"
+            for side, asked, given in (
+                ("the learner", self.learner, offer.learner),
+                ("the teacher", self.teacher, offer.teacher),
+            )
+            for name in ("embedding", "stages", "preactivations", "classifier", "normalisations")
+            if getattr(asked, name) and not getattr(given, name)
+        ]
+        found += ["class labels"] if self.labels and not offer.labels else []
+        found += ["fixed places in the training set"] if self.index and not offer.index else []
+        return found + [f"the view {view!r}" for view in self.views if view not in offer.views]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a mode, its networks and the data provide across one edge."""
+
+    learner: Fields = Fields()
+    teacher: Fields = Fields()
+    labels: bool = True
+    index: bool = True
+    views: tuple[str, ...] = ()
+
 
 @dataclass(frozen=True, eq=False)
 class Example:

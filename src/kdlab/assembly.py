@@ -1,0 +1,176 @@
+"""From a run's plain config to its parts: networks, teachers, mode, heads. Knows neither Hydra nor Lightning.
+
+Everything here is quick and trains nothing, so a run is assembled once before anything slow begins, only to
+see whether it can be: networks that cannot be compared, a tap that does not exist, a target not allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdlab.build import build, resolve
+from kdlab.errors import UsageError
+from kdlab.heads.head import Head
+from kdlab.knowledge import Batch, Context, Fields
+from kdlab.modes.mode import Cast, Mode
+from kdlab.objective import Objective, Term, seed_of
+from kdlab.observe import find_taps
+from kdlab.recipe import LABELS_ALONE
+from kdlab.store import State
+from kdlab.task import Task
+from kdlab.teacher import Observed, Teacher, load_checkpoint, renormalisation
+
+Config = dict[str, Any]
+
+RUN_KEYS = ("weight", "task_weight", "ramp", "first")
+"""The settings of a head that the run reads; all others are arguments of its class."""
+
+
+@dataclass
+class Parts:
+    """A run, put together and not yet trained."""
+
+    mode: Mode
+    objective: Objective
+    task: Task
+    networks: dict[str, Config] = field(default_factory=dict)
+    """Per student, the plain config that rebuilds its network."""
+
+
+def without_use(config: Mapping[str, Any]) -> Config:
+    """The config less what its mode has no use for: a teacher, losses."""
+    mode = resolve(config["mode"].get("_target_"), Mode, "mode", allow=config["allow"])
+    return {
+        **config,
+        "teacher": config.get("teacher") if mode.wants_teacher else None,
+        "loss": config["loss"] if mode.wants_heads else LABELS_ALONE,
+        "phases": config.get("phases") if mode.wants_heads else None,
+    }
+
+
+def assemble(
+    config: Mapping[str, Any],
+    *,
+    teacher: State | None = None,
+    labels: Tensor | None = None,
+    samples: int | None = None,
+    index: bool = True,
+) -> Parts:
+    """The parts of a run.
+
+    Args:
+        config: a composed run, as `without_use` leaves it.
+        teacher: the weights of its teacher; None: it stays untrained, for a trial assembly.
+        labels: of the training set [samples], for heads that read them.
+        samples: the size of the training set.
+        index: whether batches name fixed places in it.
+
+    Raises:
+        UsageError, ValueError: where the run cannot be.
+    """
+    allow, data = config["allow"], config["data"]
+    task = build(config["task"], Task, "task", allow=allow)
+    batch = example_batch(data)
+    if labels is None:
+        labels = torch.arange(samples or 2 * data["classes"]) % data["classes"]
+    context = Context(data["classes"], samples or len(labels), labels)
+    teachers = (make_teacher(config, teacher, batch),) if config.get("teacher") else ()
+    terms = make_terms(config["loss"]["heads"], allow)
+    networks: dict[str, Config] = {}
+
+    def learners(place: int = 0) -> Observed:
+        name = "student" if place == 0 else f"peer{place}"
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_of(config["seed"], name))
+            network, taps = make_network(config["model"], "model", allow)
+            observed, networks[name] = (
+                Observed(name, network, find_taps(network, batch["input"], taps)),
+                config["model"],
+            )
+            for term in terms:
+                observed, networks[name] = _grafted(term, observed, networks[name], teachers, batch)
+        return observed
+
+    cast = Cast(learners, teachers, context)
+    mode = build(config["mode"], Mode, "mode", allow=allow, cast=cast)
+    objective = Objective(mode, task, terms, config["loss"]["task_weight"], context)
+    objective.refuse_impossible(mode, index=index, views=tuple(data.get("views") or ()))
+    objective.build(mode, batch, config["seed"])
+    return Parts(mode, objective, task, networks)
+
+
+def make_terms(heads: Mapping[str, Config], allow: Sequence[str] = ()) -> tuple[Term, ...]:
+    """The distillation losses of a run, from `loss.heads`."""
+    terms = []
+    for name, settings in heads.items():
+        key = f"loss.heads.{name}"
+        own = {key: value for key, value in settings.items() if key not in RUN_KEYS}
+        make = partial(build, own, Head, key, allow=allow)
+        make()  # so that wrong settings are met here
+        terms.append(Term(name, make, settings.get("weight", 1.0), settings.get("ramp") or 0))
+    return tuple(terms)
+
+
+def make_network(
+    config: Mapping[str, Any], key: str = "model", allow: Sequence[str] = ()
+) -> tuple[nn.Module, Mapping[str, Any] | None]:
+    """A network from its config, with the taps that the config names, if any."""
+    own = {name: value for name, value in config.items() if name != "taps"}
+    return build(own, nn.Module, key, allow=allow), config.get("taps")
+
+
+def make_teacher(config: Mapping[str, Any], weights: State | None, batch: Batch) -> Teacher:
+    """The frozen teacher of a run."""
+    teacher, data = config["teacher"], config["data"]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_of(teacher["seed"], "student"))
+        network, taps = make_network(teacher["model"], "teacher.model", config["allow"])
+    if teacher.get("checkpoint"):
+        load_checkpoint(Path(teacher["checkpoint"]), network)
+    elif weights is not None:
+        network.load_state_dict(weights)
+    size = teacher.get("size")
+    named = str(teacher["model"].get("_target_", "network")).rsplit(".", 1)[-1]
+    adjust = renormalisation(data["mean"], data["std"], teacher.get("mean"), teacher.get("std"))
+    input = batch["input"] if size is None else torch.randn(2, data["channels"], size, size)
+    return Teacher(f"teacher {named}", network, find_taps(network, input, taps), renormalise=adjust, size=size)
+
+
+def example_batch(data: Mapping[str, Any], samples: int = 2) -> Batch:
+    """A batch of noise in the shape of a data set, the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    input = torch.randn(samples, data["channels"], data["size"], data["size"], generator=generator)
+    place = torch.arange(samples)
+    return {"input": input, "target": place % data["classes"], "index": place, "view": torch.zeros_like(place)}
+
+
+def rebuild(network: Mapping[str, Any], allow: Sequence[str] = ()) -> nn.Module:
+    """A student's network from the config that `student.yaml` holds, with untrained weights."""
+    return make_network(network, "model", allow)[0]
+
+
+def _grafted(
+    term: Term, student: Observed, config: Config, teachers: Sequence[Teacher], batch: Batch
+) -> tuple[Observed, Config]:
+    head = term.make()
+    if not head.grafts:
+        return student, config
+    if not teachers:
+        raise UsageError(f"loss={term.name} builds parts of a frozen teacher into the student, and here is none")
+    whole = Fields(stages="all", embedding=True, classifier=True)
+    for network in (student, teachers[0]):
+        if network.taps.classifier is None:
+            raise UsageError(f"loss={term.name} needs {network.name}'s classifier, which is not to be had here")
+        network.listen(whole)
+    learner, teacher = student.example(batch["input"]), teachers[0].example(batch["input"])
+    student.close()
+    network = head.graft(student.network, learner, teacher)
+    rebuilt = network.config({key: value for key, value in config.items() if key != "taps"})  # type: ignore[operator]
+    return Observed(student.name, network, find_taps(network, batch["input"])), rebuilt

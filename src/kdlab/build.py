@@ -1,0 +1,122 @@
+"""Turns plain config into objects: `{_target_: package.Class, key: value}`, and nothing that is not allowed.
+
+A prefix list of module names would be a hole: `torch.os.system` starts with `torch.`. So the object that a
+path resolves to is judged itself: by the module it was defined in, and by its type.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from kdlab.errors import UsageError, nearest
+
+T = TypeVar("T")
+
+PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "model": ("kdlab.models", "kdlab.heads", "torchvision.models", "timm", "transformers"),
+    "loss": ("kdlab.heads",),
+    "mode": ("kdlab.modes",),
+    "task": ("kdlab.task",),
+    "data": ("kdlab.data",),
+    "optimizer": ("torch.optim",),
+    "scheduler": ("torch.optim",),
+}
+"""Per group of the config, the packages whose classes may be built; a run adds its own with `allow=[...]`."""
+
+
+def build(config: Mapping[str, Any], kind: type[T], key: str, *, allow: Sequence[str] = (), **arguments: Any) -> T:
+    """The object that `config` describes, with `arguments` added to its own.
+
+    Args:
+        config: plain data with `_target_`; nested mappings with a `_target_` are built first.
+        kind: what the result must be an instance of.
+        key: where the config stands, `teacher.model`; its group decides which packages are allowed.
+        allow: further packages.
+
+    Raises:
+        UsageError: where the target is missing, not allowed, of another type, or refuses its arguments.
+    """
+    target = resolve(config.get("_target_"), kind, key, allow=allow)
+    given = {name: _nested(value, f"{key}.{name}", allow) for name, value in config.items() if name != "_target_"}
+    try:
+        inspect.signature(target).bind(**given, **arguments)
+    except TypeError as error:
+        raise UsageError(f"{key}: {config['_target_']} does not fit its settings: {error}") from error
+    result = target(**given, **arguments)
+    if not isinstance(result, kind):
+        raise UsageError(f"{key}._target_={config['_target_']} made a {type(result).__name__}, not a {kind.__name__}")
+    return result
+
+
+def resolve(path: object, kind: type, key: str, *, allow: Sequence[str] = ()) -> Any:
+    """The class, or the public factory annotated to return one, that a dotted path names.
+
+    Raises:
+        UsageError: see `build`.
+    """
+    if not isinstance(path, str) or "." not in path:
+        raise UsageError(f"{key}._target_={path}: expected the path of a class, package.module.Class")
+    group = next((part for part in reversed(key.split(".")) if part in PACKAGES), "")
+    allowed = (*PACKAGES.get(group, ()), *allow)
+    root = path.split(".")[0]
+    if root not in {package.split(".")[0] for package in allowed}:
+        raise UsageError(
+            f"{key}._target_={path} is not in an allowed package ({', '.join(allowed)}); "
+            f"allow your own with allow=[{root}]"
+        )
+    found = _find(path, key)
+    home = getattr(found, "__module__", None) or ""
+    if not any(home == package or home.startswith(f"{package}.") for package in allowed):
+        raise UsageError(
+            f"{key}._target_={path} is defined in {home or 'no module'}, which is not allowed here; expected a "
+            f"{kind.__name__} from {', '.join(allowed)}"
+        )
+    if not _makes(found, kind):
+        raise UsageError(f"{key}._target_={path}: expected a {kind.__name__}, a class or a factory annotated so")
+    return found
+
+
+def _makes(found: object, kind: type) -> bool:
+    if isinstance(found, type):
+        return issubclass(found, kind)
+    if not inspect.isfunction(found) or found.__name__.startswith("_"):
+        return False
+    try:
+        made = typing.get_type_hints(found).get("return")
+    except NameError:
+        return False
+    return isinstance(made, type) and issubclass(made, kind)
+
+
+def _find(path: str, key: str) -> object:
+    parts = path.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:cut])
+        try:
+            found: object = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+                continue
+            raise UsageError(f"{key}._target_={path} needs {error.name}: pip install {error.name}") from error
+        for part in parts[cut:]:
+            if not hasattr(found, part):
+                known = [name for name in dir(found) if not name.startswith("_")]
+                raise UsageError(f"{key}._target_={path}: {module} has no {part}{nearest(part, known)}")
+            found = getattr(found, part)
+        return found
+    extra = "pip install 'kdlab[vision]'" if parts[0] in ("torchvision", "timm") else f"pip install {parts[0]}"
+    raise UsageError(f"{key}._target_={path}: {parts[0]} is not installed; {extra}")
+
+
+def _nested(value: Any, key: str, allow: Sequence[str]) -> Any:
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            return build(value, object, key, allow=allow)
+        return {name: _nested(entry, f"{key}.{name}", allow) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_nested(entry, f"{key}.{place}", allow) for place, entry in enumerate(value)]
+    return value

@@ -1,0 +1,329 @@
+"""The Distiller: batch → mode → lessons → heads → loss → step. The training step is written here, in full.
+
+Optimisation is by hand: Lightning brings devices, precision, processes and checkpoints; what a step is,
+is ours. Nothing in it waits for the device: terms add up in tensors, read every `log_every` steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from kdlab.assembly import Parts
+from kdlab.knowledge import Batch, Progress
+from kdlab.objective import Counts
+from kdlab.observe import logits_of
+from kdlab.phases import Phase, at
+from kdlab.randomness import gather_random_state, set_random_state
+
+Settings = Mapping[str, Any]
+MakeOptimizer = Callable[[Sequence[nn.Parameter], Settings | None], Optimizer]
+MakeScheduler = Callable[[Optimizer, Settings | None, int, int], tuple[LRScheduler, str]]
+
+
+class DivergedError(RuntimeError):
+    """A term of the loss is no number any more."""
+
+
+class Distiller(pl.LightningModule):
+    """Trains the learners of a mode by what its heads say.
+
+    Args:
+        parts: the run, put together.
+        phases: what changes with time.
+        steps_per_epoch: optimizer steps in an epoch.
+        make_optimizer, make_scheduler: from (parameters, a phase's own settings or None), and
+            (optimizer, settings or None, epochs, steps); the latter also says `epoch` or `step`.
+        accumulate: parts in which each rank computes its share of a batch.
+        gradient_clip: the largest norm of all gradients together.
+        log_every: steps between two rows of the log.
+        compile: compile the networks, in place, after they were hooked.
+        channels_last: the memory format of networks and batches.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        phases: Sequence[Phase],
+        steps_per_epoch: int,
+        make_optimizer: MakeOptimizer,
+        make_scheduler: MakeScheduler,
+        *,
+        accumulate: int = 1,
+        gradient_clip: float | None = None,
+        log_every: int = 50,
+        compile: bool = False,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.mode, self.objective, self.task = parts.mode, parts.objective, parts.task
+        self.phases = tuple(phases)
+        self.steps_per_epoch = steps_per_epoch
+        self.steps = 0
+        self.seconds = 0.0
+        self.log_every = log_every
+        self._make_optimizer, self._make_scheduler = make_optimizer, make_scheduler
+        self._accumulate, self._clip = accumulate, gradient_clip
+        self._compile, self._channels_last = compile, channels_last
+        self._can_train = {p for p in self.parameters() if p.requires_grad}
+        self._phase, self._phase_start = 0, 0
+        self._stepping: tuple[LightningOptimizer, LRScheduler, str] | None = None
+        self._random: list[Any] = []
+        self._window = torch.empty(0)
+        self._broken = torch.empty(0)
+        self._metrics = nn.ModuleDict({name: self.task.metrics() for name in self.mode.students()})
+
+    # ---- before training
+
+    def setup(self, stage: str) -> None:
+        """Moves and casts the teachers, which lie outside the module tree, and freezes what does not train."""
+        precision = str(self.trainer.precision)
+        dtypes = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
+        self.mode.move(self.trainer.strategy.root_device, dtypes.get(precision))
+        networks = [*self.mode.learners, *(teacher.network for teacher in self.mode.teachers)]
+        for network in networks:
+            if self._channels_last:
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if self._compile and stage == "fit":
+                network.compile()
+        self._enter_phase()
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
+        """The optimizer of the present phase, and its schedule, which the training step moves."""
+        if self.dtype in (torch.bfloat16, torch.float16):  # the networks run in half, losses never do
+            self.objective.heads.float()
+        phase = self.phases[self._phase]
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = self._make_optimizer(trained, phase.optimizer)
+        steps = phase.epochs * self.steps_per_epoch
+        scheduler, interval = self._make_scheduler(optimizer, phase.scheduler, phase.epochs, steps)
+        return [optimizer], [{"scheduler": scheduler, "interval": interval}]
+
+    def on_train_start(self) -> None:
+        """Restores what a checkpoint holds beside weights; the last moment before the first batch."""
+        self._take_optimizer()
+        self._window = self._window.to(self.device)
+        if not len(self._window):
+            self._clear_window()
+        self._broken = torch.full((len(self.objective.names),), -1, device=self.device)
+        if self._random:
+            set_random_state(self._random[self.global_rank % len(self._random)])
+        self._clock = time.perf_counter()
+
+    def on_train_epoch_start(self) -> None:
+        """A new phase freezes, rebuilds the optimizer and wraps the module anew."""
+        if at(self.phases, self.current_epoch)[0] != self._phase:
+            self._enter_phase()
+            strategy = self.trainer.strategy
+            if isinstance(strategy, DDPStrategy):
+                strategy.model = self
+                strategy.configure_ddp()
+            strategy.setup_optimizers(self.trainer)
+            self._take_optimizer()
+        self.mode.begin_epoch(self.progress())
+        self._clock = time.perf_counter()
+
+    def _take_optimizer(self) -> None:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        config = self.trainer.strategy.lr_scheduler_configs[0]
+        self._stepping = optimizer, config.scheduler, config.interval  # type: ignore[assignment]
+
+    def _enter_phase(self) -> None:
+        epoch = self.steps // self.steps_per_epoch
+        self._phase, self._phase_start = at(self.phases, epoch)
+        phase = self.phases[self._phase]
+        silent = set() if phase.heads is None else set(self.objective.heads) - set(phase.heads)
+        for parameter in self._can_train:
+            parameter.requires_grad_(True)
+        for name in silent:
+            self.objective.heads[name].requires_grad_(False)
+        if phase.train == "head":
+            self.mode.requires_grad_(False)
+        elif phase.train == "body":
+            for learner in self.mode.observed:
+                if learner.taps.classifier is not None:
+                    learner.network.get_submodule(learner.taps.classifier).requires_grad_(False)
+
+    # ---- the step
+
+    def progress(self) -> Progress:
+        """Where training stands within the present phase."""
+        phase = self.phases[self._phase]
+        done = self.steps - self._phase_start * self.steps_per_epoch
+        return Progress(done // self.steps_per_epoch, done, phase.epochs, max(1, phase.epochs * self.steps_per_epoch))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One optimizer step over this rank's share of one batch."""
+        assert self._stepping is not None
+        optimizer, scheduler, interval = self._stepping
+        phase, progress, world = self.phases[self._phase], self.progress(), self.trainer.world_size
+        rows, labelled = self._count(batch)
+        parts = list(split(batch, self._accumulate))
+        counts = Counts(rows, labelled, 1.0 / (len(parts) * world))
+        for place, part in enumerate(parts):
+            if self._channels_last:
+                part["input"] = part["input"].contiguous(memory_format=torch.channels_last)
+            lessons = self.mode(part, progress)
+            loss, terms = self.objective(
+                lessons, counts, progress, heads=phase.heads, task_weight=phase.task_weight, prepare=phase.prepare
+            )
+            last = place == len(parts) - 1
+            with nullcontext() if last or world == 1 else self.trainer.strategy.block_backward_sync():
+                # Ranks average their gradients, while the loss is already divided by the count over all ranks.
+                self.manual_backward(loss * world if world > 1 else loss)
+            self._add(loss.detach(), terms, last)
+        optimizer.step()
+        optimizer.zero_grad()
+        self.steps += 1
+        if interval == "step" or self.steps % self.steps_per_epoch == 0:
+            scheduler.step()
+        self.mode.after_step(progress)
+        if self.steps % self.log_every == 0:
+            self.write_window()
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clips, after a half-precision scale has been taken off the gradients."""
+        if self._clip is not None:
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self._clip)
+
+    def _count(self, batch: Batch) -> tuple[Tensor | float, Tensor | float]:
+        target = batch["target"]
+        labelled = self.task.labelled(target)
+        rows, count = float(len(labelled) * self.trainer.world_size), labelled.sum()
+        if self.trainer.world_size > 1:
+            dist.all_reduce(count)
+        return rows, count.clamp(min=1)
+
+    # ---- what is logged
+
+    def _clear_window(self) -> None:
+        self._window = torch.zeros(len(self.objective.names) + 2, dtype=torch.float64, device=self.device)
+
+    def _add(self, loss: Tensor, terms: Tensor, last: bool) -> None:
+        values = torch.cat([terms.double(), loss.double()[None], terms.new_full((1,), float(last)).double()])
+        self._window += values
+        fresh = (self._broken < 0) & ~terms.isfinite()
+        self._broken = torch.where(fresh, self.steps + 1, self._broken)
+
+    def write_window(self) -> None:
+        """One row of the log: the mean of every term since the last row. The only place that waits for the device.
+
+        Raises:
+            DivergedError: where a term was no number, with its name and step.
+        """
+        self.refuse_broken()
+        window = self._window.clone()
+        if self.trainer.world_size > 1:
+            dist.all_reduce(window)
+            window[-1] /= self.trainer.world_size
+        self._clear_window()
+        *values, steps = window.tolist()
+        if not steps:
+            return
+        row = {
+            f"loss/{name}": value / steps for name, value in zip((*self.objective.names, "total"), values, strict=True)
+        }
+        assert self._stepping is not None
+        row["lr"] = float(self._stepping[0].param_groups[0]["lr"])
+        self.write(row)
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Hands a row to every logger, at the present step."""
+        for logger in self.loggers:
+            logger.log_metrics({**row, "epoch": self.epochs_done()}, self.steps)
+
+    def epochs_done(self) -> float:
+        """Epochs since the start of the run, in fractions."""
+        return self.steps / self.steps_per_epoch
+
+    def refuse_broken(self) -> None:
+        """Stops where a term was no number.
+
+        Raises:
+            DivergedError: naming the first broken term and the step.
+        """
+        broken = [
+            (step, name) for name, step in zip(self.objective.names, self._broken.tolist(), strict=True) if step >= 0
+        ]
+        if broken:
+            step, name = min(broken)
+            raise DivergedError(
+                f"loss/{name} is no finite number at step {step}, in epoch {step / self.steps_per_epoch:.2f}"
+            )
+
+    def on_validation_start(self) -> None:
+        """The last row of an epoch is written before it is validated, so a broken loss is never called best."""
+        self.seconds += time.perf_counter() - self._clock
+        self.write_window()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The students alone, in eval mode; no teacher is asked."""
+        for name, network in self.mode.students().items():
+            metrics = self._metrics[name]
+            metrics.update(logits_of(network(batch["input"])).detach(), batch["target"])  # type: ignore[operator]
+
+    def on_validation_epoch_end(self) -> None:
+        """Metrics over the whole set, every rank's share included."""
+        row = {}
+        for place, (name, metrics) in enumerate(self._metrics.items()):
+            prefix = "validation" if place == 0 else f"validation/{name}"
+            values = metrics.compute()  # type: ignore[operator]
+            row |= {f"{prefix}/{key}": float(value) for key, value in values.items()}
+            metrics.reset()  # type: ignore[operator]
+        self.log_dict(row, logger=False)
+        self.write(row)
+
+    def on_train_epoch_end(self) -> None:
+        """Where nothing validates, the last row of an epoch is written here."""
+        if not self.trainer.enable_validation:
+            self.seconds += time.perf_counter() - self._clock
+            self.write_window()
+
+    # ---- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What a run needs to go on exactly, beside weights and optimizer."""
+        self.refuse_broken()
+        checkpoint["kdlab"] = {
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "window": self._window.cpu(),
+            "random": gather_random_state(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Before the optimizer is made: which phase it belongs to is decided here."""
+        own = checkpoint["kdlab"]
+        self.steps, self.seconds = own["steps"], own["seconds"]
+        self._window, self._random = own["window"], own["random"]
+        self._enter_phase()
+
+
+def split(batch: Batch, parts: int) -> Iterator[Batch]:
+    """A batch in equal parts, its further views too."""
+    if parts == 1:
+        yield batch
+        return
+    size = len(batch["index"]) // parts
+    for place in range(parts):
+        yield _slice(batch, place * size, (place + 1) * size)
+
+
+def _slice(batch: Batch, start: int, stop: int) -> Batch:
+    return {
+        key: {name: _slice(view, start, stop) for name, view in value.items()} if key == "views" else value[start:stop]
+        for key, value in batch.items()
+    }

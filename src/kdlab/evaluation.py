@@ -1,0 +1,64 @@
+"""Tests a trained network, once and at the end: metrics, closeness to its teacher, size and speed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdlab.knowledge import Batch
+from kdlab.metrics import latency_ms, multiply_accumulates, parameters
+from kdlab.observe import logits_of
+from kdlab.task import Task
+
+
+def predict(ask: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+    """(logits [N, C], targets [N]) of every batch in turn, on the CPU.
+
+    Args:
+        ask: from input [B, ...] to logits.
+        batches: of one part of the data.
+    """
+    logits, targets = [], []
+    with torch.no_grad():
+        for batch in batches:
+            logits.append(ask(batch["input"]).float().cpu())
+            targets.append(batch["target"].cpu())
+    return torch.cat(logits), torch.cat(targets)
+
+
+def student_of(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A network in eval mode, as something that can be asked for logits."""
+    network.eval()
+    return lambda input: logits_of(network(input))
+
+
+def score(task: Task, logits: Tensor, targets: Tensor, teacher: Tensor | None = None) -> dict[str, float]:
+    """The task's metrics of predictions, and where a teacher's logits are given, those of closeness to it."""
+    metrics = task.metrics()
+    metrics.update(logits, targets)
+    found = {name: float(value) for name, value in metrics.compute().items()}
+    if teacher is not None:
+        comparisons = task.comparisons()
+        comparisons.update(logits, teacher)
+        found |= {name: float(value) for name, value in comparisons.compute().items()}
+    return found
+
+
+def cost(network: nn.Module, input: Tensor) -> dict[str, Any]:
+    """Parameters, multiply-accumulates per sample, and latency of one sample on one CPU thread."""
+    network = network.cpu().float()
+    one = input[:1].cpu().float()
+    return {
+        "parameters": parameters(network),
+        "multiply_accumulates": multiply_accumulates(network, one),
+        "latency_ms": latency_ms(network, one),
+    }
+
+
+def bytes_of(file: Path) -> int:
+    """The size of a file of weights, in bytes."""
+    return file.stat().st_size

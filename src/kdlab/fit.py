@@ -1,0 +1,245 @@
+"""Trains one network: from a composed run and its data to weights and a result, in a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from kdlab.assembly import Config, Parts, assemble, example_batch
+from kdlab.build import build
+from kdlab.callbacks import KeepBest, ProgressLine, checkpoints
+from kdlab.data.data import Data
+from kdlab.distiller import Distiller, DivergedError
+from kdlab.evaluation import cost, predict, score, student_of
+from kdlab.objective import seed_of
+from kdlab.phases import plan
+from kdlab.randomness import seed_all
+from kdlab.store import State, save_weights
+from kdlab.task import Task
+from kdlab.tracking import MetricsFile, define_metrics, finish, wandb_logger
+
+
+class Batches(pl.LightningDataModule):
+    """The data of a run, on the device and for the rank that Lightning gave this process."""
+
+    def __init__(self, data: Data, batch_size: int, seed: int, views: tuple[str, ...]) -> None:
+        super().__init__()
+        self.data, self.batch_size, self.seed, self.views = data, batch_size, seed, views
+
+    def _place(self) -> dict[str, Any]:
+        assert self.trainer is not None
+        trainer = self.trainer
+        return {"rank": trainer.global_rank, "world": trainer.world_size, "device": trainer.strategy.root_device}
+
+    def train_dataloader(self) -> Any:
+        return self.data.train_loader(self.batch_size, self.seed, views=self.views, **self._place())
+
+    def val_dataloader(self) -> Any:
+        return self.data.eval_loader("validation", self.batch_size, **self._place())
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Batches are made on the device."""
+        return batch
+
+
+@dataclass
+class Trained:
+    """A trained network: the weights to keep, and what was measured.
+
+    teacher, targets: the teacher's logits [N, C] on the test part, where there is one, and its targets [N].
+    """
+
+    weights: State
+    result: Config
+    task: Task
+    teacher: Tensor | None
+    targets: Tensor
+
+
+def fit(
+    config: Mapping[str, Any],
+    data: Data,
+    folder: Path,
+    *,
+    job: str,
+    teacher: State | None = None,
+    group: str | None = None,
+    resume: bool = False,
+    nested: bool = False,
+) -> Trained | None:
+    """Trains the student of a run and tests it once, at the end.
+
+    Args:
+        config: a composed run, its teacher's weights at hand.
+        data: what it trains on.
+        folder: where checkpoints, metrics.csv and the W&B run go.
+        job: `teacher`, `alone` or the mode's name, for W&B.
+        teacher: the weights of its teacher.
+        group: of W&B runs that belong together.
+        resume: go on from the last checkpoint in the folder.
+        nested: a run that another one waits for; it stays on one device.
+
+    Returns:
+        None on ranks other than the first.
+
+    Raises:
+        DivergedError: where the loss was no number.
+        KeyboardInterrupt: the run can be resumed.
+    """
+    settings = config["trainer"]
+    folder.mkdir(parents=True, exist_ok=True)
+    seed_all(config["seed"])
+    parts = assemble(config, teacher=teacher, labels=data.labels, samples=len(data.labels))
+    phases = plan(settings["max_epochs"], config["loss"]["heads"], config["phases"])
+    batches = Batches(data, settings["batch_size"], config["seed"], parts.objective.views())
+    steps = data.steps_per_epoch(settings["batch_size"])
+    distiller = Distiller(
+        parts,
+        phases,
+        steps,
+        lambda parameters, own: build(
+            own or config["optimizer"], Optimizer, "optimizer", allow=config["allow"], params=parameters
+        ),
+        lambda optimizer, own, epochs, total: make_scheduler(
+            own or config["scheduler"], optimizer, epochs, total, config["allow"]
+        ),
+        accumulate=settings["accumulate"],
+        gradient_clip=settings["gradient_clip"],
+        log_every=settings["log_every_n_steps"],
+        compile=settings["compile"],
+        channels_last=settings["channels_last"],
+    )
+    validated = len(data.parts.validation) > 0
+    columns = [f"loss/{name}" for name in (*parts.objective.names, "total")] + ["lr"]
+    for place, name in enumerate(parts.mode.students()):
+        prefix = "validation" if place == 0 else f"validation/{name}"
+        columns += [f"{prefix}/{metric}" for metric in parts.task.metrics()]
+    metrics = MetricsFile(folder / "metrics.csv", columns)
+    loggers: list[Any] = [metrics]
+    logger = None
+    if config["logger"]["wandb"]:
+        logger = wandb_logger(folder, config["logger"], config, name=config["name"], job=job, group=group)
+        loggers.append(logger)
+    keep = KeepBest(folder)
+    last = folder / "checkpoints" / "last.ckpt"
+    trainer = pl.Trainer(
+        max_epochs=sum(phase.epochs for phase in phases),
+        max_steps=settings["max_steps"] or -1,
+        precision=settings["precision"],
+        accelerator=settings["accelerator"],
+        devices=1 if nested else settings["devices"],
+        num_nodes=1 if nested else settings["num_nodes"],
+        strategy="auto" if nested else settings["strategy"],
+        plugins=[LightningEnvironment()] if nested else None,
+        logger=loggers,
+        callbacks=[
+            *([keep] if validated else []),
+            *([ProgressLine(config["name"])] if settings["progress"] else []),
+            *checkpoints(last.parent, settings["checkpoint_every_n_steps"]),
+        ],
+        limit_val_batches=None if validated else 0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    failed = True
+    summary: dict[str, float] = {}
+    try:
+        if logger is not None and trainer.is_global_zero:
+            define_metrics(logger, parts.task.directions)
+        checkpoint = last if resume and last.is_file() else None
+        if resume and trainer.is_global_zero:
+            done = torch.load(last, weights_only=False)["kdlab"]["steps"] if checkpoint else 0
+            metrics.forget_after(done)
+        seed_all(seed_of(config["seed"], "training", str(trainer.global_rank)))
+        trainer.fit(distiller, datamodule=batches, ckpt_path=checkpoint, weights_only=False)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        if not trainer.is_global_zero:
+            failed = False
+            return None
+        trained = _measured(config, data, folder, parts, distiller, keep if validated else None)
+        summary = {f"test/{key}": value for key, value in trained.result["test"]["last"].items()}
+        failed = False
+        return trained
+    except DivergedError as error:
+        good = f"the last good checkpoint is {last}" if last.is_file() else "no epoch was finished before"
+        raise DivergedError(f"{error}; {good}. Try a lower optimizer.lr or trainer.gradient_clip=1") from error
+    finally:
+        parts.mode.close()
+        if logger is not None:
+            finish(logger, summary, failed=failed)
+
+
+def _measured(
+    config: Mapping[str, Any], data: Data, folder: Path, parts: Parts, distiller: Distiller, keep: KeepBest | None
+) -> Trained:
+    """Tests the last and the best student, once each, and measures what they cost."""
+    device = distiller.trainer.strategy.root_device
+    parts.mode.move(device, torch.float32)
+    name, student = next(iter(parts.mode.students().items()))
+    student.to(device).float()
+    loader = data.eval_loader("test", 256, rank=0, world=1, device=device)
+    teacher = predict(_reference(parts), loader)[0] if parts.mode.teachers else None
+    weights = {"last": {key: value.detach().clone() for key, value in student.state_dict().items()}}
+    if keep is not None and keep.file.is_file():
+        weights["best"] = load_file(keep.file)
+    test = {}
+    for which, state in weights.items():
+        student.load_state_dict(state)
+        logits, targets = predict(student_of(student), loader)
+        test[which] = score(parts.task, logits, targets, teacher)
+    student.load_state_dict(weights["last"])
+    kept = weights.get(config["keep"], weights["last"])
+    save_weights(kept, folder / "student.safetensors")
+    samples = distiller.steps * min(config["trainer"]["batch_size"], len(data.labels))
+    result = {
+        "test": test,
+        "validation": None
+        if keep is None
+        else {"metric": parts.task.primary, "best": keep.best, "best_epoch": keep.epoch, "last": keep.last},
+        "epochs": distiller.steps / distiller.steps_per_epoch,
+        "seconds": distiller.seconds,
+        "samples_per_second": samples / distiller.seconds if distiller.seconds else None,
+        "bytes": (folder / "student.safetensors").stat().st_size,
+        **cost(student, example_batch(config["data"])["input"]),
+        "network": parts.networks[name],
+    }
+    return Trained(kept, result, parts.task, teacher, targets)
+
+
+def _reference(parts: Parts) -> Callable[[Tensor], Tensor]:
+    """What all teachers of a run say together, as one set of logits."""
+
+    def ask(input: Tensor) -> Tensor:
+        said = [teacher(input).logits for teacher in parts.mode.teachers]
+        return said[0] if len(said) == 1 else torch.stack([logits.log_softmax(1) for logits in said]).logsumexp(0)
+
+    return ask
+
+
+def make_scheduler(
+    settings: Mapping[str, Any], optimizer: Optimizer, epochs: int, steps: int, allow: list[str]
+) -> tuple[LRScheduler, str]:
+    """A learning-rate schedule; the words `epochs` and `steps` in its settings stand for those of the phase.
+
+    Returns:
+        The schedule, and whether it moves every `epoch` or every `step`.
+    """
+    words = {"epochs": max(1, epochs), "steps": max(1, steps)}
+    own = {key: words.get(value, value) if isinstance(value, str) else value for key, value in settings.items()}
+    interval = own.pop("interval")
+    return build(own, LRScheduler, "scheduler", allow=allow, optimizer=optimizer), interval

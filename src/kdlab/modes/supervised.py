@@ -1,0 +1,19 @@
+"""supervised: one learner, labels alone. How teachers, and students for comparison, are trained."""
+
+from __future__ import annotations
+
+from kdlab.knowledge import Batch, Lesson, Progress
+from kdlab.modes.mode import Cast, Mode
+
+
+class Supervised(Mode):
+    """One learner without a teacher."""
+
+    wants_teacher = False
+    wants_heads = False
+
+    def __init__(self, cast: Cast) -> None:
+        super().__init__(cast.learners())
+
+    def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
+        return [Lesson(self.observed[0](batch["input"]), (), batch["target"], batch["index"])]

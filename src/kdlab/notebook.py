@@ -1,0 +1,129 @@
+"""`kdlab.distill(student, teacher, train, validation, loss=KD(temperature=4))`: any networks, any DataLoader.
+
+No config, no store, no run folder: the same Distiller, put together by hand.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from safetensors.torch import load_file
+from torch import nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from kdlab.assembly import Parts
+from kdlab.callbacks import KeepBest, ProgressLine
+from kdlab.data.foreign import Foreign
+from kdlab.distiller import Distiller
+from kdlab.evaluation import predict, score, student_of
+from kdlab.heads.head import Head
+from kdlab.knowledge import Batch, Context
+from kdlab.modes.mode import Cast
+from kdlab.modes.offline import Offline
+from kdlab.objective import Objective, Term, seed_of
+from kdlab.observe import find_taps
+from kdlab.phases import Phase
+from kdlab.randomness import seed_all
+from kdlab.task import Classification, Task
+from kdlab.teacher import Observed, Teacher
+
+
+def distill(
+    student: nn.Module,
+    teacher: nn.Module,
+    train: Iterable[Any],
+    validation: Iterable[Any] | None = None,
+    *,
+    loss: Head | Sequence[Term],
+    alpha: float = 0.9,
+    task: Task | None = None,
+    epochs: int = 30,
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+    seed: int = 0,
+    keep: str = "last",
+    **trainer: Any,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Trains `student`, in place, with the labels and with what `teacher` says.
+
+    Args:
+        student, teacher: any modules from a batch [B, ...] to logits [B, C].
+        train, validation: DataLoaders, or anything that gives (input, target) pairs or dicts of them.
+        loss: one head, which counts `alpha` beside labels of 1 - alpha; or Terms with weights of their own,
+            beside labels of weight 1.
+        task: what is supervised; by default one class of as many as the teacher tells apart.
+        epochs: passes over `train`, with a learning rate that falls along half a cosine.
+        optimizer: makes it from the parameters; by default SGD with rate 0.05, momentum 0.9, weight decay 5e-4.
+        seed: of heads, dropout and whatever else is random here; the order is the loader's own.
+        keep: `last` or `best`, the epoch whose weights the student has in the end.
+        trainer: further arguments of `lightning.Trainer`.
+
+    Returns:
+        The student, and its validation metrics: `last`, `best`, `best_epoch`, `teacher`.
+
+    Raises:
+        ValueError: where the two networks cannot be compared by this loss.
+    """
+    seed_all(seed)
+    batches = Foreign(train)
+    first: Batch = next(iter(Foreign(train)))
+    example = {**first, "input": first["input"][:2]}
+    frozen = Teacher("teacher", teacher, find_taps(teacher, example["input"]))
+    classes = frozen.example(example["input"]).knowledge.logits.shape[1]
+    task = task or Classification(classes)
+    terms = [Term("loss", lambda: deepcopy(loss), alpha)] if isinstance(loss, Head) else list(loss)
+    learner = Observed("student", student, find_taps(student, example["input"]))
+    context = Context(classes, len(batches) * len(first["index"]))
+    mode = Offline(Cast(lambda place=0: learner, (frozen,), context))
+    objective = Objective(mode, task, terms, 1 - alpha if isinstance(loss, Head) else 1.0, context)
+    objective.refuse_impossible(mode, index=batches.indexed)
+    objective.build(mode, example, seed)
+    distiller = Distiller(
+        Parts(mode, objective, task),
+        (Phase(epochs),),
+        len(batches),
+        lambda parameters, _: (optimizer or _sgd)(parameters),
+        lambda made, _, __, steps: (CosineAnnealingLR(made, max(1, steps)), "step"),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        best = KeepBest(Path(folder))
+        fitting = pl.Trainer(
+            max_epochs=epochs,
+            callbacks=[*([] if validation is None else [best]), ProgressLine("distill")],
+            **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "devices": 1,
+               "enable_model_summary": False, "num_sanity_val_steps": 0, **trainer},
+        )  # fmt: skip
+        seed_all(seed_of(seed, "training"))
+        fitting.fit(distiller, batches, None if validation is None else Foreign(validation))
+        mode.close()
+        result: dict[str, Any] = {"seconds": distiller.seconds}
+        if validation is not None:
+            result |= _validated(student, teacher, Foreign(validation), task, best, keep)
+    return student.eval(), result
+
+
+def _sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    return SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
+
+
+def _validated(
+    student: nn.Module, teacher: nn.Module, batches: Foreign, task: Task, best: KeepBest, keep: str
+) -> dict[str, Any]:
+    student.cpu(), teacher.cpu()
+    said, targets = predict(student_of(teacher), batches)
+    last = {name: value.clone() for name, value in student.state_dict().items()}
+
+    def tested() -> dict[str, float]:
+        return score(task, predict(student_of(student), batches)[0], targets, said)
+
+    result: dict[str, Any] = {"teacher": score(task, said, targets), "last": tested(), "best_epoch": best.epoch}
+    student.load_state_dict(load_file(best.file))
+    result["best"] = tested()
+    if keep == "last":
+        student.load_state_dict(last)
+    return result

@@ -1,0 +1,75 @@
+"""A recipe is all that decides a trained network: data, model, task, optimizer, schedule, epochs, seed, teacher.
+
+Two runs with one recipe end with the same network, whoever asked for it and whatever was logged. So the
+store addresses networks by the hash of their recipe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+VERSION = 1
+
+Config = dict[str, Any]
+
+DECISIVE = ("max_epochs", "max_steps", "batch_size", "precision", "gradient_clip")
+"""The keys of `trainer` that change the result; devices, logging and checkpoints do not."""
+
+SUPERVISED: Config = {"_target_": "kdlab.modes.supervised.Supervised"}
+LABELS_ALONE: Config = {"task_weight": 1.0, "heads": {}}
+
+
+def alone_run(config: Mapping[str, Any]) -> Config:
+    """The run that trains the same student with labels alone."""
+    return {**config, "mode": SUPERVISED, "loss": LABELS_ALONE, "phases": None, "teacher": None}
+
+
+def teacher_run(config: Mapping[str, Any]) -> Config:
+    """The run that trains the teacher of a run: its own recipe, on the same data, on one device."""
+    teacher = config["teacher"]
+    return {
+        **config,
+        **{key: teacher[key] for key in ("model", "optimizer", "scheduler", "seed")},
+        "trainer": {**config["trainer"], "max_steps": None, **teacher["trainer"]},
+        "mode": teacher.get("mode") or SUPERVISED,
+        "loss": teacher.get("loss") or LABELS_ALONE,
+        "phases": teacher.get("phases"),
+        "teacher": teacher.get("teacher"),
+        "keep": "last",
+    }
+
+
+def recipe_of(config: Mapping[str, Any], fingerprint: str, checkpoints: Mapping[str, str] | None = None) -> Config:
+    """The recipe of the network that a run's config trains.
+
+    Args:
+        config: a composed run; its `teacher` is None where its mode has none.
+        fingerprint: of the data and its split.
+        checkpoints: the hash of each external file of weights, by its path.
+    """
+    teacher = config.get("teacher")
+    data = config["data"]
+    recipe: Config = {
+        "version": VERSION,
+        "data": {"fingerprint": fingerprint, **{key: data.get(key) for key in ("mean", "std", "augment", "views")}},
+        **{key: config[key] for key in ("task", "model", "optimizer", "scheduler", "seed", "mode", "keep")},
+        "trainer": {key: config["trainer"].get(key) for key in DECISIVE},
+        "loss": {key: config["loss"][key] for key in ("task_weight", "heads")},
+        "phases": config.get("phases"),
+        "teacher": None,
+    }
+    if teacher:
+        own = recipe_of(teacher_run(config), fingerprint, checkpoints)
+        if teacher.get("checkpoint"):
+            own = {"model": teacher["model"], "checkpoint": (checkpoints or {})[teacher["checkpoint"]]}
+        recipe["teacher"] = {**own, "input": {key: teacher.get(key) for key in ("mean", "std", "size")}}
+    return recipe
+
+
+def key_of(recipe: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical form of a recipe, in hexadecimal: the order of keys does not matter."""
+    canonical = json.dumps(recipe, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()

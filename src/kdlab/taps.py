@@ -1,0 +1,186 @@
+"""Taps: where a network is observed, and the rules by which one dry run finds them.
+
+**Classifier**: the last `Linear` whose weight and bias turn its input, the embedding [B, D], into the logits.
+
+**Stages** of a transformer are four evenly spaced blocks, the last one included. Of a convolutional network,
+the stage at a resolution is the input of the outermost module that makes exactly one step down from it, and
+the last stage is the last map before pooling. Resolution counts in levels, round(log2(image side / map side)),
+so that padding is no step. A level that no convolution reads, such as the one between the strided convolution
+and the pool of an ImageNet stem, has no stage unless it is the deepest.
+
+**Preactivation** of a convolutional stage, the first of these that there is:
+
+1. the input of the last activation before the map, where it has the map's shape and no convolution follows;
+2. the input of the activation that reads the map, directly or through a normalisation: networks that activate
+   before they convolve (so Heo et al., A Comprehensive Overhaul of Feature Distillation, ICCV 2019, tap WRN);
+3. the map itself where it has negative values, which no rectifier leaves: MobileNetV2's linear bottlenecks.
+
+Where a stage ends in a function, `F.relu(x)`, instead of a module, there is none to be seen.
+
+**Normalisation** of a stage: the last one of the stage's channels to run before its preactivation was there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf, log2
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from kdlab.errors import UsageError
+from kdlab.knowledge import Fields
+from kdlab.trace import Call, Trace, Value, module_of, trace
+
+BLOCKS = 4
+"""How many blocks of a transformer are stages."""
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Where a network is observed. `layer1` is what that module returns, `layer2:input` what it is given.
+
+    stages: shallow to deep.
+    preactivations: per stage, in the same syntax, or None.
+    normalisations: per stage, the module's name, or None.
+    classifier: the `Linear` module that turns the embedding into the logits, or None.
+    overwritten: those of the stages and preactivations that an in-place operation writes over later on.
+    """
+
+    stages: tuple[str, ...] = ()
+    preactivations: tuple[str | None, ...] = ()
+    normalisations: tuple[str | None, ...] = ()
+    classifier: str | None = None
+    overwritten: frozenset[str] = frozenset()
+
+    @property
+    def offers(self) -> Fields:
+        """What a head may ask of this network."""
+        before = tuple(place for place, tap in enumerate(self.preactivations) if tap is not None)
+        return Fields(
+            embedding=self.classifier is not None,
+            stages="all" if self.stages else (),
+            preactivations="all" if before and len(before) == len(self.stages) else before,
+            classifier=self.classifier is not None,
+            normalisations=any(name is not None for name in self.normalisations),
+        )
+
+
+def find_taps(network: nn.Module, input: Tensor, declared: Mapping[str, Any] | None = None) -> Taps:
+    """The taps of a network, from one dry run that leaves it as it was.
+
+    Args:
+        network: any module that returns logits [B, C]; see `logits_of`.
+        input: a small batch [B, ...], real or random, on the network's device.
+        declared: `stages`, `preactivations` and `classifier`, as a model's YAML may name them; whatever is
+            missing or None is found.
+
+    Raises:
+        UsageError: where `declared` names no module, or the network does not return logits [B, C].
+        RuntimeError: where a declared tap never fires.
+    """
+    declared = {key: value for key, value in (declared or {}).items() if value is not None}
+    for key in declared.keys() - {"stages", "preactivations", "classifier"}:
+        raise UsageError(f"taps.{key} is unknown: a model's taps are stages, preactivations and classifier")
+    seen = trace(network, input)
+    stages = {tap: seen.at(tap) for tap in declared["stages"]} if "stages" in declared else _stages(seen)
+    before = [_preactivation(seen, tap, value) for tap, value in stages.items()]
+    if "preactivations" in declared:
+        before = list(declared["preactivations"])
+        if len(before) != len(stages):
+            raise UsageError(
+                f"taps.preactivations has {len(before)} entries for {len(stages)} stages ({', '.join(stages)}): "
+                "give each stage one, or null"
+            )
+    classifier = declared.get("classifier") or _classifier(seen)
+    if classifier is not None and not _classifies(seen, classifier):
+        raise UsageError(f"taps.classifier: {classifier} is no Linear whose output is the logits; leave it out")
+    values = stages | {tap: seen.at(tap) for tap in before if tap is not None}
+    return Taps(
+        stages=tuple(stages),
+        preactivations=tuple(before),
+        normalisations=tuple(None if tap is None else _normalisation(seen, values[tap]) for tap in before),
+        classifier=classifier,
+        overwritten=frozenset(tap for tap, value in values.items() if value.overwritten),
+    )
+
+
+def _classifier(seen: Trace) -> str | None:
+    return next((call.name for call in reversed(seen.last) if _classifies(seen, call.name)), None)
+
+
+def _classifies(seen: Trace, name: str) -> bool:
+    module, _ = module_of(seen.network, name)
+    if not isinstance(module, nn.Linear):
+        return False
+    # With the weight and bias that heads read: a cosine classifier may well inherit from Linear.
+    embedding = seen.at(f"{name}:input").tensor.to(module.weight.dtype)
+    if (*embedding.shape[:-1], module.out_features) != seen.logits.shape:
+        return False
+    with torch.no_grad():
+        logits = linear(embedding, module.weight, module.bias).to(seen.logits.dtype)
+    return torch.allclose(logits, seen.logits, rtol=1e-3, atol=1e-5, equal_nan=True)
+
+
+def _stages(seen: Trace) -> dict[str, Value]:
+    """The stages of any network by their taps; a map that no tap sees is left out."""
+    blocks = _blocks(seen)
+    if blocks is not None:
+        return blocks
+    stages: dict[str, Value] = {}
+    after = -1
+    for value in _Pyramid(seen).stages():
+        # Only modules begun after the stage before: a stage is not called by the name of the whole body.
+        tap = seen.tap(value, after)
+        after = seen.since(value)
+        if tap is not None:
+            stages[tap] = value
+    return stages
+
+
+def _blocks(seen: Trace) -> dict[str, Value] | None:
+    """Evenly spaced blocks of one class in one container; None where the network works on maps, not on tokens."""
+    tokens = [call for call in seen.last if _rank(seen, call.output) == 3]
+    if len(tokens) <= sum(_rank(seen, call.output) == 4 for call in seen.last):
+        return None
+    groups: dict[tuple[str, type], list[Call]] = {}
+    for call in tokens:
+        container = call.name.rpartition(".")[0]
+        listed = isinstance(seen.network.get_submodule(container), nn.ModuleList | nn.Sequential)
+        if listed and next(call.module.children(), None) is not None:
+            groups.setdefault((container, type(call.module)), []).append(call)
+    repeated = [blocks for blocks in groups.values() if len(blocks) > 1] or list(groups.values())
+    outermost = [
+        blocks
+        for blocks in repeated
+        if not any(blocks[0].name.startswith(f"{outer.name}.") for others in repeated for outer in others)
+    ]
+    if not outermost:
+        return None
+    blocks = max(outermost, key=lambda blocks: (len(blocks), blocks[-1].end))
+    stages = min(BLOCKS, len(blocks))
+    chosen = [blocks[stage * len(blocks) // stages - 1] for stage in range(1, stages + 1)]
+    return {call.name: call.output for call in chosen if call.output is not None}
+
+
+class _Pyramid:
+    """A trace by resolution, for networks of maps [B, D, H, W]."""
+
+    def __init__(self, seen: Trace) -> None:
+        self.seen = seen
+        given = [Value(seen.input, (0, 0)), *(call.input for call in seen.calls)]
+        self.image = next((value.tensor.shape for value in given if value and _rank(seen, value) == 4), None)
+
+    def stages(self) -> list[Value]:
+        """The last map at each level, shallow to deep."""
+        calls = [call for call in self.seen.calls if self.on_path(call, call.input) and self.on_path(call, call.output)]
+        convolutions = [call for call in calls if isinstance(call.module, nn.Conv2d)]
+        # Maps older than the first convolution are the image; those younger than the last pool are the head's.
+        first = convolutions[0].end if convolutions else inf
+        last = max((call.start for call in calls if self.pools(call)), default=inf)
+        body = [call for call in convolutions if call.end < last]
+        deepest = max((self.level(call.output) for call in body), default=0)
+        steps = [call for call in calls if first < call.start <= last and self.steps(call) == 1]

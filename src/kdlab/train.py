@@ -1,0 +1,146 @@
+"""`python -m kdlab.train model=mobilenet loss=kd`: compose a config, refuse a wrong one, train, print the table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdlab.config import compose, groups
+from kdlab.errors import UsageError
+
+KEYS = """\
+keys that people change most (every key: --cfg job)
+  seed=0                        another student: its weights, order, augmentation, dropout
+  loss.temperature=4            of the softened probabilities
+  loss.alpha=0.9                weight of the teacher; 1 - alpha is that of the labels
+  loss.heads.NAME.weight=1      of one of several losses, loss=[kd,fitnet]
+  model.width=0.5               how wide the student is
+  teacher=resnet56              any option of model; teacher.checkpoint=FILE brings your own weights
+  data.path=DIR                 a copy of the data set on this machine
+  trainer.max_epochs=30         epochs; the teacher's own: teacher.trainer.max_epochs
+  trainer.precision=bf16-mixed  or 16-mixed, 32-true, 64-true
+  trainer=ddp trainer.devices=2 several devices
+  optimizer.lr=0.05             learning rate; the teacher's own: teacher.optimizer.lr
+  logger=csv                    no W&B
+  resume=RUN                    go on with a run that stopped
+
+examples
+  python -m kdlab.train model=mobilenet loss=kd
+  python -m kdlab.train model=resnet8x4 teacher=resnet32x4 data=cifar100 loss=[kd,fitnet] trainer.max_epochs=240
+  python -m kdlab.train mode=supervised model=resnet20"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; the exit code is 0, 2 for what the user must change, 1 for what broke."""
+    given = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        config, resumed = read_config(given.overrides, given.config_dir)
+        if given.cfg:
+            import yaml
+
+            print(yaml.safe_dump(config, sort_keys=False), end="")
+            return 0
+        return train(config, resumed, given.overrides)
+    except UsageError as error:
+        print(f"kdlab: {error}", file=sys.stderr)
+        return 2
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line: flags, and overrides of the config."""
+    parser = argparse.ArgumentParser(
+        prog="python -m kdlab.train",
+        description="Distil a teacher into a student, beside the same student trained alone.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="an option of a group, or a value of a key")
+    parser.add_argument(
+        "--config-dir", action="append", default=[], type=Path, help="a folder of your own config files"
+    )
+    parser.add_argument("--cfg", choices=["job"], help="print the composed config and stop")
+    parser.add_argument("-h", "--help", action="store_true", help="print this")
+    found = parser.parse_args(arguments)
+    if found.help:
+        options = "\n".join(f"  {group + '=':13}{' '.join(names)}" for group, names in groups(found.config_dir).items())
+        parser.epilog = f"groups and their options\n{options}\n\n{KEYS}"
+        parser.print_help()
+        raise SystemExit(0)
+    return found
+
+
+def read_config(overrides: Sequence[str], folders: Sequence[Path]) -> tuple[dict[str, Any], Path | None]:
+    """The composed config, and the run folder to resume, if any.
+
+    Raises:
+        UsageError: where something given is wrong.
+    """
+    resumed = next((o.removeprefix("resume=") for o in overrides if o.startswith("resume=")), "")
+    if not resumed or resumed == "null":
+        return compose(overrides, folders), None
+    folder = Path(resumed)
+    if len(overrides) > 1:
+        others = " ".join(o for o in overrides if not o.startswith("resume="))
+        raise UsageError(f"resume={resumed} takes its config from that folder; leave out {others}")
+    if not (folder / "config.yaml").is_file():
+        raise UsageError(f"resume={resumed}: no run folder; expected one with a config.yaml, as below runs/")
+    if (folder / "result.json").is_file():
+        raise UsageError(f"resume={resumed}: that run is complete; its numbers are in {folder / 'result.json'}")
+    import yaml
+
+    return yaml.safe_load((folder / "config.yaml").read_text()), folder
+
+
+def train(config: Mapping[str, Any], resumed: Path | None, overrides: Sequence[str] = ()) -> int:
+    """Checks a composed config as far as can be without training, then runs it."""
+    from kdlab.data.check import check
+
+    check(config["data"])
+    check_files(config)
+    from kdlab.assembly import assemble, without_use
+
+    try:
+        used = without_use(config)
+        for override in useless(overrides, used):
+            print(f"kdlab: {override} has no use with mode={config['names']['mode']}", file=sys.stderr)
+        assemble(used)
+    except ValueError as error:
+        raise UsageError(" ".join(str(error).split())) from error
+
+    from kdlab.distiller import DivergedError
+    from kdlab.result import print_table
+    from kdlab.run import name_of, new_folder, run
+
+    folder = resumed or new_folder(Path(config["runs"]), config["name"] or name_of(config))
+    try:
+        outcome = run(config, folder=folder, resume=resumed is not None)
+    except DivergedError as error:
+        print(f"kdlab: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"kdlab: stopped; go on with python -m kdlab.train resume={folder}", file=sys.stderr)
+        return 130
+    if outcome is not None:
+        print_table(outcome.result)
+        print(f"Everything is in {outcome.folder}")
+    return 0
+
+
+def useless(overrides: Sequence[str], used: Mapping[str, Any]) -> list[str]:
+    """The overrides of what the chosen mode has no use for."""
+    gone = [group for group, there in (("teacher", used["teacher"]), ("loss", used["loss"]["heads"])) if not there]
+    return [o for o in overrides if any(o.lstrip("+").startswith((f"{g}=", f"{g}.", f"model@{g}.")) for g in gone)]
+
+
+def check_files(config: Mapping[str, Any]) -> None:
+    """Refuses a teacher's checkpoint that is not there, before torch is imported to read it."""
+    checkpoint = (config.get("teacher") or {}).get("checkpoint")
+    if checkpoint and not Path(checkpoint).is_file():
+        raise UsageError(f"teacher.checkpoint={checkpoint}: there is no such file")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
