@@ -22,6 +22,7 @@ from kdlab.knowledge import Batch, Context, Fields
 from kdlab.modes.mode import Cast, Mode
 from kdlab.objective import Objective, Term, seed_of
 from kdlab.observe import find_taps
+from kdlab.phases import Phase, plan
 from kdlab.recipe import LABELS_ALONE
 from kdlab.store import State
 from kdlab.task import Task
@@ -40,6 +41,7 @@ class Parts:
     mode: Mode
     objective: Objective
     task: Task
+    phases: tuple[Phase, ...]
     networks: dict[str, Config] = field(default_factory=dict)
     """Per student, the plain config that rebuilds its network."""
 
@@ -103,7 +105,17 @@ def assemble(
     objective = Objective(mode, task, terms, config["loss"]["task_weight"], context)
     objective.refuse_impossible(mode, index=index, views=tuple(data.get("views") or ()))
     objective.build(mode, batch, config["seed"])
-    return Parts(mode, objective, task, networks)
+    phases = plan(config["trainer"]["max_epochs"], config["loss"]["heads"], config["phases"])
+    refuse_unprepared(phases, objective)
+    return Parts(mode, objective, task, phases, networks)
+
+
+def refuse_unprepared(phases: Sequence[Phase], objective: Objective) -> None:
+    """Refuses a phase that prepares a head which has nothing to prepare."""
+    for phase in phases:
+        for name in objective.heads if phase.heads is None else phase.heads:
+            if phase.prepare and not any(objective.head(name, edge).prepared() for edge in objective.edges):
+                raise UsageError(f"loss={name} has nothing to prepare: set loss.heads.{name}.first=null")
 
 
 def make_terms(heads: Mapping[str, Config], allow: Sequence[str] = ()) -> tuple[Term, ...]:

@@ -46,7 +46,10 @@ def build(config: Mapping[str, Any], kind: type[T], key: str, *, allow: Sequence
         inspect.signature(target).bind(**given, **arguments)
     except TypeError as error:
         raise UsageError(f"{key}: {config['_target_']} does not fit its settings: {error}") from error
-    result = target(**given, **arguments)
+    try:
+        result = target(**given, **arguments)
+    except ValueError as error:
+        raise UsageError(f"{key}: {error}") from error
     if not isinstance(result, kind):
         raise UsageError(f"{key}._target_={config['_target_']} made a {type(result).__name__}, not a {kind.__name__}")
     return result

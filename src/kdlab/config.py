@@ -33,7 +33,7 @@ def _one_of(*options: str) -> Rule:
 
 
 RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(("temperature", "width", "lr", "max_lr", "gradient_clip", "size"), _POSITIVE),
+    **dict.fromkeys(("temperature", "width", "gamma", "span", "lr", "max_lr", "gradient_clip", "size"), _POSITIVE),
     **dict.fromkeys(("weight", "task_weight", "weight_decay", "mixup", "cutmix", "ramp"), _NOT_NEGATIVE),
     **dict.fromkeys(("alpha", "pct_start", "translation"), _UNIT),
     **dict.fromkeys(("momentum", "label_smoothing"), _BELOW_ONE),
@@ -144,7 +144,8 @@ def check(config: Mapping[str, Any]) -> None:
     for key, value in leaves(config):
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{key}={value}: expected a finite number")
-        rule = RULES.get(key.rsplit(".", 1)[-1])
+        name = key.rsplit(".", 1)[-1]
+        rule = RULES.get(name, _NOT_NEGATIVE if name.endswith("_weight") else None)
         if rule is None or value is None or isinstance(value, (dict, list)):
             continue
         holds, expected = rule

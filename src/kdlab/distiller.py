@@ -24,7 +24,7 @@ from kdlab.assembly import Parts
 from kdlab.knowledge import Batch, Progress
 from kdlab.objective import Counts
 from kdlab.observe import logits_of
-from kdlab.phases import Phase, at
+from kdlab.phases import at
 from kdlab.randomness import gather_random_state, set_random_state
 
 Settings = Mapping[str, Any]
@@ -41,7 +41,6 @@ class Distiller(pl.LightningModule):
 
     Args:
         parts: the run, put together.
-        phases: what changes with time.
         steps_per_epoch: optimizer steps in an epoch.
         make_optimizer, make_scheduler: from (parameters, a phase's own settings or None), and
             (optimizer, settings or None, epochs, steps); the latter also says `epoch` or `step`.
@@ -55,7 +54,6 @@ class Distiller(pl.LightningModule):
     def __init__(
         self,
         parts: Parts,
-        phases: Sequence[Phase],
         steps_per_epoch: int,
         make_optimizer: MakeOptimizer,
         make_scheduler: MakeScheduler,
@@ -69,7 +67,7 @@ class Distiller(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.mode, self.objective, self.task = parts.mode, parts.objective, parts.task
-        self.phases = tuple(phases)
+        self.phases = parts.phases
         self.steps_per_epoch = steps_per_epoch
         self.steps = 0
         self.seconds = 0.0
@@ -150,12 +148,23 @@ class Distiller(pl.LightningModule):
             parameter.requires_grad_(True)
         for name in silent:
             self.objective.heads[name].requires_grad_(False)
+        for name in set(self.objective.heads) - silent:
+            self._freeze_fitted(name, phase.prepare)
         if phase.train == "head":
             self.mode.requires_grad_(False)
         elif phase.train == "body":
             for learner in self.mode.observed:
                 if learner.taps.classifier is not None:
                     learner.network.get_submodule(learner.taps.classifier).requires_grad_(False)
+
+    def _freeze_fitted(self, name: str, prepare: bool) -> None:
+        """What is fitted before training trains then and only then; the rest of its head, the other way round."""
+        for edge in self.objective.edges:
+            head = self.objective.head(name, edge)
+            fitted = {p for part in head.prepared() for p in part.parameters()}
+            for parameter in head.parameters():
+                if (parameter in fitted) != prepare:
+                    parameter.requires_grad_(False)
 
     # ---- the step
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +24,15 @@ from kdlab.data.data import Data
 from kdlab.distiller import Distiller, DivergedError
 from kdlab.evaluation import cost, predict, score, student_of
 from kdlab.objective import seed_of
-from kdlab.phases import plan
 from kdlab.randomness import seed_all
 from kdlab.store import State, save_weights
 from kdlab.task import Task
 from kdlab.tracking import MetricsFile, define_metrics, finish, wandb_logger
+
+
+# Lightning's notes on devices and products, and its own use of what torch deprecates, tell a user nothing.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 
 
 class Batches(pl.LightningDataModule):
@@ -100,12 +106,10 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     seed_all(config["seed"])
     parts = assemble(config, teacher=teacher, labels=data.labels, samples=len(data.labels))
-    phases = plan(settings["max_epochs"], config["loss"]["heads"], config["phases"])
     batches = Batches(data, settings["batch_size"], config["seed"], parts.objective.views())
     steps = data.steps_per_epoch(settings["batch_size"])
     distiller = Distiller(
         parts,
-        phases,
         steps,
         lambda parameters, own: build(
             own or config["optimizer"], Optimizer, "optimizer", allow=config["allow"], params=parameters
@@ -133,7 +137,7 @@ def fit(
     keep = KeepBest(folder)
     last = folder / "checkpoints" / "last.ckpt"
     trainer = pl.Trainer(
-        max_epochs=sum(phase.epochs for phase in phases),
+        max_epochs=sum(phase.epochs for phase in parts.phases),
         max_steps=settings["max_steps"] or -1,
         precision=settings["precision"],
         accelerator=settings["accelerator"],

@@ -84,8 +84,7 @@ def distill(
     objective.refuse_impossible(mode, index=batches.indexed)
     objective.build(mode, example, seed)
     distiller = Distiller(
-        Parts(mode, objective, task),
-        (Phase(epochs),),
+        Parts(mode, objective, task, (Phase(epochs),)),
         len(batches),
         lambda parameters, _: (optimizer or _sgd)(parameters),
         lambda made, _, __, steps: (CosineAnnealingLR(made, max(1, steps)), "step"),

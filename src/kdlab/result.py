@@ -73,7 +73,7 @@ def print_table(result: Mapping[str, Any], console: Console | None = None) -> No
     shown = {name: result[name] for name in ROWS if result.get(name)}
     titles = ROWS if len(shown) > 1 else {"student": "student"}
     table = Table(title=result["name"], title_justify="left")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in shown:
         table.add_column(titles[name], justify="right")
     for label, cells in _lines(result, shown):
@@ -96,7 +96,7 @@ def _lines(result: Mapping[str, Any], shown: Mapping[str, Any]) -> list[tuple[st
 
     lines = []
     primary = result["primary"]
-    for which, words in (("last", "last epoch"), ("best", "best validation epoch")):
+    for which, words in (("last", "last epoch"), ("best", "best epoch by validation")):
         lines.append(
             (f"test {primary}, {words}", cells(lambda r, w=which: r["test"].get(w, {}).get(primary), "{:.4f}"))
         )

@@ -22,7 +22,7 @@ Where a stage ends in a function, `F.relu(x)`, instead of a module, there is non
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf, log2
 from typing import Any
@@ -131,11 +131,11 @@ def _stages(seen: Trace) -> dict[str, Value]:
     if blocks is not None:
         return blocks
     stages: dict[str, Value] = {}
-    after = -1
-    for value in _Pyramid(seen).stages():
+    since = 0
+    for value in _maps(seen):
         # Only modules begun after the stage before: a stage is not called by the name of the whole body.
-        tap = seen.tap(value, after)
-        after = seen.since(value)
+        tap = seen.tap(value, begun=since)
+        since = seen.since(value)
         if tap is not None:
             stages[tap] = value
     return stages
@@ -143,8 +143,8 @@ def _stages(seen: Trace) -> dict[str, Value]:
 
 def _blocks(seen: Trace) -> dict[str, Value] | None:
     """Evenly spaced blocks of one class in one container; None where the network works on maps, not on tokens."""
-    tokens = [call for call in seen.last if _rank(seen, call.output) == 3]
-    if len(tokens) <= sum(_rank(seen, call.output) == 4 for call in seen.last):
+    tokens = [call for call in seen.last if _dimensions(seen, call.output) == 3]
+    if len(tokens) <= sum(_dimensions(seen, call.output) == 4 for call in seen.last):
         return None
     groups: dict[tuple[str, type], list[Call]] = {}
     for call in tokens:
@@ -166,21 +166,112 @@ def _blocks(seen: Trace) -> dict[str, Value] | None:
     return {call.name: call.output for call in chosen if call.output is not None}
 
 
-class _Pyramid:
-    """A trace by resolution, for networks of maps [B, D, H, W]."""
+def _maps(seen: Trace) -> list[Value]:
+    """The last map at each level that a convolution works at, shallow to deep."""
+    level = _levels(seen)
+    path = {
+        call: (given, made)
+        for call in seen.calls
+        if (given := level(call, call.input)) is not None and (made := level(call, call.output)) is not None
+    }
+    convolutions = [call for call in path if isinstance(call.module, nn.Conv2d)]
+    # What was there before the first convolution is the image, what comes after the last pool is the head's.
+    first = min((call.end for call in convolutions), default=inf)
+    last = max((call.start for call, (given, made) in path.items() if _pools(call, made - given)), default=inf)
+    image = {value for time, _, value in seen.moments if time < first}
+    body = [(time, call, value) for time, call, value in seen.moments if time <= last and value not in image]
+    maps = {level(call, value): value for _, call, value in body}
+    steps = {
+        call: value
+        for time, call, value in body
+        if time == call.start and call in path and path[call][1] - path[call][0] == 1
+    }
+    maps |= {path[call][0]: value for call, value in steps.items() if steps.keys().isdisjoint(call.parents)}
+    worked = [path[call] for call in convolutions if call.end < last]
+    levels = {given for given, _ in worked} | {max((made for _, made in worked), default=0)}
+    return [maps[place] for place in sorted(levels) if place in maps]
 
-    def __init__(self, seen: Trace) -> None:
-        self.seen = seen
-        given = [Value(seen.input, (0, 0)), *(call.input for call in seen.calls)]
-        self.image = next((value.tensor.shape for value in given if value and _rank(seen, value) == 4), None)
 
-    def stages(self) -> list[Value]:
-        """The last map at each level, shallow to deep."""
-        calls = [call for call in self.seen.calls if self.on_path(call, call.input) and self.on_path(call, call.output)]
-        convolutions = [call for call in calls if isinstance(call.module, nn.Conv2d)]
-        # Maps older than the first convolution are the image; those younger than the last pool are the head's.
-        first = convolutions[0].end if convolutions else inf
-        last = max((call.start for call in calls if self.pools(call)), default=inf)
-        body = [call for call in convolutions if call.end < last]
-        deepest = max((self.level(call.output) for call in body), default=0)
-        steps = [call for call in calls if first < call.start <= last and self.steps(call) == 1]
+def _levels(seen: Trace) -> Callable[[Call, Value | None], int | None]:
+    """The level of a map within a call: 0 for the image, one more with every halving of its side.
+
+    None for what is no map, and for a map on a side branch: inside a module that leads from one level to
+    another, that is one at any level not between the two, such as in squeeze-and-excitation.
+    """
+    shapes = [seen.input.shape, *(call.input.tensor.shape for call in seen.calls if call.input is not None)]
+    image = next((shape for shape in shapes if len(shape) == 4), None)
+
+    def level(value: Value | None) -> int | None:
+        if image is None or value is None or _dimensions(seen, value) != 4:
+            return None
+        return round(log2((image[2] * image[3]) / (value.tensor.shape[2] * value.tensor.shape[3])) / 2)
+
+    spans = {call: (level(call.input), level(call.output)) for call in seen.calls}
+
+    def within(call: Call, value: Value | None) -> int | None:
+        here = level(value)
+        if here is None:
+            return None
+        for given, made in (spans[parent] for parent in call.parents):
+            if given is not None and made is not None and not min(given, made) <= here <= max(given, made):
+                return None
+        return here
+
+    return within
+
+
+def _pools(call: Call, down: int) -> bool:
+    """Is this where a map loses its positions? A last strided max pool, one step down, is not."""
+    assert call.output is not None
+    if call.output.tensor.shape[2:].numel() > 1 or next(call.module.parameters(), None) is not None:
+        return False
+    return down > 1 or isinstance(call.module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
+
+
+def _dimensions(seen: Trace, value: Value | None) -> int:
+    """Of a tensor over the batch's samples; 0 for any other."""
+    return value.tensor.ndim if value is not None and value.tensor.shape[:1] == seen.input.shape[:1] else 0
+
+
+def _preactivation(seen: Trace, stage: str, value: Value) -> str | None:
+    """The first of the three kinds above that there is."""
+    if value.tensor.ndim != 4:
+        return None
+    activations = [
+        (call, call.input)
+        for call in seen.calls
+        if call.input is not None and call.input.tensor.shape == value.tensor.shape and _activates(call.module)
+    ]
+    since = seen.since(value)
+    weighed = max((call.start for call in seen.calls if call.start < since and _weighs(call.module)), default=-1)
+    made = [before for call, before in activations if weighed < call.start and call.end <= since]
+    normalised = [call.output for call in seen.calls if call.input == value and _channels(call.module)]
+    read = [before for _, before in activations if before == value or before in normalised]
+    for before in (*reversed(made), *read):
+        return seen.tap(before)
+    return stage if bool((value.tensor < 0).any()) else None
+
+
+def _normalisation(seen: Trace, value: Value) -> str | None:
+    channels = value.tensor.shape[1 if value.tensor.ndim == 4 else -1]
+    since = seen.since(value)
+    names = [call.name for call in seen.calls if call.start < since and _channels(call.module) == channels]
+    return names[-1] if names else None
+
+
+def _weighs(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d | nn.Linear)
+
+
+def _activates(module: nn.Module) -> bool:
+    # torch, transformers and timm all keep them in modules called activation or activations.
+    return any(kind.__module__.rpartition(".")[2].startswith("activation") for kind in type(module).__mro__)
+
+
+def _channels(module: nn.Module) -> int | None:
+    """The channels that a normalisation has; None for any other module."""
+    if isinstance(module, nn.GroupNorm):
+        return module.num_channels
+    if isinstance(module, nn.LayerNorm):
+        return module.normalized_shape[-1]
+    return module.num_features if isinstance(module, nn.modules.batchnorm._NormBase) else None

@@ -63,11 +63,10 @@ def module_of(network: nn.Module, tap: str) -> tuple[nn.Module, bool]:
 def dry_run(network: nn.Module, input: Tensor) -> Iterator[None]:
     """Eval mode, no gradients, no compiler; modes and random numbers are afterwards as they were."""
     modes = {module: module.training for module in network.modules()}
-    on_cpu = input.device.type == "cpu"
     try:
         network.eval()
         with (
-            torch.random.fork_rng(() if on_cpu else (input.device,), device_type="cuda" if on_cpu else input.device.type),
+            torch.random.fork_rng([input.device] if input.is_cuda else []),
             torch.no_grad(),
             torch.compiler.set_stance("force_eager"),
         ):
@@ -117,6 +116,13 @@ class Trace:
         """Each module's last run, which is the one that a tap sees, in the order of ending."""
         return sorted({call.module: call for call in self.calls if call.name}.values(), key=lambda call: call.end)
 
+    @cached_property
+    def moments(self) -> list[tuple[int, Call, Value]]:
+        """When which run was given or returned what, in the order of time."""
+        given = [(call.start, call, call.input) for call in self.calls if call.input is not None]
+        returned = [(call.end, call, call.output) for call in self.calls if call.output is not None]
+        return sorted(given + returned, key=lambda moment: moment[0])
+
     def at(self, tap: str) -> Value:
         """What a tap sees.
 
@@ -136,12 +142,11 @@ class Trace:
 
     def since(self, value: Value) -> int:
         """When a value was first seen."""
-        made = [call.end for call in self.calls if call.output == value]
-        return min([*made, *(call.start for call in self.calls if call.input == value)])
+        return next(time for time, _, seen in self.moments if seen == value)
 
-    def tap(self, value: Value, after: int = -1) -> str | None:
-        """The tap that sees a value: the outermost module, begun `after`, that makes it, else one that reads it."""
-        makers = [call for call in self.last if call.output == value != call.input and call.start > after]
+    def tap(self, value: Value, begun: int = 0) -> str | None:
+        """The tap that sees a value: the outermost module to make it, `begun` then or later; else one to read it."""
+        makers = [call for call in self.last if call.output == value != call.input and call.start >= begun]
         if makers:
             return makers[-1].name
         readers = [call for call in self.last if call.input == value]

@@ -42,6 +42,10 @@ class Head(nn.Module):
         """The distillation loss: [N], one value per row, for response heads; a scalar for others."""
         raise NotImplementedError
 
+    def prepared(self) -> tuple[nn.Module, ...]:
+        """The parts that `prepare` fits before training; they are frozen from then on."""
+        return ()
+
     def prepare(self, teacher: Knowledge) -> Tensor:
         """The loss, a scalar, of a phase before training that fits this head to the teacher alone."""
         raise NotImplementedError(f"{type(self).__name__} has nothing to prepare")
@@ -67,6 +71,12 @@ class ResponseHead(Head):
     def __init__(self, *, standardize: bool = False) -> None:
         super().__init__()
         self.standardize = standardize
+
+    def build(self, learner: Example, teacher: Example, context: Context) -> None:
+        """Refuses networks that tell different numbers of classes apart."""
+        ours, theirs = learner.knowledge.logits.shape[1], teacher.knowledge.logits.shape[1]
+        if ours != theirs:
+            raise ValueError(f"{learner.name} has {ours} classes and {teacher.name} {theirs}: expected the same")
 
     def scale(self, logits: Tensor) -> Tensor:
         """Logits [N, C] as this head reads them: standardised where asked."""
@@ -100,11 +110,22 @@ def soft_targets(
 
 
 def soft_logits(teacher: Knowledge) -> Tensor:
-    """A teacher's logits [N, C]; an ensemble's are the logarithm of its members' mean probability."""
-    return soft_targets(teacher) if teacher.members else raised(teacher.logits)
+    """A teacher's logits [N, C].
+
+    An ensemble's are the logarithm of its members' mean probability, on the members' mean level, so that
+    members that agree give their own logits.
+    """
+    if not teacher.members:
+        return raised(teacher.logits)
+    levels = [raised(member).logsumexp(1, keepdim=True) for member in teacher.members]
+    return soft_targets(teacher) + torch.stack(levels).mean(0)
 
 
 def standardize(logits: Tensor) -> Tensor:
-    """Rows of logits [N, C] with zero mean and unit (unbiased) deviation; Sun et al. 2024, algorithm 1."""
+    """Rows of logits [N, C] with zero mean and unit (unbiased) deviation; Sun et al. 2024, algorithm 1.
+
+    A row that is constant has no deviation to divide by and becomes zero, with a finite gradient.
+    """
     logits = raised(logits)
-    return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)
+    deviation = logits.std(1, keepdim=True)
+    return (logits - logits.mean(1, keepdim=True)) / torch.where(deviation > 0, deviation + 1e-7, 1.0)

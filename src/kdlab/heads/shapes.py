@@ -53,6 +53,32 @@ def paired_stages(learner: Example, teacher: Example) -> tuple[tuple[int, int], 
     return tuple((ours - back, theirs - back) for back in range(min(ours, theirs), 0, -1))
 
 
+def spatial_pairs(
+    learner: Example, teacher: Example, pairs: tuple[tuple[int, int], ...]
+) -> tuple[tuple[int, int], ...]:
+    """The pairs of stages in which a head that compares positions finds more than one.
+
+    Over a single position every normalised map is the same, so such a pair would add a constant.
+
+    Raises:
+        ValueError: where no pair is left.
+    """
+    found = []
+    for ours, theirs in pairs:
+        one, other = stage_map(learner, ours), stage_map(teacher, theirs)
+        if min(one.shape[2], other.shape[2]) * min(one.shape[3], other.shape[3]) > 1:
+            found.append((ours, theirs))
+    if not found:
+        ours, theirs = pairs[-1]
+        raise ValueError(
+            f"{layer_name(learner, ours)} gives {tuple(stage_map(learner, ours).shape)} and "
+            f"{layer_name(teacher, theirs)} {tuple(stage_map(teacher, theirs).shape)}: they share one position, "
+            "and this loss compares positions; name earlier stages in the model's taps, or choose a loss that "
+            "compares channels, such as loss=fitnet"
+        )
+    return tuple(found)
+
+
 def stage_map(example: Example, position: int, *, preactivation: bool = False) -> Tensor:
     """The map [B, D, H, W] of one stage of an example, or that before its last activation.
 

@@ -5,7 +5,8 @@ Romero et al. FitNets: Hints for Thin Deep Nets. ICLR 2015, equation 3.
     L = mean (R(F_s) − F_t)², R a convolution with batch normalisation and ReLU
 
 R is 1×1 where the two maps have one size; where the student's is larger, the convolution's stride and
-kernel bring it to the teacher's; where it is smaller, the teacher's map is average-pooled.
+kernel bring it to the teacher's; where it is smaller, the teacher's map is average-pooled. The hint and the
+labels are learned together, as in Tian et al. (2020), where the paper has the hint first.
 """
 
 from __future__ import annotations

@@ -16,6 +16,11 @@ from kdlab.heads.head import ResponseHead
 from kdlab.knowledge import Knowledge, Lesson, Progress, raised
 
 
+def kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p ‖ q) of log-probabilities [N, C], summed over classes, one value per row [N]."""
+    return kl_div(q, p, reduction="none", log_target=True).sum(dim=1)
+
+
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
     """T² · KL(teacher ‖ student), one value per row [N].
 
@@ -24,8 +29,7 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Te
         teacher: the teacher's log-probabilities [N, C] at the same temperature.
         temperature: T > 0.
     """
-    student = (raised(student) / temperature).log_softmax(dim=1)
-    return temperature**2 * kl_div(student, raised(teacher), reduction="none", log_target=True).sum(dim=1)
+    return temperature**2 * kl(raised(teacher), (raised(student) / temperature).log_softmax(dim=1))
 
 
 class KD(ResponseHead):

@@ -1,0 +1,180 @@
+"""What can be said of a data config without reading a picture: settings, and folders that cannot be right.
+
+It answers before torch is imported, so it knows the standard library alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdlab.errors import UsageError, nearest
+
+SETTINGS = (
+    "classes", "mean", "std", "validation", "split_seed", "subset", "resident", "workers", "augment", "views",
+)  # fmt: skip
+"""The keys of a data config that `prepare` reads. All others are arguments of its source."""
+
+AUGMENT: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "crop": (lambda pixels: pixels == int(pixels) >= 0, "a whole number of pixels, 0 or more"),
+    "flip": (lambda flip: flip in (True, False), "true or false"),
+    "rotation": (lambda degrees: 0 <= degrees <= 180, "degrees, from 0 to 180"),
+    "translation": (lambda share: 0 <= share <= 1, "a share of the side, from 0 to 1"),
+    "scaling": (lambda span: span is None or 0 < span[0] <= span[1], "null or [smallest, largest], above 0"),
+    "mixup": (lambda alpha: alpha >= 0, "0 (off) or more"),
+    "cutmix": (lambda alpha: alpha >= 0, "0 (off) or more"),
+    "label_smoothing": (lambda share: 0 <= share < 1, "a number from 0 up to, not including, 1"),
+}
+"""The settings of an augmentation, and what each may be."""
+
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test",),
+}
+"""How the parts of a data set are called, in folders and on the hub."""
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+
+
+class DataError(UsageError):
+    """Data that cannot be used, in one line: what was given, what is wrong with it, what to type instead."""
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuses a data config whose settings or folder are wrong; well under a second, whatever the folder holds.
+
+    Raises:
+        DataError: naming key, value and remedy.
+    """
+    check_settings(config)
+    checks = {"kdlab.data.source.Folder": _check_folder, "kdlab.data.source.Hub": _check_hub}
+    if found := checks.get(str(config.get("_target_"))):
+        found(config)
+
+
+def source_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a data config that describes its source, `_target_` included."""
+    return {key: value for key, value in config.items() if key not in SETTINGS}
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Refuses settings that fit no data set.
+
+    Raises:
+        DataError: naming key, value and remedy.
+    """
+    channels = config.get("channels")
+    if channels not in (None, 1, 3):
+        raise DataError(f"data.channels={channels}: expected 1 (grey) or 3 (colour)")
+    if (classes := config.get("classes")) is not None and classes < 2:
+        raise DataError(f"data.classes={classes}: expected 2 or more")
+    if (resident := config.get("resident", "auto")) not in ("auto", True, False):
+        raise DataError(f"data.resident={resident}: expected auto, true or false")
+    for key in ("mean", "std"):
+        values = config.get(key, [1.0])
+        if not isinstance(values, Sequence) or len(values) not in (1, channels or len(values)):
+            raise DataError(f"data.{key}={values}: expected one number, or one for each of {channels} channels")
+        if key == "std" and min(values) <= 0:
+            raise DataError(f"data.std={values}: expected numbers above 0")
+    augment = config.get("augment") or {}
+    _check_augment("data.augment", augment)
+    for name, changes in (config.get("views") or {}).items():
+        _check_augment(f"data.views.{name}", changes or {})
+
+
+def folder_parts(path: Path) -> dict[str, Path]:
+    """The folders that hold the parts: `train`, `validation` and `test`, or the folder itself as `train`.
+
+    Raises:
+        DataError: where there are parts, but none to train on.
+    """
+    names = {name: part for part, known in PARTS.items() for name in known}
+    found = {names[folder]: path / folder for folder in subfolders(path) if folder in names}
+    if found and "train" not in found:
+        raise DataError(f"data.path={path} holds {', '.join(sorted(found))} but no train folder; add one")
+    return found or {"train": path}
+
+
+def subfolders(path: Path) -> list[str]:
+    """The names of the folders in a folder, hidden ones left out, in order."""
+    with os.scandir(path) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def class_folders(path: Path) -> list[str]:
+    """The names of the class folders of one part.
+
+    Raises:
+        DataError: where there are fewer than two, or one holds no picture.
+    """
+    names = subfolders(path)
+    if len(names) < 2:
+        what = f"only one class folder, {names[0]}" if names else "no class folders"
+        raise DataError(f"data.path: {path} holds {what}; expected one folder of pictures for each class")
+    for name in names:
+        if next(pictures(path / name), None) is None:
+            raise DataError(f"data.path: {path / name} holds no picture ({', '.join(PICTURES)}); fill or remove it")
+    return names
+
+
+def pictures(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """The picture files in a folder and those below it, in order."""
+    with os.scandir(folder) as entries:
+        within = sorted(entries, key=lambda entry: entry.name)
+    for entry in within:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from pictures(Path(entry.path))
+        elif entry.name.lower().endswith(PICTURES):
+            yield entry
+
+
+def existing(path: object, expected: str) -> Path:
+    """The folder that `data.path` names.
+
+    Raises:
+        DataError: where nothing is named, or there is no such folder.
+    """
+    if not path:
+        raise DataError(f"data.path is not set: type data.path=DIR, {expected}")
+    folder = Path(str(path)).expanduser()
+    if not folder.is_dir():
+        what = "is a file" if folder.is_file() else "does not exist"
+        raise DataError(f"data.path={path} {what}; expected {expected}")
+    return folder
+
+
+def _check_augment(key: str, settings: Any) -> None:
+    if not isinstance(settings, Mapping):
+        raise DataError(f"{key}={settings}: expected a group of keys, such as {{crop: 4}}")
+    for name, value in settings.items():
+        if name not in AUGMENT:
+            raise DataError(f"{key}.{name}: there is no such key{nearest(str(name), AUGMENT)}")
+        holds, expected = AUGMENT[name]
+        try:
+            fine = holds(value)
+        except (TypeError, ValueError, IndexError):
+            fine = False
+        if not fine:
+            raise DataError(f"{key}.{name}={value}: expected {expected}")
+
+
+def _check_folder(config: Mapping[str, Any]) -> None:
+    path = existing(config.get("path"), "a folder with one folder of pictures for each class")
+    classes = class_folders(folder_parts(path)["train"])
+    if config.get("classes") != len(classes):
+        raise DataError(
+            f"data.classes={config.get('classes')}, but {path} holds {len(classes)}; type data.classes={len(classes)}"
+        )
+
+
+def _check_hub(config: Mapping[str, Any]) -> None:
+    if config.get("path") is None and config.get("name"):
+        return
+    path = existing(config.get("path"), "a copy of the hub's repository")
+    if next(path.rglob("*.parquet"), None) is None:
+        raise DataError(f"data.path={path} holds no .parquet file; expected a copy of the hub's repository")

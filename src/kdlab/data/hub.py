@@ -1,0 +1,107 @@
+"""Reads a table of the `datasets` library: its splits, its column of pictures, its column of classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdlab.data.check import PARTS, DataError
+from kdlab.data.decoded import Tables, digest_of
+from kdlab.data.images import Column
+from kdlab.data.table import Table
+
+PATIENCE = 5.0
+"""Seconds to wait for the hub before saying that it does not answer."""
+
+
+def read(name: str, folder: Path | None, image: str, label: str, size: int, channels: int) -> Tables:
+    """The parts of a data set, their pictures still encoded. Arguments as for `kdlab.data.source.Hub`.
+
+    Raises:
+        DataError: where the data set cannot be had, has no split to train on, or other columns.
+    """
+    import datasets  # type: ignore[import-untyped]
+
+    where = f"data.name={name}" if folder is None else f"data.path={folder}"
+    splits = _splits(name, folder)
+    parts = {part: splits[known] for part, names in PARTS.items() for known in names if known in splits}
+    if "train" not in parts:
+        raise DataError(f"{where} has the splits {', '.join(splits)}; expected one called train")
+    for key, column in (("image", image), ("label", label)):
+        if column not in (columns := parts["train"].column_names):
+            raise DataError(f"data.{key}={column}: {where} has no such column; it has {', '.join(columns)}")
+    kind = parts["train"].features[image]
+    if not isinstance(kind, datasets.Image):
+        raise DataError(f"data.image={image}: {where} has no pictures in this column, but {kind}")
+    columns = {part: list(rows.select_columns([label])[:][label]) for part, rows in parts.items()}
+    labels, classes = _numbered(columns, getattr(parts["train"].features[label], "names", None), label)
+    tables = {}
+    for part, rows in parts.items():
+        if part == "train" or any(number >= 0 for number in labels[part]):  # a part without labels measures nothing
+            encoded = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+            tables[part] = Table(Column(encoded, image, part, size, channels), torch.tensor(labels[part]))
+    files = [file["filename"] for rows in parts.values() for file in rows.cache_files]
+    identity = digest_of([name, classes, size, channels, [(Path(f).name, os.path.getsize(f)) for f in files]])
+    return Tables(tables, classes, identity)
+
+
+def _splits(name: str, folder: Path | None) -> Mapping[str, Any]:
+    import datasets
+    import huggingface_hub
+
+    if folder is None and not huggingface_hub.constants.HF_HUB_OFFLINE:
+        # Asked first, because the library would retry for half a minute.
+        try:
+            huggingface_hub.HfApi().dataset_info(name, timeout=PATIENCE)
+        except huggingface_hub.errors.RepositoryNotFoundError as error:
+            raise DataError(f"data.name={name}: the hub has no such data set, or it needs a login") from error
+        except Exception as error:
+            raise DataError(
+                f"data.name={name}: the hub does not answer ({_line(error)}); type data.path=DIR for a copy of "
+                "its repository, or set HF_HUB_OFFLINE=1 where it was downloaded before"
+            ) from error
+    try:
+        with _without_progress():
+            splits: Mapping[str, Any] = datasets.load_dataset(name if folder is None else str(folder))
+    except Exception as error:
+        what = f"data.name={name}" if folder is None else f"data.path={folder}"
+        raise DataError(f"{what} cannot be read: {_line(error)}") from error
+    return splits
+
+
+def _numbered(
+    columns: Mapping[str, Sequence[Any]], names: Sequence[str] | None, column: str
+) -> tuple[dict[str, list[int]], tuple[str, ...]]:
+    """Labels as numbers from 0, -1 where there is none, and what the classes are called."""
+    kinds = {type(value) for labels in columns.values() for value in labels} - {type(None)}
+    if kinds not in ({int}, {str}, {bool}):
+        found = " and ".join(sorted(kind.__name__ for kind in kinds)) or "nothing"
+        raise DataError(f"data.label={column}: expected a column of numbers or of names, found {found}")
+    values = sorted({value for labels in columns.values() for value in labels} - {None, -1})
+    numbers = {value: number for number, value in enumerate(values if names is None else range(len(names)))}
+    classes = tuple(str(value) for value in numbers) if names is None else tuple(names)
+    if len(classes) < 2:
+        raise DataError(f"data.label={column}: expected two classes or more, found {', '.join(classes) or 'none'}")
+    return {part: [numbers.get(value, -1) for value in labels] for part, labels in columns.items()}, classes
+
+
+@contextmanager
+def _without_progress() -> Iterator[None]:
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars  # type: ignore[import-untyped]
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

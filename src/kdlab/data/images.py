@@ -1,0 +1,88 @@
+"""Pictures that are decoded when asked for, and how a picture becomes pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from kdlab.data.check import DataError
+
+
+def pixels(image: Image.Image, size: int, channels: int) -> Tensor:
+    """A picture as uint8 [channels, size, size], grey (1) or RGB (3).
+
+    A picture of another size is cut to its central square and resized, bilinearly: the same as resizing
+    its shorter side and cutting the centre. One that a camera stored on its side is turned upright.
+    """
+    ImageOps.exif_transpose(image, in_place=True)
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    values = torch.from_numpy(np.array(image))
+    return values[None] if channels == 1 else values.permute(2, 0, 1)
+
+
+class Pictures(Dataset[Tensor]):
+    """Encoded pictures; `pictures[row]` is one of them, uint8 [channels, size, size]."""
+
+    def __init__(self, size: int, channels: int) -> None:
+        self.size = size
+        self.channels = channels
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def locate(self, row: int) -> tuple[str, Any]:
+        """What messages call a picture, and a path or an open file to read it from."""
+        raise NotImplementedError
+
+    def __getitem__(self, row: int) -> Tensor:
+        """Raises DataError, naming the picture, where it cannot be decoded."""
+        name, file = self.locate(row)
+        try:
+            with Image.open(file) as image:
+                return pixels(image, self.size, self.channels)
+        except Exception as error:  # decoders of damaged files raise whatever they stumble over
+            reason = (
+                "not a picture" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+            )
+            raise DataError(f"{name} cannot be decoded ({' '.join(reason.split())})") from error
+
+
+class Files(Pictures):
+    """Pictures in files of their own."""
+
+    def __init__(self, paths: Sequence[str], size: int, channels: int) -> None:
+        super().__init__(size, channels)
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def locate(self, row: int) -> tuple[str, Any]:
+        return self.paths[row], self.paths[row]
+
+
+class Column(Pictures):
+    """Pictures in a column of a table of the `datasets` library, as bytes or as paths."""
+
+    def __init__(self, rows: Any, column: str, part: str, size: int, channels: int) -> None:
+        super().__init__(size, channels)
+        self.rows = rows
+        self.column = column
+        self.part = part
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def locate(self, row: int) -> tuple[str, Any]:
+        cell = self.rows[row][self.column] or {}
+        name = f"row {row} of {self.part}, column {self.column}"
+        return name, BytesIO(cell["bytes"]) if cell.get("bytes") else cell.get("path")

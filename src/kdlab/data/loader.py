@@ -1,0 +1,234 @@
+"""Batches of a data set: resident on the device, or streamed through worker processes; the same batches.
+
+A training epoch is a permutation of (seed, epoch), cut into global batches; of each, a rank takes its share.
+The last batch is left out where it is not whole, and every epoch leaves out others. Evaluation goes through
+all samples in order; the ranks share them without overlap and without padding.
+
+The whole state of a loader is `drawn`, the number of global batches it has given out since the start.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from kdlab.data.augment import Augment
+from kdlab.data.check import DataError
+from kdlab.data.counter import order
+from kdlab.data.decoded import LIMIT, decode
+from kdlab.data.table import Images, Table
+from kdlab.knowledge import Batch
+
+
+@dataclass(eq=False, repr=False)
+class Loader:
+    """Gives out one rank's batches, an epoch for each `iter`; subclasses fetch the pictures.
+
+    part: what to load.
+    batch_size: samples in a global batch, over all ranks.
+    augment: what becomes of them.
+    seed: of the order and of the augmentation.
+    train: shuffle, and leave out a last batch that is not whole; else all samples, in order, every time.
+    rank, world: which share of each batch is ours, and how many ranks share it.
+    views: further views of the same samples, by name, each with its augmentation.
+    device: where the batches lie.
+    indexed: whether `index` names the same sample in every epoch.
+    drawn: how many global batches were given out since the start.
+
+    Raises:
+        DataError: where a training batch cannot be shared out evenly.
+    """
+
+    indexed: ClassVar[bool] = True
+
+    part: Table
+    batch_size: int
+    augment: Augment
+    seed: int
+    _: KW_ONLY
+    train: bool
+    rank: int = 0
+    world: int = 1
+    views: Mapping[str, Augment] = field(default_factory=dict)
+    device: torch.device | str = "cpu"
+    drawn: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.train and self.batch_size % self.world:
+            fits = max(self.batch_size // self.world, 1) * self.world
+            raise DataError(f"batch_size={self.batch_size} does not divide over {self.world} devices; {fits} does")
+        if self.train and len(self.part) < self.world:
+            raise DataError(f"{len(self.part)} training samples are too few for {self.world} devices; use fewer")
+        if self.train:
+            self.batch_size = min(self.batch_size, len(self.part) // self.world * self.world)
+        self._labels = self.part.labels.to(self.device)
+        # Copied, because another loader may want the same augmentation on another device.
+        self._augments = [deepcopy(each).to(self.device) for each in (self.augment, *self.views.values())]
+
+    def __len__(self) -> int:
+        """How many batches of an epoch hold samples for this rank."""
+        whole, rest = divmod(len(self.part), self.batch_size)
+        if self.train:
+            return whole
+        return whole * (self.batch_size > self.rank) + (rest > self.rank)
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, done = divmod(self.drawn, len(self)) if self.train else (0, 0)
+        for batch in self._batches(self._plan(epoch)[done:], epoch):
+            self.drawn += self.train
+            yield batch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Goes to the start of an epoch, unless a resumed run is somewhere in it already."""
+        if self.train and self.drawn // len(self) != epoch:
+            self.drawn = epoch * len(self)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the loader is; the same on every rank."""
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Goes on with the batch that would have come."""
+        self.drawn = state["drawn"]
+
+    def _plan(self, epoch: int) -> list[Tensor]:
+        # The rows of each of our batches.
+        rows = torch.arange(len(self.part))
+        if self.train:
+            rows = order(len(self.part), self.seed, epoch)[: len(self) * self.batch_size]
+        ours = [batch.tensor_split(self.world)[self.rank] for batch in torch.split(rows, self.batch_size)]
+        return [rows for rows in ours if len(rows)]
+
+    def _batches(self, plan: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
+        raise NotImplementedError
+
+    def _draws(self, index: Tensor, epoch: int) -> list[Tensor]:
+        return [
+            augment.draw(self.seed, index, torch.full_like(index, self._view(epoch, k)))
+            for k, augment in enumerate(self._augments)
+        ]
+
+    def _batch(self, images: Tensor, index: Tensor, draws: Sequence[Tensor], epoch: int) -> Batch:
+        labels = self._labels[index]
+        seen: list[Batch] = []
+        for k, (augment, numbers) in enumerate(zip(self._augments, draws, strict=True)):
+            input, target = augment(images, labels, numbers)
+            view = torch.full_like(index, self._view(epoch, k))
+            seen.append({"input": input, "target": target, "index": index, "view": view})
+        batch, *others = seen
+        return {**batch, "views": dict(zip(self.views, others, strict=True))} if others else batch
+
+    def _view(self, epoch: int, k: int) -> int:
+        return epoch * len(self._augments) + k
+
+
+@dataclass(eq=False, repr=False)
+class Resident(Loader):
+    """Holds the whole part on the device, as uint8; gathers and augments there."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        channels, height, width = self.part.images[0].shape
+        images, errors = decode(self.part.images, (channels, height, width))
+        if errors:
+            raise DataError(f"{next(iter(errors.values()))}, of {len(errors)} such; mend or remove them")
+        self._images = images.to(self.device)
+
+    def _batches(self, plan: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
+        # Rows and random numbers of the whole epoch at once: a batch then costs a few slices.
+        sizes = [len(rows) for rows in plan]
+        index = torch.cat([*plan]).to(self.device)
+        draws = [torch.split(numbers, sizes) for numbers in self._draws(index, epoch)]
+        for rows, *numbers in zip(torch.split(index, sizes), *draws, strict=True):
+            yield self._batch(self._images[rows], rows, numbers, epoch)
+
+
+@dataclass(eq=False, repr=False)
+class Streaming(Loader):
+    """Decodes pictures in worker processes, for sets that no device can hold; augments on the device.
+
+    workers: how many processes; 0 decodes in this one.
+    on_corrupt: `stop` at a picture that cannot be decoded, or `skip` it: its batch is smaller by one.
+    """
+
+    _: KW_ONLY
+    workers: int = 0
+    on_corrupt: str = "stop"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        workers = min(self.workers, os.cpu_count() or 1)
+        self._coming: list[Tensor] = []
+        self._fetch: DataLoader[_Fetched] = DataLoader(
+            _Decoder(self.part.images),
+            sampler=self._coming,
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.device(self.device).type == "cuda",
+            generator=torch.Generator(),  # or each epoch would move the global one
+        )
+
+    def _batches(self, plan: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
+        self._coming[:] = plan
+        for images, rows, errors in self._fetch:
+            for error in errors:
+                if self.on_corrupt != "skip" or not len(rows):
+                    raise DataError(f"{error}; mend or remove it, or type data.on_corrupt=skip")
+                warnings.warn(f"{error} and is left out", stacklevel=2)
+            index = rows.to(self.device, non_blocking=True)
+            yield self._batch(images.to(self.device, non_blocking=True), index, self._draws(index, epoch), epoch)
+
+
+_Fetched = tuple[Tensor, Tensor, list[str]]
+
+
+class _Decoder(Dataset[_Fetched]):
+    # Works in the worker processes. Errors travel as text: an exception would arrive with a traceback in it.
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __getitem__(self, rows: Tensor) -> _Fetched:
+        if isinstance(self.images, Tensor):
+            return self.images[rows], rows, []
+        pictures, errors = dict[int, Tensor](), list[str]()
+        for row in rows.tolist():
+            try:
+                pictures[row] = self.images[row]
+            except DataError as error:
+                errors.append(str(error))
+        images = torch.stack([*pictures.values()]) if pictures else torch.empty(0)
+        return images, torch.tensor([*pictures], dtype=torch.long), errors
+
+
+def make_loader(
+    part: Table,
+    batch_size: int,
+    augment: Augment,
+    seed: int,
+    *,
+    resident: bool | Literal["auto"],
+    workers: int,
+    on_corrupt: str,
+    train: bool,
+    rank: int = 0,
+    world: int = 1,
+    views: Mapping[str, Augment] | None = None,
+    device: torch.device | str = "cpu",
+) -> Loader:
+    """A resident loader where asked, or where `auto` and the part decodes to 4 GiB at most; else a streaming one."""
+    held = part.bytes <= LIMIT if resident == "auto" else resident
+    make = Resident if held else partial(Streaming, workers=workers, on_corrupt=on_corrupt)
+    return make(
+        part, batch_size, augment, seed,
+        train=train, rank=rank, world=world, views=views or {}, device=device,
+    )  # fmt: skip

@@ -1,0 +1,64 @@
+"""What a data set is once it has been found: pictures with labels, in up to three parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset, Subset
+
+Images = Tensor | Dataset[Tensor]
+"""uint8 [n, C, H, W], or a data set that decodes one picture [C, H, W] when asked for it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The pictures of one part, and their labels [n] int64, -1 where unlabelled."""
+
+    images: Images
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def bytes(self) -> int:
+        """The size of all pictures, decoded."""
+        return len(self) * prod(self.images[0].shape) if len(self) else 0
+
+    def take(self, rows: Tensor) -> Table:
+        """The given rows [m] int64, in that order."""
+        if isinstance(self.images, Tensor):
+            return Table(self.images[rows], self.labels[rows])
+        return Table(Subset(self.images, rows.tolist()), self.labels[rows])
+
+    def join(self, other: Table) -> Table:
+        """These rows, then those of the other table."""
+        labels = torch.cat([self.labels, other.labels])
+        if isinstance(self.images, Tensor) and isinstance(other.images, Tensor):
+            return Table(torch.cat([self.images, other.images]), labels)
+        # A tensor has the two methods of a Dataset that are asked for here.
+        both = cast("tuple[Dataset[Tensor], Dataset[Tensor]]", (self.images, other.images))
+        return Table(ConcatDataset(both), labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set as its source has it.
+
+    classes: their names, by label.
+    channels: 1 (grey) or 3 (RGB).
+    size: height and width in pixels.
+    fingerprint: SHA-256 of what is in it, the same on any machine.
+    """
+
+    train: Table
+    validation: Table | None
+    test: Table | None
+    classes: tuple[str, ...]
+    channels: int
+    size: int
+    fingerprint: str

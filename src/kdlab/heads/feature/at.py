@@ -1,0 +1,52 @@
+"""at: the student is active at the places of the map where the teacher is.
+
+Zagoruyko, Komodakis. Paying More Attention to Attention: Improving the Performance of Convolutional
+Neural Networks via Attention Transfer. ICLR 2017, equation 2.
+
+    L = Σ_stages mean (Q(F_s) − Q(F_t))²,  Q(F) = q / ‖q‖₂,  q = vec(mean over channels of F²)
+
+The paper's ‖Q_s − Q_t‖₂ is taken squared and averaged over samples and positions, as in the authors' code
+and in that of Tian et al. (2020), whose weight this is.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss, normalize
+
+from kdlab.heads.head import Head
+from kdlab.heads.shapes import as_map, paired_stages, same_size, spatial_pairs
+from kdlab.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
+
+
+def attention(features: Tensor) -> Tensor:
+    """Q: how active a map [N, D, H, W] is at each position, [N, H·W] of unit length; zero where the map is."""
+    return normalize(raised(features).square().mean(dim=1).flatten(1), dim=1)
+
+
+def at_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of the attention of two maps [N, D, H, W] of any channels. A scalar.
+
+    Where the maps differ in height and width, the larger is average-pooled first.
+    """
+    student, teacher = same_size(raised(student), raised(teacher))
+    return mse_loss(attention(student), attention(teacher))
+
+
+class AT(Head):
+    """Attention at every pair of stages; nothing is learned."""
+
+    kind = "feature"
+    paper = "Zagoruyko, Komodakis: Paying More Attention to Attention, ICLR 2017"
+    compares = "where each stage is active"
+
+    def needs(self) -> Needs:
+        return Needs(learner=Fields(stages="all"), teacher=Fields(stages="all"))
+
+    def build(self, learner: Example, teacher: Example, context: Context) -> None:
+        self.pairs = spatial_pairs(learner, teacher, paired_stages(learner, teacher))
+
+    def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:
+        losses = [at_loss(as_map(learner.stage(ours)), as_map(teacher.stage(theirs))) for ours, theirs in self.pairs]
+        return torch.stack(losses).sum()

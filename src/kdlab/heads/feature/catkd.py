@@ -1,0 +1,78 @@
+"""catkd: the student attends to the same places as the teacher, class by class.
+
+Guo et al. Class Attention Transfer Based Knowledge Distillation. CVPR 2023.
+
+    CAM_c = Σ_d W[c, d] · F[d], W the network's own classifier, F its last map
+    L = mean (φ(CAM_s) − φ(CAM_t))², φ pools to pool × pool and, if asked, ℓ2-normalises over the positions
+
+Pooling comes before the classifier here: both are linear, the result is the same and the cost lower.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, conv2d, mse_loss, normalize
+
+from kdlab.heads.head import Head
+from kdlab.heads.shapes import as_map, layer_name, stage_map
+from kdlab.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
+
+
+def class_activation_maps(features: Tensor, weight: Tensor, pool: int) -> Tensor:
+    """[B, C, pool, pool] from a map [B, D, H, W] and the classifier's weight [C, D]."""
+    pooled = adaptive_avg_pool2d(raised(features), pool)
+    return conv2d(pooled, weight.to(pooled)[:, :, None, None])
+
+
+def catkd_loss(student: Tensor, teacher: Tensor, *, normalise: bool) -> Tensor:
+    """Mean squared difference of class activation maps [B, C, P, P], of their ℓ2 directions if asked. A scalar."""
+    student, teacher = raised(student).flatten(2), raised(teacher).flatten(2)
+    if normalise:
+        student, teacher = normalize(student, dim=2), normalize(teacher, dim=2)
+    return mse_loss(student, teacher)
+
+
+class CATKD(Head):
+    """Class activation maps of both networks, by their classifiers as they stand in each step."""
+
+    kind = "feature"
+    paper = "Guo et al.: Class Attention Transfer Based Knowledge Distillation, CVPR 2023"
+    compares = "class activation maps of the last stage"
+
+    def __init__(self, pool: int, *, normalise: bool) -> None:
+        super().__init__()
+        self.pool = pool
+        self.normalise = normalise
+
+    def needs(self) -> Needs:
+        fields = Fields(stages=(-1,), classifier=True)
+        return Needs(learner=fields, teacher=fields)
+
+    def build(self, learner: Example, teacher: Example, context: Context) -> None:
+        ours, theirs = _classifier(learner), _classifier(teacher)
+        if ours.out_features != theirs.out_features:
+            raise ValueError(
+                f"catkd compares maps class by class: {learner.name} has {ours.out_features} classes "
+                f"and {teacher.name} {theirs.out_features}"
+            )
+        # A tuple, so that the layers stay the networks' own: neither saved nor trained a second time here.
+        self.classifiers = (ours, theirs)
+
+    def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:
+        ours, theirs = self.classifiers
+        return catkd_loss(
+            class_activation_maps(as_map(learner.stage(-1)), ours.weight, self.pool),
+            class_activation_maps(as_map(teacher.stage(-1)), theirs.weight.detach(), self.pool),
+            normalise=self.normalise,
+        )
+
+
+def _classifier(example: Example) -> nn.Linear:
+    features, classifier = stage_map(example, -1), example.classifier
+    assert classifier is not None, "a classifier was asked for in `needs`"
+    if features.shape[1] != classifier.in_features:
+        raise ValueError(
+            f"catkd needs a classifier that reads the last map: {layer_name(example, -1)} gives "
+            f"{tuple(features.shape)}, and the classifier of {example.name} reads {classifier.in_features} features"
+        )
+    return classifier

@@ -1,0 +1,55 @@
+"""cwd: each channel of the student has its mass at the positions where the teacher's has it.
+
+Shu, Liu, Gao, Yan, Shen. Channel-wise Knowledge Distillation for Dense Prediction. ICCV 2021.
+
+    L = T² · mean over samples and channels of KL(softmax_p(t / T) ‖ softmax_p(s / T)), p the positions of a map
+
+The student's map passes a learned 1×1 convolution where the channels differ.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import kl_div
+
+from kdlab.heads.head import Head
+from kdlab.heads.shapes import Align, as_map, same_size, spatial_pairs, stage_map
+from kdlab.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
+
+
+def cwd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T² · KL(teacher ‖ student) over the positions of two maps [N, D, H, W], mean over N and D. A scalar.
+
+    Args:
+        student: a map [N, D, H, W].
+        teacher: a map [N, D, H, W]; where H and W differ, the larger is average-pooled.
+        temperature: T > 0.
+    """
+    student, teacher = same_size(raised(student), raised(teacher))
+    ours, theirs = ((features.flatten(2) / temperature).log_softmax(dim=2) for features in (student, teacher))
+    return temperature**2 * kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=2).mean()
+
+
+class CWD(Head):
+    """Channels of one stage as distributions over its positions."""
+
+    kind = "feature"
+    paper = "Shu et al.: Channel-wise Knowledge Distillation for Dense Prediction, ICCV 2021"
+    compares = "where each channel of a map has its mass"
+
+    def __init__(self, stage: int, temperature: float) -> None:
+        super().__init__()
+        self.stage = stage
+        self.temperature = temperature
+
+    def needs(self) -> Needs:
+        return Needs(learner=Fields(stages=(self.stage,)), teacher=Fields(stages=(self.stage,)))
+
+    def build(self, learner: Example, teacher: Example, context: Context) -> None:
+        spatial_pairs(learner, teacher, ((self.stage, self.stage),))
+        ours, theirs = stage_map(learner, self.stage).shape[1], stage_map(teacher, self.stage).shape[1]
+        self.align = nn.Identity() if ours == theirs else Align(ours, theirs)
+
+    def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:
+        ours, theirs = as_map(learner.stage(self.stage)), as_map(teacher.stage(self.stage))
+        return cwd_loss(self.align(ours), theirs, self.temperature)

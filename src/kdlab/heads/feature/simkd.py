@@ -1,0 +1,188 @@
+"""simkd: the student's last map learns to be the teacher's, and the teacher's classifier is reused on it.
+
+Chen et al. Knowledge Distillation with the Reused Teacher Classifier. CVPR 2022.
+
+    L = mean (P(F_s) − F_t)², the only loss; the student answers with W_t · pool(P(F_s)) + b_t
+
+P, the projector, stays with the student and counts in its size: 1×1, 3×3 and 1×1 convolutions, each with BN and
+ReLU, through `factor` times fewer channels than the teacher's map has. A student's map that is larger than the
+teacher's is average-pooled before P; where the teacher's is larger, it is pooled in the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from kdlab.heads.head import Head
+from kdlab.heads.shapes import as_map, layer_name, same_size, stage_map
+from kdlab.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
+from kdlab.trace import first_tensor, module_of
+
+
+def simkd_loss(projected: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of two maps [B, D, H, W]; the larger is average-pooled. A scalar."""
+    return mse_loss(*same_size(raised(projected), raised(teacher)))
+
+
+class SimKDStudent(nn.Module):
+    """A student whose last map goes through a projector to the teacher's frozen classifier.
+
+    Args:
+        student: the network that is grafted; it becomes part of this one, and loses its own classifier.
+        layer: the tap of its last map: `layer3`, what a module returns, or `layer4:input`, what it is given.
+        own_classifier: the name of its own classifier, which has nothing left to do; None: nothing is removed.
+        size: height and width to which its map is pooled first; None: as it is.
+        source: channels of its map.
+        target: channels of the teacher's map, which the classifier reads.
+        factor: how many times fewer channels the projector has inside.
+        classes: outputs of the teacher's classifier.
+        bias: whether the teacher's classifier has one.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        *,
+        layer: str,
+        own_classifier: str | None,
+        size: Sequence[int] | None,
+        source: int,
+        target: int,
+        factor: int,
+        classes: int,
+        bias: bool,
+    ) -> None:
+        super().__init__()
+        self.settings = {
+            "layer": layer,
+            "own_classifier": own_classifier,
+            "size": None if size is None else list(size),
+            "source": source,
+            "target": target,
+            "factor": factor,
+            "classes": classes,
+            "bias": bias,
+        }
+        if own_classifier is not None:
+            student.set_submodule(own_classifier, nn.Identity())
+        self.student = student
+        self.resize = nn.Identity() if size is None else nn.AdaptiveAvgPool2d(tuple(size))
+        inside = max(1, target // factor)
+        self.projector = nn.Sequential(
+            *_unit(source, inside, kernel=1), *_unit(inside, inside, kernel=3), *_unit(inside, target, kernel=1)
+        )
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.classifier = nn.Linear(target, classes, bias=bias).requires_grad_(False)
+
+        # Bound methods rather than closures: a copy or a pickle of this network then fills itself, not this one.
+        self._features: Tensor | None = None
+        module, before = module_of(student, layer)
+        if before:
+            module.register_forward_pre_hook(self._keep_input, with_kwargs=True)
+        else:
+            module.register_forward_hook(self._keep_output)
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """The student's inputs to logits [B, C]."""
+        self.student(*inputs, **named)
+        features, self._features = self._features, None
+        if features is None:
+            raise RuntimeError(f"the student ran without its layer {self.settings['layer']}, which simkd reads")
+        projected = self.projector(self.resize(as_map(features)))
+        logits: Tensor = self.classifier(self.flatten(self.pool(projected)))
+        return logits
+
+    def config(self, student: dict[str, Any]) -> dict[str, Any]:
+        """The plain config that rebuilds this network, all but its weights, around the config of its student."""
+        return {"_target_": f"{__name__}.SimKDStudent", "student": student, **self.settings}
+
+    def _keep_input(self, module: nn.Module, inputs: object, named: object) -> None:
+        self._features = first_tensor((inputs, named))
+
+    def _keep_output(self, module: nn.Module, inputs: object, output: object) -> None:
+        self._features = first_tensor(output)
+
+
+class SimKD(Head):
+    """Grafts the teacher's classifier onto the student, and teaches the map that it reads."""
+
+    kind = "feature"
+    paper = "Chen et al.: Knowledge Distillation with the Reused Teacher Classifier, CVPR 2022"
+    compares = "the last map, projected; the teacher's classifier is reused"
+    grafts = True
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def needs(self) -> Needs:
+        return Needs(
+            learner=Fields(stages=(-1,), classifier=True),
+            teacher=Fields(embedding=True, stages=(-1,), classifier=True),
+        )
+
+    def graft(self, student: nn.Module, learner: Example, teacher: Example) -> SimKDStudent:
+        ours, theirs = stage_map(learner, -1), stage_map(teacher, -1)
+        classifier = _reusable(learner, teacher)
+        names = {module: name for name, module in student.named_modules()}
+        size = tuple(min(sides) for sides in zip(ours.shape[2:], theirs.shape[2:], strict=True))
+        grafted = SimKDStudent(
+            deepcopy(student),
+            layer=learner.layers[-1],
+            own_classifier=names.get(learner.classifier) if learner.classifier is not None else None,
+            size=None if size == ours.shape[2:] else size,
+            source=ours.shape[1],
+            target=theirs.shape[1],
+            factor=self.factor,
+            classes=classifier.out_features,
+            bias=classifier.bias is not None,
+        )
+        with torch.no_grad():
+            grafted.classifier.weight.copy_(classifier.weight)
+            if classifier.bias is not None:
+                grafted.classifier.bias.copy_(classifier.bias)
+        return grafted
+
+    def build(self, learner: Example, teacher: Example, context: Context) -> None:
+        ours, theirs = stage_map(learner, -1), stage_map(teacher, -1)
+        if ours.shape[1] != theirs.shape[1]:
+            raise ValueError(
+                f"simkd compares the projected map: {layer_name(learner, -1)} gives {tuple(ours.shape)} "
+                f"and {layer_name(teacher, -1)} {tuple(theirs.shape)}; let the last tap of the grafted student "
+                "be `projector`"
+            )
+
+    def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:
+        return simkd_loss(as_map(learner.stage(-1)), as_map(teacher.stage(-1)))
+
+
+def _unit(source: int, target: int, *, kernel: int) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(source, target, kernel, padding=kernel // 2, bias=False)
+    return convolution, nn.BatchNorm2d(target), nn.ReLU(inplace=True)
+
+
+def _reusable(learner: Example, teacher: Example) -> nn.Linear:
+    """The teacher's classifier, where it answers the student's question and reads the pooled last map."""
+    classifier, ours, theirs = teacher.classifier, learner.knowledge.logits, teacher.knowledge.logits
+    assert classifier is not None, "a classifier was asked for in `needs`"
+    if ours.shape[1] != theirs.shape[1]:
+        raise ValueError(
+            f"simkd reuses the teacher's classifier: {learner.name} has {ours.shape[1]} classes "
+            f"and {teacher.name} {theirs.shape[1]}"
+        )
+    features, embedding = stage_map(teacher, -1), teacher.knowledge.vector()
+    pooled, scale = features.mean((2, 3)), 1e-2 * float(embedding.abs().max())
+    if pooled.shape != embedding.shape or not torch.allclose(pooled, embedding, rtol=0.0, atol=scale):
+        raise ValueError(
+            f"simkd needs a teacher whose classifier reads its average-pooled last map: {layer_name(teacher, -1)} "
+            f"gives {tuple(features.shape)}, and the classifier of {teacher.name} reads something else, "
+            f"{tuple(embedding.shape)}"
+        )
+    return classifier

@@ -1,0 +1,62 @@
+"""fsp: the flow between neighbouring stages, the products of their channels, matches the teacher's.
+
+Yim et al. A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer
+Learning. CVPR 2017, equations 1 and 2.
+
+    G_ab = 1/(HW) Σ_hw F^shallow_a · F^deep_b
+    L = Σ over pairs of neighbouring stages of mean (G_s − G_t)²
+
+Of two neighbours the larger map is average-pooled to the smaller. The paper needs equal channels; here a
+learned 1×1 convolution brings the student's to the teacher's where they differ. The authors train with
+this loss alone first, and with the task alone after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from kdlab.heads.head import Head
+from kdlab.heads.relation._stages import StagePairs
+from kdlab.heads.shapes import same_size
+from kdlab.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
+
+
+def flow(shallow: Tensor, deep: Tensor) -> Tensor:
+    """The flow matrix [N, A, B] between two maps [N, A, ., .] and [N, B, ., .]; equation 1."""
+    shallow, deep = (features.flatten(2) for features in same_size(raised(shallow), raised(deep)))
+    return shallow @ deep.mT / shallow.shape[2]
+
+
+def fsp_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Mean squared difference of the flows of neighbouring maps [N, D, H, W], summed over pairs. A scalar.
+
+    Args:
+        student: maps from shallow to deep, with the teacher's channels; height and width are free.
+        teacher: as many maps.
+    """
+    terms = [
+        mse_loss(flow(*ours), flow(*theirs)) for ours, theirs in zip(pairwise(student), pairwise(teacher), strict=True)
+    ]
+    return torch.stack(terms).sum()
+
+
+class FSP(Head):
+    """Flows between all neighbouring stages."""
+
+    kind = "relation"
+    paper = "Yim et al.: A Gift from Knowledge Distillation, CVPR 2017"
+    compares = "products of the channels of neighbouring stages"
+
+    def needs(self) -> Needs:
+        return Needs(learner=Fields(stages="all"), teacher=Fields(stages="all"))
+
+    def build(self, learner: Example, teacher: Example, context: Context) -> None:
+        self.stages = StagePairs(learner, teacher)
+
+    def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:
+        return fsp_loss(*self.stages(learner, teacher))

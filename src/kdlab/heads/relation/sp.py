@@ -1,0 +1,51 @@
+"""sp: which samples of a batch activate a network alike matches the teacher.
+
+Tung, Mori. Similarity-Preserving Knowledge Distillation. ICCV 2019.
+
+    G = F Fᵀ over flattened maps [N, DHW], its rows ℓ2-normalised
+    L = ‖G_s − G_t‖² / N²
+
+Only samples are compared with samples, so the two maps may have any shapes.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kdlab.heads.head import Head
+from kdlab.heads.relation._rows import refuse_single, unit
+from kdlab.knowledge import Fields, Knowledge, Lesson, Needs, Progress, raised
+
+
+def similarity(features: Tensor) -> Tensor:
+    """The similarities [N, N] of the samples of a batch of features [N, ...], rows of unit length."""
+    flat = raised(features).flatten(1)
+    return unit(flat @ flat.T)
+
+
+def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of the similarities in two batches of features [N, ...]. A scalar.
+
+    Raises:
+        ValueError: for a batch of one sample.
+    """
+    refuse_single("sp", student)
+    return (similarity(student) - similarity(teacher)).square().mean()
+
+
+class SP(Head):
+    """Similarities of samples at one stage."""
+
+    kind = "relation"
+    paper = "Tung, Mori: Similarity-Preserving Knowledge Distillation, ICCV 2019"
+    compares = "similarities between samples at one stage"
+
+    def __init__(self, stage: int) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def needs(self) -> Needs:
+        return Needs(learner=Fields(stages=(self.stage,)), teacher=Fields(stages=(self.stage,)))
+
+    def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:
+        return sp_loss(learner.stage(self.stage), teacher.stage(self.stage))
