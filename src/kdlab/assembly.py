@@ -78,7 +78,7 @@ def assemble(
         UsageError, ValueError: where the run cannot be.
     """
     allow, data = config["allow"], config["data"]
-    task = build(config["task"], Task, "task", allow=allow)
+    task: Task = build(config["task"], Task, "task", allow=allow)  # type: ignore[type-abstract]  # mypy #4717
     batch = example_batch(data)
     if labels is None:
         labels = torch.arange(samples or 2 * data["classes"]) % data["classes"]
@@ -177,12 +177,13 @@ def _grafted(
     if not teachers:
         raise UsageError(f"loss={term.name} builds parts of a frozen teacher into the student, and here is none")
     whole = Fields(stages="all", embedding=True, classifier=True)
-    for network in (student, teachers[0]):
-        if network.taps.classifier is None:
-            raise UsageError(f"loss={term.name} needs {network.name}'s classifier, which is not to be had here")
-        network.listen(whole)
+    for side in (student, teachers[0]):
+        if side.taps.classifier is None:
+            raise UsageError(f"loss={term.name} needs {side.name}'s classifier, which is not to be had here")
+        side.listen(whole)
     learner, teacher = student.example(batch["input"]), teachers[0].example(batch["input"])
     student.close()
     network = head.graft(student.network, learner, teacher)
-    rebuilt = network.config({key: value for key, value in config.items() if key != "taps"})  # type: ignore[operator]
+    describe: Any = network.config
+    rebuilt = describe({key: value for key, value in config.items() if key != "taps"})
     return Observed(student.name, network, find_taps(network, batch["input"])), rebuilt

@@ -95,7 +95,7 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
     overrides = [_spelled(override, known) for override in overrides]
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
-        choices = [o.input_line for o in parsed if _is_choice(o.key_or_group, o.value(), known)]
+        choices = [str(o.input_line) for o in parsed if _is_choice(o.key_or_group, o.value(), known)]
         values = [o for o in parsed if o.input_line not in choices]
         if any(override.is_sweep_override() for override in parsed):
             raise UsageError("a list of values in one key is a study: write it in a file for python -m kdlab.sweep")
@@ -107,8 +107,7 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
         made = base.hydra.runtime.choices
         OmegaConf.set_struct(base, False)
         base.pop("hydra")
-        shape = OmegaConf.to_container(base)
-        assert isinstance(shape, dict)
+        shape = _plain(OmegaConf.to_container(base))
         for override in values:
             key, value = override.key_or_group, override.value()
             if override.is_delete():
@@ -117,22 +116,20 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
                 _check_known(key, shape)
             _check_value(key, value, _lookup(shape, key))
             OmegaConf.update(base, key, value, force_add=override.is_add())
-        config = OmegaConf.to_container(base)
-        assert isinstance(config, dict)
+        config = _plain(OmegaConf.to_container(base))
         _set_dials(config, "")
-        resolved = OmegaConf.to_container(OmegaConf.create(config), resolve=True, throw_on_missing=True)
+        resolved = _plain(OmegaConf.to_container(OmegaConf.create(config), resolve=True, throw_on_missing=True))
     except HydraException as error:
         raise UsageError(" ".join(str(error).split())) from error
     except OmegaConfBaseException as error:
         raise UsageError(str(error).splitlines()[0]) from error
-    assert isinstance(resolved, dict)
     _set_task_weight(resolved["loss"])
     if (teacher := resolved.get("teacher")) and teacher.get("loss"):
         _set_task_weight(teacher["loss"])
     check(resolved)
     chosen = {group: made[group] for group in ("model", "mode", "data", "task")}
     names = {**chosen, "teacher": made.get("model@teacher.model"), "loss": "+".join(resolved["loss"]["heads"])}
-    return {**{str(key): value for key, value in resolved.items()}, "names": names}
+    return {**resolved, "names": names}
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -249,6 +246,11 @@ def _set_dials(config: Config, path: str) -> None:
 def _set_task_weight(loss: Config) -> None:
     if loss.get("task_weight") is None:
         loss["task_weight"] = round(math.prod(head.get("task_weight", 1.0) for head in loss["heads"].values()), 12)
+
+
+def _plain(container: Any) -> Config:
+    assert isinstance(container, dict)
+    return container
 
 
 _ABSENT = object()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -93,10 +93,10 @@ class Distiller(pl.LightningModule):
         networks = [*self.mode.learners, *(teacher.network for teacher in self.mode.teachers)]
         for network in networks:
             if self._channels_last:
-                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                network.to(memory_format=torch.channels_last)
             if self._compile and stage == "fit":
                 network.compile()
-        self._enter_phase()
+        self._enter_phase(at(self.phases, self.steps // self.steps_per_epoch)[0])
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         """The optimizer of the present phase, and its schedule, which the training step moves."""
@@ -122,8 +122,8 @@ class Distiller(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """A new phase freezes, rebuilds the optimizer and wraps the module anew."""
-        if at(self.phases, self.current_epoch)[0] != self._phase:
-            self._enter_phase()
+        if (place := at(self.phases, self.current_epoch)[0]) != self._phase:
+            self._enter_phase(place)
             strategy = self.trainer.strategy
             if isinstance(strategy, DDPStrategy):
                 strategy.model = self
@@ -137,12 +137,11 @@ class Distiller(pl.LightningModule):
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         config = self.trainer.strategy.lr_scheduler_configs[0]
-        self._stepping = optimizer, config.scheduler, config.interval  # type: ignore[assignment]
+        self._stepping = optimizer, config.scheduler, config.interval
 
-    def _enter_phase(self) -> None:
-        epoch = self.steps // self.steps_per_epoch
-        self._phase, self._phase_start = at(self.phases, epoch)
-        phase = self.phases[self._phase]
+    def _enter_phase(self, place: int) -> None:
+        phase = self.phases[place]
+        self._phase, self._phase_start = place, sum(before.epochs for before in self.phases[:place])
         silent = set() if phase.heads is None else set(self.objective.heads) - set(phase.heads)
         for parameter in self._can_train:
             parameter.requires_grad_(True)
@@ -190,7 +189,11 @@ class Distiller(pl.LightningModule):
                 lessons, counts, progress, heads=phase.heads, task_weight=phase.task_weight, prepare=phase.prepare
             )
             last = place == len(parts) - 1
-            with nullcontext() if last or world == 1 else self.trainer.strategy.block_backward_sync():
+            with (
+                nullcontext()
+                if last or world == 1
+                else cast("DDPStrategy", self.trainer.strategy).block_backward_sync()
+            ):
                 # Ranks average their gradients, while the loss is already divided by the count over all ranks.
                 self.manual_backward(loss * world if world > 1 else loss)
             self._add(loss.detach(), terms, last)
@@ -286,7 +289,7 @@ class Distiller(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Metrics over the whole set, every rank's share included."""
-        row = {}
+        row: dict[str, float] = {}
         for place, (name, metrics) in enumerate(self._metrics.items()):
             prefix = "validation" if place == 0 else f"validation/{name}"
             values = metrics.compute()  # type: ignore[operator]
@@ -308,6 +311,7 @@ class Distiller(pl.LightningModule):
         self.refuse_broken()
         checkpoint["kdlab"] = {
             "steps": self.steps,
+            "phase": self._phase,
             "seconds": self.seconds,
             "window": self._window.cpu(),
             "random": gather_random_state(),
@@ -318,7 +322,7 @@ class Distiller(pl.LightningModule):
         own = checkpoint["kdlab"]
         self.steps, self.seconds = own["steps"], own["seconds"]
         self._window, self._random = own["window"], own["random"]
-        self._enter_phase()
+        self._enter_phase(own["phase"])
 
 
 def split(batch: Batch, parts: int) -> Iterator[Batch]:

@@ -7,11 +7,11 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
@@ -27,8 +27,7 @@ from kdlab.objective import seed_of
 from kdlab.randomness import seed_all
 from kdlab.store import State, save_weights
 from kdlab.task import Task
-from kdlab.tracking import MetricsFile, define_metrics, finish, wandb_logger
-
+from kdlab.tracking import MetricsFile, finish, wandb_logger
 
 # Lightning's notes on devices and products, and its own use of what torch deprecates, tell a user nothing.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -48,7 +47,11 @@ class Batches(pl.LightningDataModule):
         return {"rank": trainer.global_rank, "world": trainer.world_size, "device": trainer.strategy.root_device}
 
     def train_dataloader(self) -> Any:
-        return self.data.train_loader(self.batch_size, self.seed, views=self.views, **self._place())
+        loader = self.data.train_loader(self.batch_size, self.seed, views=self.views, **self._place())
+        assert self.trainer is not None
+        # Lightning hands a loader its state back within an epoch, but not between two.
+        loader.load_state_dict({"drawn": cast(Distiller, self.trainer.lightning_module).steps})
+        return loader
 
     def val_dataloader(self) -> Any:
         return self.data.eval_loader("validation", self.batch_size, **self._place())
@@ -132,7 +135,7 @@ def fit(
     loggers: list[Any] = [metrics]
     logger = None
     if config["logger"]["wandb"]:
-        logger = wandb_logger(folder, config["logger"], config, name=config["name"], job=job, group=group)
+        logger = wandb_logger(folder, config["logger"], config, job=job, group=group, directions=parts.task.directions)
         loggers.append(logger)
     keep = KeepBest(folder)
     last = folder / "checkpoints" / "last.ckpt"
@@ -162,8 +165,6 @@ def fit(
     failed = True
     summary: dict[str, float] = {}
     try:
-        if logger is not None and trainer.is_global_zero:
-            define_metrics(logger, parts.task.directions)
         checkpoint = last if resume and last.is_file() else None
         if resume and trainer.is_global_zero:
             done = torch.load(last, weights_only=False)["kdlab"]["steps"] if checkpoint else 0
@@ -245,5 +246,5 @@ def make_scheduler(
     """
     words = {"epochs": max(1, epochs), "steps": max(1, steps)}
     own = {key: words.get(value, value) if isinstance(value, str) else value for key, value in settings.items()}
-    interval = own.pop("interval")
+    interval = str(own.pop("interval"))
     return build(own, LRScheduler, "scheduler", allow=allow, optimizer=optimizer), interval

@@ -104,8 +104,8 @@ class Objective(nn.Module):
         asked: dict[Edge, tuple[Fields, Fields]] = {}
         for place, edge in enumerate(self.edges):
             ours, theirs = Fields(), Fields()
-            for needs in self._needs.values():
-                ours, theirs = ours | needs[place].learner, theirs | needs[place].teacher
+            for each in self._needs.values():
+                ours, theirs = ours | each[place].learner, theirs | each[place].teacher
             asked[edge] = ours, theirs
         mode.listen(asked)
         for place, edge in enumerate(self.edges):

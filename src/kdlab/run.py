@@ -58,7 +58,7 @@ class Setting:
             teacher = self.teacher(config, f"{job}-teacher")
             trained = fit(
                 config, self.data, self.folder / job, job=job, group=self.group, nested=True, resume=self.resume,
-                teacher=teacher and teacher.weights(),
+                teacher=teacher.weights() if teacher else None,
             )  # fmt: skip
             assert trained is not None
             return trained.weights, trained.result
@@ -107,7 +107,7 @@ def run(config: Mapping[str, Any], *, folder: Path | None = None, resume: bool =
     alone = setting.obtain(alone_run(config), "alone") if config["alone"] and _distils(config) else None
     trained = fit(
         config, data, folder, job=config["names"]["mode"], group=setting.group, resume=resume,
-        teacher=teacher and teacher.weights(),
+        teacher=teacher.weights() if teacher else None,
     )  # fmt: skip
     if trained is None:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,13 +52,10 @@ class MetricsFile(Logger):
         """Drops the rows that a resumed run will write again."""
         if not self.file.is_file():
             return
-        rows = read_metrics(self.file)
-        kept = [row for row in rows if row["step"] <= step]
+        header, *rows = self.file.read_text().splitlines(keepends=True)
+        kept = [row for row in rows if row.endswith("\n") and int(row.split(",", 1)[0]) <= step]
         aside = self.file.with_suffix(".writing")
-        with aside.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, self.columns, restval="", extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(kept)
+        aside.write_text("".join([header, *kept]))
         aside.replace(self.file)
 
 
@@ -68,42 +66,54 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
 
 
 def wandb_logger(
-    folder: Path, settings: Mapping[str, Any], config: Mapping[str, Any], *, name: str, job: str, group: str | None
+    folder: Path,
+    settings: Mapping[str, Any],
+    config: Mapping[str, Any],
+    *,
+    job: str,
+    group: str | None,
+    directions: Mapping[str, str],
 ) -> WandbLogger:
     """A W&B run: online where the user is logged in, offline otherwise; nobody is ever asked anything.
 
-    Its id lies in the run folder, so that a resumed run goes on in the same W&B run.
+    Its id lies in the run folder, so that a resumed run goes on in the same W&B run. Its summary holds the
+    best validation value of every metric, not the last.
     """
+    if not _first_rank():
+        return WandbLogger(project=settings["project"])
     import wandb
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
-    place = folder / "wandb_id"
-    if not place.is_file():
-        place.write_text(wandb.util.generate_id())
-    names = config["names"]
-    return WandbLogger(
-        name=name,
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
+    identity = folder / "wandb_id"
+    if not identity.is_file():
+        identity.write_text(secrets.token_hex(4))
+    run = wandb.init(
+        name=config["name"],
         project=settings["project"],
-        save_dir=folder,
-        id=place.read_text(),
-        mode=mode,
         entity=settings["entity"],
         group=group,
         job_type=job,
-        tags=[*settings["tags"], *(str(value) for value in names.values())],
+        tags=sorted({*settings["tags"], *(value for value in config["names"].values() if value)}),
         config=dict(config),
+        dir=folder,
+        id=identity.read_text(),
+        resume="allow",
+        mode=mode,
         settings=wandb.Settings(silent=True, console="off"),
     )
-
-
-def define_metrics(logger: WandbLogger, directions: Mapping[str, str]) -> None:
-    """Makes the run's summaries hold the best validation value of every metric, not the last."""
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     for name, direction in directions.items():
-        logger.experiment.define_metric(f"validation/{name}", step_metric="trainer/global_step", summary=direction)
+        run.define_metric(f"validation/{name}", step_metric="trainer/global_step", summary=direction)
+    return WandbLogger(experiment=run, project=settings["project"])
 
 
 def finish(logger: WandbLogger, summary: Mapping[str, float], *, failed: bool) -> None:
     """Ends a W&B run, always, with its exit code: the next run of this process would else go on in it."""
-    if rank_zero_only.rank == 0 and logger._experiment is not None:
+    if _first_rank():
         logger.experiment.summary.update(dict(summary))
         logger.experiment.finish(exit_code=int(failed))
+
+
+def _first_rank() -> bool:
+    return int(getattr(rank_zero_only, "rank", 0)) == 0

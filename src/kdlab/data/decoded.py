@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from kdlab.data.check import DataError
-from kdlab.data.table import Images, Table
+from kdlab.data.table import Table
 from kdlab.home import home
 
 VERSION = 1
@@ -60,13 +60,12 @@ def kept(origin: Mapping[str, Any]) -> Tables | None:
     return Tables(parts, tuple(about["classes"]), about["fingerprint"])
 
 
-def keep(origin: Mapping[str, Any], encoded: Tables, shape: tuple[int, int, int], *, skip: bool) -> Tables:
+def keep(origin: Mapping[str, Any], encoded: Tables, *, skip: bool) -> Tables:
     """Decodes a data set and keeps it under its origin.
 
     Args:
         origin: what decides the pixels, as plain data.
         encoded: the parts as they lie, their pictures still to be decoded.
-        shape: (C, H, W) of every picture.
         skip: leave out damaged pictures with a warning, rather than refuse the set.
 
     Raises:
@@ -77,7 +76,7 @@ def keep(origin: Mapping[str, Any], encoded: Tables, shape: tuple[int, int, int]
 
     parts, damaged = {}, list[str]()
     for part, table in encoded.parts.items():
-        images, errors = decode(table.images, shape)
+        images, errors = decode(table)
         good = torch.tensor([row not in errors for row in range(len(table))])
         parts[part] = Table(images, table.labels) if not errors else Table(images[good], table.labels[good])
         damaged += errors.values()
@@ -99,17 +98,16 @@ def keep(origin: Mapping[str, Any], encoded: Tables, shape: tuple[int, int, int]
     return tables
 
 
-def decode(images: Images, shape: tuple[int, int, int]) -> tuple[Tensor, dict[int, str]]:
-    """All pictures as uint8 [n, *shape], and by row why some, left black, cannot be decoded."""
-    if isinstance(images, Tensor):
-        return images, {}
-    count = len(images)  # type: ignore[arg-type]  # torch's Dataset leaves its length to its subclasses
-    log.info("decoding %d pictures", count)
-    decoded = torch.zeros(count, *shape, dtype=torch.uint8)
+def decode(table: Table) -> tuple[Tensor, dict[int, str]]:
+    """All pictures as uint8 [n, C, H, W], and by row why some, left black, cannot be decoded."""
+    if isinstance(table.images, Tensor):
+        return table.images, {}
+    log.info("decoding %d pictures", len(table))
+    decoded = torch.zeros(len(table), *table.shape, dtype=torch.uint8)
     errors = {}
-    for row in range(count):
+    for row in range(len(table)):
         try:
-            decoded[row] = images[row]
+            decoded[row] = table.images[row]
         except DataError as error:
             errors[row] = str(error)
     return decoded, errors

@@ -137,8 +137,7 @@ class Resident(Loader):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        channels, height, width = self.part.images[0].shape
-        images, errors = decode(self.part.images, (channels, height, width))
+        images, errors = decode(self.part)
         if errors:
             raise DataError(f"{next(iter(errors.values()))}, of {len(errors)} such; mend or remove them")
         self._images = images.to(self.device)
@@ -146,7 +145,7 @@ class Resident(Loader):
     def _batches(self, plan: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
         # Rows and random numbers of the whole epoch at once: a batch then costs a few slices.
         sizes = [len(rows) for rows in plan]
-        index = torch.cat([*plan]).to(self.device)
+        index = torch.cat([torch.arange(0), *plan]).to(self.device)  # a rank may have no batch at all
         draws = [torch.split(numbers, sizes) for numbers in self._draws(index, epoch)]
         for rows, *numbers in zip(torch.split(index, sizes), *draws, strict=True):
             yield self._batch(self._images[rows], rows, numbers, epoch)

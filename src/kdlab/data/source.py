@@ -7,7 +7,6 @@ encoded, for the streaming loader. The libraries that read are imported when the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +96,12 @@ class Folder(Source):
             if unknown := sorted(set(subfolders(place)) - {*classes}):
                 raise DataError(f"data.path: {place / unknown[0]} is a class that {parts['train']} does not have")
         found = {
-            part: [(Path(file.path), label) for label, name in enumerate(classes) for file in pictures(place / name)]
+            part: [
+                (Path(file.path), label)
+                for label, name in enumerate(classes)
+                if (place / name).is_dir()
+                for file in pictures(place / name)
+            ]
             for part, place in parts.items()
         }
         files = [_stamp(file, folder) for part in found.values() for file, _ in part]
@@ -105,9 +109,12 @@ class Folder(Source):
         def encoded() -> Tables:
             tables = {
                 part: Table(
-                    Files([str(file) for file, _ in rows], size, channels), torch.tensor([label for _, label in rows])
+                    Files([str(file) for file, _ in rows], size, channels),
+                    torch.tensor([label for _, label in rows]),
+                    (channels, size, size),
                 )
                 for part, rows in found.items()
+                if rows
             }
             identity = digest_of([classes, size, channels, [(name, length) for name, length, _ in files]])
             return Tables(tables, classes, identity)
@@ -124,9 +131,8 @@ def _decoded(
     tables = kept(origin)
     if tables is None:
         tables = encoded()
-        shape = (channels, size, size)
-        if sum(map(len, tables.parts.values())) * prod(shape) <= LIMIT:
-            tables = keep(origin, tables, shape, skip=on_corrupt == "skip")
+        if sum(part.bytes for part in tables.parts.values()) <= LIMIT:
+            tables = keep(origin, tables, skip=on_corrupt == "skip")
     return _fields(tables, size, channels)
 
 

@@ -16,10 +16,19 @@ Images = Tensor | Dataset[Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The pictures of one part, and their labels [n] int64, -1 where unlabelled."""
+    """The pictures of one part, and their labels [n] int64, -1 where unlabelled.
+
+    shape: (C, H, W) of every picture; a tensor tells its own.
+    """
 
     images: Images
     labels: Tensor
+    shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.images, Tensor):
+            object.__setattr__(self, "shape", tuple(self.images.shape[1:]))
+        assert len(self.shape) == 3, "pictures that are still encoded do not tell their shape"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -27,13 +36,13 @@ class Table:
     @property
     def bytes(self) -> int:
         """The size of all pictures, decoded."""
-        return len(self) * prod(self.images[0].shape) if len(self) else 0
+        return len(self) * prod(self.shape)
 
     def take(self, rows: Tensor) -> Table:
         """The given rows [m] int64, in that order."""
         if isinstance(self.images, Tensor):
             return Table(self.images[rows], self.labels[rows])
-        return Table(Subset(self.images, rows.tolist()), self.labels[rows])
+        return Table(Subset(self.images, rows.tolist()), self.labels[rows], self.shape)
 
     def join(self, other: Table) -> Table:
         """These rows, then those of the other table."""
@@ -42,7 +51,7 @@ class Table:
             return Table(torch.cat([self.images, other.images]), labels)
         # A tensor has the two methods of a Dataset that are asked for here.
         both = cast("tuple[Dataset[Tensor], Dataset[Tensor]]", (self.images, other.images))
-        return Table(ConcatDataset(both), labels)
+        return Table(ConcatDataset(both), labels, self.shape)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,135 @@
+"""A run's data: what its config says and what its source has must agree."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from kdlab.data import source as sources
+from kdlab.data.check import AUGMENT, SETTINGS, DataError, check, source_arguments
+from kdlab.data.data import Data, prepare
+from kdlab.data.source import Digits
+from kdlab.data.table import Source, Table
+
+CONF = Path(__file__).parents[2] / "conf" / "data"
+
+
+def conf(name: str) -> dict[str, Any]:
+    config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    assert isinstance(config, dict)
+    return config
+
+
+@pytest.fixture(scope="module")
+def digits() -> Source:
+    return Digits()
+
+
+def changed(digits: Source, **settings: Any) -> Data:
+    return prepare(digits, conf("digits") | settings)
+
+
+@pytest.mark.parametrize("file", sorted(CONF.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_config_has_all_settings_and_what_its_source_takes(file: Path) -> None:
+    config = conf(file.stem)
+    assert set(SETTINGS) <= set(config)
+    assert set(config["augment"]) == set(AUGMENT)
+    source = getattr(sources, config["_target_"].rpartition(".")[2])
+    given = {key: value for key, value in source_arguments(config).items() if key != "_target_"}
+    inspect.signature(source).bind(**given)
+    if config["_target_"].endswith("Folder"):
+        with pytest.raises(DataError, match=r"type data\.path=DIR"):
+            check(config)
+    else:
+        check(config)
+
+
+def test_digits_are_a_thousand_to_train_on_and_the_rest_held_out(digits: Source) -> None:
+    data = changed(digits)
+    parts = data.parts
+    assert (len(parts.train), len(parts.validation), len(parts.test)) == (1000, 400, 397)
+    assert parts.validation.labels.bincount().min() >= 39
+    assert torch.equal(data.labels, parts.train.labels)
+    assert (len(data.classes), data.channels, data.size) == (10, 1, 8)
+
+
+def test_the_digits_config_states_the_mean_and_deviation_of_its_training_part(digits: Source) -> None:
+    pixels = changed(digits).parts.train.images / 255
+    config = conf("digits")
+    assert [round(float(pixels.mean()), 4)] == config["mean"]
+    assert [round(float(pixels.std()), 4)] == config["std"]
+
+
+def test_training_batches_are_normalised(digits: Source) -> None:
+    inputs = torch.cat([batch["input"] for batch in changed(digits).train_loader(100, seed=0)])
+    assert abs(float(inputs.mean())) < 1e-3
+    assert abs(float(inputs.std()) - 1) < 1e-3
+
+
+def test_training_is_augmented_and_evaluation_is_not(digits: Source) -> None:
+    augment = {"crop": 1, "rotation": 20.0, "label_smoothing": 0.1}
+    plain, rich = changed(digits), changed(digits, augment=augment)
+    for part in ("train", "validation", "test"):
+        for one, other in zip(plain.eval_loader(part, 200), rich.eval_loader(part, 200), strict=True):
+            assert torch.equal(one["input"], other["input"])
+            assert other["target"].dtype == torch.int64
+    ours, theirs = next(iter(plain.train_loader(50, 0))), next(iter(rich.train_loader(50, 0)))
+    assert torch.equal(ours["index"], theirs["index"])
+    assert not torch.allclose(ours["input"], theirs["input"], atol=0.1)
+    assert theirs["target"].shape == (50, 10)
+
+
+def test_views_are_changes_to_the_augmentation(digits: Source) -> None:
+    data = changed(digits, augment={"crop": 1}, views={"strong": {"rotation": 30}, "again": {}})
+    assert (data.views["strong"].crop, data.views["strong"].rotation, data.views["again"].rotation) == (1, 30, 0)
+    batch = next(iter(data.train_loader(50, 0, views=("strong",))))
+    assert list(batch["views"]) == ["strong"]
+    assert "views" not in next(iter(data.train_loader(50, 0)))
+    with pytest.raises(DataError, match=r"data\.views has no weak; .* type \+data\.views\.weak=\{\}"):
+        data.train_loader(50, 0, views=("weak",))
+
+
+@pytest.mark.parametrize(("key", "value", "has"), [("classes", 100, 10), ("channels", 3, 1), ("size", 32, 8)])
+def test_a_config_that_does_not_fit_its_source_is_refused(digits: Source, key: str, value: int, has: int) -> None:
+    message = rf"data\.{key}={value}, but the data set has {has}; type data\.{key}={has}"
+    with pytest.raises(DataError, match=message):
+        changed(digits, **{key: value})
+
+
+def test_wrong_settings_are_refused_without_a_command_line_too(digits: Source) -> None:
+    with pytest.raises(DataError, match=r"data\.augment\.cropp: there is no such key"):
+        changed(digits, augment={"cropp": 1})
+
+
+def test_no_validation_part_is_told_where_one_is_asked_for(digits: Source) -> None:
+    data = changed(digits, validation=0)
+    assert len(data.parts.train) == 1400
+    with pytest.raises(DataError, match=r"there is no validation part; type data\.validation=COUNT"):
+        data.eval_loader("validation", 100)
+
+
+@pytest.mark.parametrize("augment", [{"mixup": 0.2}, {"cutmix": 1.0}, {"label_smoothing": 0.1}])
+def test_unlabelled_samples_cannot_have_shares_of_classes(augment: dict[str, float]) -> None:
+    table = Table(torch.zeros(20, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, -1, 1] * 5))
+    source = Source(table, None, None, ("a", "b"), 1, 8, "")
+    config = conf("digits") | {"classes": 2, "validation": 0}
+    assert prepare(source, config).labels.min() == -1
+    with pytest.raises(DataError, match="need labels, and 5 training samples have none"):
+        prepare(source, config | {"augment": augment})
+
+
+def test_steps_are_counted_as_the_loader_gives_them(digits: Source) -> None:
+    data = changed(digits)
+    for batch_size in (64, 1000, 4096):
+        assert data.steps_per_epoch(batch_size) == len(data.train_loader(batch_size, 0))
+        assert data.steps_per_epoch(batch_size) == len(data.train_loader(batch_size, 0, rank=1, world=2))
+
+
+def test_the_data_config_has_one_fingerprint_and_each_seed_of_its_split_another(digits: Source) -> None:
+    assert changed(digits).fingerprint == changed(digits, augment={"crop": 1}).fingerprint
+    assert changed(digits).fingerprint != changed(digits, split_seed=1).fingerprint

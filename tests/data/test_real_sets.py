@@ -1,0 +1,50 @@
+"""The published data sets themselves, where a copy lies in `shared/data` beside the repository."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from kdlab.build import build
+from kdlab.data.check import source_arguments
+from kdlab.data.data import Data, prepare
+from kdlab.data.source import Source
+
+ROOT = Path(__file__).parents[2]
+COPIES = ROOT.parent / "shared" / "data"
+
+
+def loaded(name: str) -> Data:
+    config = yaml.safe_load((ROOT / "conf" / "data" / f"{name}.yaml").read_text()) | {"path": str(COPIES / name)}
+    return prepare(build(source_arguments(config), Source, "data"), config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "train", "per_class", "shape"),
+    [("cifar100", 45_000, 450, (3, 32, 32)), ("fashion_mnist", 55_000, 5500, (1, 28, 28))],
+)
+def test_a_published_set_has_its_published_numbers(
+    name: str, train: int, per_class: int, shape: tuple[int, ...]
+) -> None:
+    if not (COPIES / name).is_dir():
+        pytest.skip(f"there is no copy of {name}")
+    loaded(name)
+    started = time.perf_counter()
+    data = loaded(name)
+    assert time.perf_counter() - started < 3, "decoded the second time, too"
+    parts = data.parts
+    assert (len(parts.train), len(parts.validation), len(parts.test)) == (train, 5000, 10_000)
+    assert set(parts.train.labels.bincount().tolist()) == {per_class}
+    assert len(set(parts.validation.labels.bincount().tolist())) == 1
+    images = parts.train.images
+    assert isinstance(images, Tensor)
+    assert tuple(images.shape[1:]) == shape
+    pixels = images[:20_000].float() / 255
+    assert torch.allclose(pixels.mean((0, 2, 3)), torch.tensor(data.mean), atol=5e-3)
+    assert torch.allclose(pixels.std((0, 2, 3)), torch.tensor(data.std), atol=5e-3)

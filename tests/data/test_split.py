@@ -1,0 +1,142 @@
+"""Parts: sizes, classes, and what their fingerprint depends on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from kdlab.data.check import DataError
+from kdlab.data.split import split, stratified
+from kdlab.data.table import Source, Table
+
+
+class Numbers(Dataset[Tensor]):
+    """Pictures that are decoded when asked for: picture i is one pixel of value i."""
+
+    def __len__(self) -> int:
+        return 200
+
+    def __getitem__(self, row: int) -> Tensor:
+        return torch.tensor(row, dtype=torch.uint8).view(1, 1, 1)
+
+
+def numbered(first: int, labels: Tensor) -> Table:
+    return Table(torch.arange(first, first + len(labels), dtype=torch.uint8).view(-1, 1, 1, 1), labels)
+
+
+@pytest.fixture
+def source() -> Source:
+    """200 training pictures, 10 of each of 20 classes, and 10 to test on; every pixel is its picture's number."""
+    train = numbered(0, torch.arange(20).repeat(10))
+    return Source(train, None, numbered(200, torch.arange(10)), tuple(map(str, range(20))), 1, 1, "abc")
+
+
+def test_the_held_out_slice_has_every_class_in_equal_numbers(source: Source) -> None:
+    parts = split(source, validation=40, split_seed=0)
+    assert parts.validation.labels.bincount().tolist() == [2] * 20
+    assert parts.train.labels.bincount().tolist() == [8] * 20
+    assert parts.test is source.test
+
+
+def test_train_and_validation_share_no_picture_and_lose_none(source: Source) -> None:
+    parts = split(source, validation=37, split_seed=5)
+    assert len(parts.validation) == 37
+    both = torch.cat([parts.train.images, parts.validation.images]).flatten()
+    assert torch.equal(both.sort().values, torch.arange(200, dtype=torch.uint8))
+
+
+def test_labels_stay_with_their_pictures(source: Source) -> None:
+    parts = split(source, validation=37, split_seed=5, subset=50)
+    for part in (parts.train, parts.validation):
+        assert torch.equal(part.images.flatten() % 20, part.labels)
+
+
+def test_a_share_is_a_count(source: Source) -> None:
+    assert split(source, 0.1, 0).fingerprint == split(source, 20, 0).fingerprint
+    assert len(split(source, 0.1, 0).validation) == 20
+
+
+def test_classes_of_unequal_size_are_held_out_in_their_shares() -> None:
+    labels = torch.repeat_interleave(torch.arange(3), torch.tensor([600, 300, 100]))
+    source = Source(Table(torch.zeros(1000, 1, 1, 1, dtype=torch.uint8), labels), None, None, ("a", "b", "c"), 1, 1, "")
+    assert split(source, 100, 0).validation.labels.bincount().tolist() == [60, 30, 10]
+
+
+def test_a_small_subset_lies_within_a_larger_one(source: Source) -> None:
+    small = split(source, 40, 0, subset=20).train
+    large = split(source, 40, 0, subset=60).train
+    assert small.labels.bincount().tolist() == [1] * 20
+    assert set(small.images.flatten().tolist()) < set(large.images.flatten().tolist())
+
+
+def test_the_split_seed_chooses_the_slice(source: Source) -> None:
+    one, other = split(source, 40, 0), split(source, 40, 1)
+    assert not torch.equal(one.validation.images, other.validation.images)
+    assert torch.equal(one.validation.images, split(source, 40, 0).validation.images)
+
+
+def test_the_fingerprint_knows_data_seed_validation_and_subset(source: Source) -> None:
+    prints = [
+        split(source, 40, 0).fingerprint,
+        split(source, 40, 1).fingerprint,
+        split(source, 39, 0).fingerprint,
+        split(source, 40, 0, subset=160 - 1).fingerprint,
+        split(source, 0, 0).fingerprint,
+        split(replace(source, fingerprint="abd"), 40, 0).fingerprint,
+    ]
+    assert len(set(prints)) == len(prints)
+    assert split(source, 0, 0).fingerprint == split(source, 0, 1).fingerprint, "the same rows for the same purposes"
+
+
+def test_no_validation_trains_on_everything(source: Source) -> None:
+    parts = split(source, 0, 0)
+    assert parts.train is source.train
+    assert len(parts.validation) == 0
+
+
+def test_the_validation_part_of_the_source_serves_or_is_trained_on(source: Source) -> None:
+    own = numbered(210, torch.arange(8))
+    source = replace(source, validation=own)
+    assert split(source, 40, 0).validation is own
+    assert len(split(source, 40, 0).train) == 200
+    assert torch.equal(split(source, 0, 0).train.images, torch.cat([source.train.images, own.images]))
+    assert split(source, 40, 0).fingerprint != split(source, 0, 0).fingerprint
+
+
+def test_pictures_that_stay_encoded_are_split_the_same(source: Source) -> None:
+    lazy = replace(source, train=Table(Numbers(), source.train.labels, (1, 1, 1)))
+    for part, other in ((split(lazy, 37, 0, 20).train, split(source, 37, 0, 20).train),
+                        (split(lazy, 37, 0).validation, split(source, 37, 0).validation)):  # fmt: skip
+        assert [int(part.images[row]) for row in range(len(part))] == other.images.flatten().tolist()
+    joined = split(replace(lazy, validation=source.train), 0, 0).train
+    assert len(joined) == 400
+    assert [int(joined.images[row]) for row in (3, 199, 203)] == [3, 199, 3]
+
+
+def test_unlabelled_samples_are_trained_on_but_never_held_out(source: Source) -> None:
+    labels = source.train.labels.clone()
+    labels[::2] = -1
+    source = replace(source, train=Table(source.train.images, labels))
+    parts = split(source, 30, 0)
+    assert parts.validation.labels.min() >= 0
+    assert int((parts.train.labels == -1).sum()) == 100
+
+
+@pytest.mark.parametrize(("validation", "subset"), [(200, None), (1.5, None), (-3, None), (40, 161), (0, 0)])
+def test_what_cannot_be_taken_is_refused_by_name(source: Source, validation: float, subset: int | None) -> None:
+    key = "subset" if subset is not None else "validation"
+    with pytest.raises(DataError, match=rf"data\.{key}={subset if subset is not None else validation}: expected"):
+        split(source, validation, 0, subset)
+
+
+def test_every_prefix_of_a_stratified_permutation_is_balanced() -> None:
+    labels = torch.arange(5).repeat(20)
+    rows = stratified(labels, seed=0)
+    assert torch.equal(rows.sort().values, torch.arange(100))
+    for length in range(1, 101):
+        counts = labels[rows[:length]].bincount(minlength=5)
+        assert counts.max() - counts.min() <= 1
