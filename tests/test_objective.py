@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import Everything, Net, Plain, Prepared, Regression, Rows, Silent
 
 from kdlab.errors import UsageError
 from kdlab.heads.response.kd import KD
@@ -16,6 +15,7 @@ from kdlab.objective import Counts, Objective, Term, seed_of
 from kdlab.observe import find_taps
 from kdlab.task import Classification
 from kdlab.teacher import Observed, Teacher
+from toys import Everything, Net, Plain, Prepared, Regression, Rows, Silent
 
 CONTEXT = Context(10, 40, torch.arange(40) % 10)
 WHOLE = Counts(6.0, 6.0)

@@ -5,15 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from kdlab.tracking import read_metrics
-
 
 # Kills its own process, without a word, when the Distiller has made a given number of steps.
 KILLED = """
@@ -39,7 +36,8 @@ def conf(tmp_path):
     folder = tmp_path / "conf"
     (folder / "model").mkdir(parents=True)
     (folder / "model" / "toy.yaml").write_text(
-        "_target_: toys.Net\nclasses: ${data.classes}\nchannels: ${data.channels}\nwidth: 1.0\ndropout: 0.3\ntaps: null\n"
+        "_target_: toys.Net\nclasses: ${data.classes}\nchannels: ${data.channels}\n"
+        "width: 1.0\ndropout: 0.3\ntaps: null\n"
     )
     return folder
 
@@ -62,7 +60,7 @@ def only_run(folder: Path) -> Path:
 
 def numbers(run: Path) -> dict[str, object]:
     result = json.loads((run / "result.json").read_text())
-    rows = [{key: value for key, value in row.items()} for row in read_metrics(run / "metrics.csv")]
+    rows = read_metrics(run / "metrics.csv")
     return {
         "test": result["student"]["test"], "validation": result["student"]["validation"],
         "weights": {k: v.tolist() for k, v in load_file(run / "student.safetensors").items()}, "rows": rows,

@@ -117,15 +117,13 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
             _check_value(key, value, _lookup(shape, key))
             OmegaConf.update(base, key, value, force_add=override.is_add())
         config = _plain(OmegaConf.to_container(base))
-        _set_dials(config, "")
+        _set_dials(config)
         resolved = _plain(OmegaConf.to_container(OmegaConf.create(config), resolve=True, throw_on_missing=True))
     except HydraException as error:
         raise UsageError(" ".join(str(error).split())) from error
     except OmegaConfBaseException as error:
         raise UsageError(str(error).splitlines()[0]) from error
-    _set_task_weight(resolved["loss"])
-    if (teacher := resolved.get("teacher")) and teacher.get("loss"):
-        _set_task_weight(teacher["loss"])
+    _set_task_weight(resolved)
     check(resolved)
     chosen = {group: made[group] for group in ("model", "mode", "data", "task")}
     names = {**chosen, "teacher": made.get("model@teacher.model"), "loss": "+".join(resolved["loss"]["heads"])}
@@ -215,11 +213,14 @@ def _check_value(key: str, value: Any, default: Any) -> None:
         raise UsageError(f"{key}={value}: expected {names.get(expected, expected.__name__)}, as in {key}={default}")
 
 
-def _set_dials(config: Config, path: str) -> None:
+def _set_dials(config: Config, path: str = "") -> None:
     """Fills `loss.alpha` and `loss.temperature` from what the chosen losses publish, and drops what only tells that.
 
-    A loss reads a dial where its settings refer to it, `${loss.temperature}`.
+    A loss reads a dial where its settings refer to it, `${...temperature}`: by a relative path, so that the
+    losses of a run and those of its teacher's own training each have dials of their own.
     """
+    if isinstance(config.get("teacher"), dict):
+        _set_dials(config["teacher"], f"{path}teacher.")
     loss = config.get("loss")
     if not isinstance(loss, dict):
         return
@@ -227,10 +228,10 @@ def _set_dials(config: Config, path: str) -> None:
     loss.pop("space", None)
     heads = loss.get("heads", {})
     for dial in DIALS:
-        reference = f"loss.{dial}}}"
+        reference = f"...{dial}}}"
         readers = [name for name, head in heads.items() if any(reference in str(v) for _, v in leaves(head))]
         proposals = {name: published[name][dial] for name in readers}
-        if loss.get(dial) is not None:
+        if loss.setdefault(dial, None) is not None:
             if not readers:
                 chosen = ", ".join(heads)
                 raise UsageError(f"{path}loss.{dial}={loss[dial]} has no use: none of {chosen} reads it")
@@ -243,8 +244,11 @@ def _set_dials(config: Config, path: str) -> None:
         check({"loss": {dial: loss.get(dial)}})
 
 
-def _set_task_weight(loss: Config) -> None:
-    if loss.get("task_weight") is None:
+def _set_task_weight(config: Config) -> None:
+    if isinstance(config.get("teacher"), dict):
+        _set_task_weight(config["teacher"])
+    loss = config.get("loss")
+    if loss and loss.get("task_weight") is None:
         loss["task_weight"] = round(math.prod(head.get("task_weight", 1.0) for head in loss["heads"].values()), 12)
 
 

@@ -295,7 +295,7 @@ class Distiller(pl.LightningModule):
             values = metrics.compute()  # type: ignore[operator]
             row |= {f"{prefix}/{key}": float(value) for key, value in values.items()}
             metrics.reset()  # type: ignore[operator]
-        self.log_dict(row, logger=False)
+        self.log_dict(row, logger=False, sync_dist=self.trainer.world_size > 1)
         self.write(row)
 
     def on_train_epoch_end(self) -> None:

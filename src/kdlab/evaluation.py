@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import MetricCollection
 
 from kdlab.knowledge import Batch
 from kdlab.metrics import latency_ms, multiply_accumulates, parameters
@@ -38,14 +39,15 @@ def student_of(network: nn.Module) -> Callable[[Tensor], Tensor]:
 
 def score(task: Task, logits: Tensor, targets: Tensor, teacher: Tensor | None = None) -> dict[str, float]:
     """The task's metrics of predictions, and where a teacher's logits are given, those of closeness to it."""
-    metrics = task.metrics()
-    metrics.update(logits, targets)
-    found = {name: float(value) for name, value in metrics.compute().items()}
-    if teacher is not None:
-        comparisons = task.comparisons()
-        comparisons.update(logits, teacher)
-        found |= {name: float(value) for name, value in comparisons.compute().items()}
-    return found
+    found = _computed(task.metrics(), logits, targets)
+    return found if teacher is None else found | _computed(task.comparisons(), logits, teacher)
+
+
+def _computed(metrics: MetricCollection, logits: Tensor, others: Tensor) -> dict[str, float]:
+    for metric in metrics.values():
+        metric.distributed_available_fn = lambda: False  # one rank tests the whole set, alone
+    metrics.update(logits, others)
+    return {name: float(value) for name, value in metrics.compute().items()}
 
 
 def cost(network: nn.Module, input: Tensor) -> dict[str, Any]:

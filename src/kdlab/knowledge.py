@@ -106,7 +106,8 @@ class Lesson:
 class Fields:
     """What is read of one network beside its logits, or what one network can offer.
 
-    `stages="all"` asks for every stage the network has. `classifier` and `normalisations` are modules,
+    `stages="all"` asks for every stage the network has, and at least one; `preactivations="all"` for those
+    that there are, be it none. `classifier` and `normalisations` are modules,
     handed over once, in the Example.
     """
 
@@ -150,7 +151,7 @@ class Needs:
                 ("the teacher", self.teacher, offer.teacher),
             )
             for name in ("embedding", "stages", "preactivations", "classifier", "normalisations")
-            if getattr(asked, name) and not getattr(given, name)
+            if getattr(asked, name) and not getattr(given, name) and (name, getattr(asked, name)) != _OPTIONAL
         ]
         found += ["class labels"] if self.labels and not offer.labels else []
         found += ["fixed places in the training set"] if self.index and not offer.index else []
@@ -200,6 +201,9 @@ class Progress(NamedTuple):
     step: int = 0
     epochs: int = 1
     steps: int = 1
+
+
+_OPTIONAL = ("preactivations", "all")
 
 
 def raised(value: Tensor) -> Tensor:

@@ -129,7 +129,9 @@ class Observer:
             places = positions(asked, len(stages))
         except IndexError:
             raise self._refusal(f"{what} {asked}") from None
-        if not places or any(place >= len(taps) or taps[place] is None for place in places):
+        if what == "preactivations" and asked == "all":  # those that there are
+            places = tuple(place for place in places if taps[place] is not None)
+        elif not places or any(place >= len(taps) or taps[place] is None for place in places):
             raise self._refusal(f"{what} {asked}")
         return tuple(taps[place] if place in places else None for place in stages)
 

@@ -6,7 +6,9 @@
 the stage at a resolution is the input of the outermost module that makes exactly one step down from it, and
 the last stage is the last map before pooling. Resolution counts in levels, round(log2(image side / map side)),
 so that padding is no step. A level that no convolution reads, such as the one between the strided convolution
-and the pool of an ImageNet stem, has no stage unless it is the deepest.
+and the pool of an ImageNet stem, has no stage unless it is the deepest. Maps are read as [B, D, H, W]: declare
+the taps of networks that work channels last, such as torchvision's Swin, and of bodies with two resolutions
+inside one module, which is then itself the step.
 
 **Preactivation** of a convolutional stage, the first of these that there is:
 
@@ -175,11 +177,12 @@ def _maps(seen: Trace) -> list[Value]:
         if (given := level(call, call.input)) is not None and (made := level(call, call.output)) is not None
     }
     convolutions = [call for call in path if isinstance(call.module, nn.Conv2d)]
-    # What was there before the first convolution is the image, what comes after the last pool is the head's.
+    # What is there before a convolution has run is the image, what comes after the last pool is the head's.
     first = min((call.end for call in convolutions), default=inf)
     last = max((call.start for call, (given, made) in path.items() if _pools(call, made - given)), default=inf)
     image = {value for time, _, value in seen.moments if time < first}
     body = [(time, call, value) for time, call, value in seen.moments if time <= last and value not in image]
+    # The latest map of each level; where one module makes the whole step down, that module's input instead.
     maps = {level(call, value): value for _, call, value in body}
     steps = {
         call: value
@@ -247,8 +250,9 @@ def _preactivation(seen: Trace, stage: str, value: Value) -> str | None:
     made = [before for call, before in activations if weighed < call.start and call.end <= since]
     normalised = [call.output for call in seen.calls if call.input == value and _channels(call.module)]
     read = [before for _, before in activations if before == value or before in normalised]
-    for before in (*reversed(made), *read):
-        return seen.tap(before)
+    found = made[-1:] + read
+    if found:
+        return seen.tap(found[0])
     return stage if bool((value.tensor < 0).any()) else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class Observed:
 
     def example(self, input: Tensor) -> Example:
         """A dry run in eval mode, which moves no statistic and no random number."""
-        return self._observer.example(input)
+        return replace(self._observer.example(input), name=self.name)
 
 
 class Teacher(Observed):

@@ -1,0 +1,91 @@
+"""The platform's training step against a loop written by hand over the same two networks.
+
+Both start from the same weights and train on the same batches, so they must end with the same weights: that
+is looked at after the race, and shows that like was compared with like. By hand means: batches that lie
+ready made on the device, the teacher in eval mode and without gradients, nothing logged, nothing saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from kdlab.assembly import Config, assemble
+from kdlab.bench.lane import Gate, Lane, Race, race
+from kdlab.bench.setting import Setting, noise, platform_loop
+from kdlab.knowledge import Batch
+from kdlab.store import State
+
+
+def measure(setting: Setting, samples: int) -> tuple[Race, float]:
+    """Races the platform against the loop by hand.
+
+    Returns:
+        The race, and the largest difference between the weights with which the two end.
+    """
+    config, device = setting.config("loss=kd"), setting.device
+    data = noise(config, samples)
+    epoch = data.steps_per_epoch(setting.batch_size)
+    loader = data.train_loader(setting.batch_size, config["seed"], device=device)
+    batches = list(islice(loader, setting.steps * (setting.blocks + 1)))
+    with TemporaryDirectory() as folder:
+        ours = Lane(platform_loop(config, data, Path(folder)))
+        theirs = Lane(by_hand(config, batches, device, epoch))
+        measured = race(ours, theirs, setting.blocks, setting.steps)
+        one, other = ours.finish().weights, theirs.finish()
+    return measured, max(float((one[name].cpu() - other[name]).abs().max()) for name in other)
+
+
+def by_hand(config: Config, batches: Sequence[Batch], device: torch.device, epoch: int) -> Callable[[Gate], State]:
+    """Distillation by Hinton et al. as one writes it without a platform; gives the student's weights.
+
+    Args:
+        config: whose networks, optimizer and loss these are.
+        batches: ready made.
+        device: where they lie.
+        epoch: steps over which the learning rate falls.
+    """
+    mode = assemble(config).mode
+    student, teacher = mode.learners[0], mode.teachers[0].network
+    precision = config["trainer"]["precision"]
+    dtype = torch.float64 if precision == "64-true" else torch.float32
+    layout = torch.channels_last if config["trainer"]["channels_last"] else torch.contiguous_format
+    alpha, T = config["loss"]["alpha"], config["loss"]["temperature"]
+
+    def place(tensor: Tensor) -> Tensor:
+        return tensor.to(dtype=dtype, memory_format=layout)
+
+    def loop(gate: Gate) -> State:
+        for network in (student, teacher):
+            network.to(device=device, dtype=dtype, memory_format=layout)
+        student.train()
+        teacher.eval()
+        settings = {key: value for key, value in config["optimizer"].items() if key != "_target_"}
+        optimizer = SGD(student.parameters(), **settings)
+        scheduler = CosineAnnealingLR(optimizer, epoch)
+        for batch in gate([{**batch, "input": place(batch["input"])} for batch in batches]):
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+                with torch.no_grad():
+                    soft = teacher(batch["input"])
+                logits = student(batch["input"])
+            logits, soft = logits.to(dtype), soft.to(dtype)
+            hard_loss = cross_entropy(logits, batch["target"])
+            soft_loss = kl_div(
+                (logits / T).log_softmax(1), (soft / T).log_softmax(1), reduction="batchmean", log_target=True
+            )
+            loss = (1 - alpha) * hard_loss + alpha * T**2 * soft_loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+        return {name: value.float().cpu() for name, value in student.state_dict().items()}
+
+    return loop
