@@ -36,16 +36,21 @@ def put_together(terms, teachers=1, *, task=None, task_weight=1.0, mode=Offline,
     for place in range(teachers):
         network = Net().to(dtype).eval()
         frozen.append(Teacher(f"teacher{place}", network, find_taps(network, input)))
-    cast = Cast(lambda place=0: Observed("student", student, find_taps(student, input)), tuple(frozen), CONTEXT)
+    cast = Cast(lambda place=0: Observed("student", student, find_taps(student, input)), tuple(frozen), CONTEXT,
+                batch())  # fmt: skip
     made = mode(cast)
     objective = Objective(made, task or Classification(10), terms, task_weight, CONTEXT)
     objective.build(made, {**batch(), "input": input}, 0)
     return made, objective
 
 
+def separate(cast):
+    return Offline(cast, combine="separate")
+
+
 def test_a_loss_of_two_heads_and_two_teachers_is_the_sum_that_is_written():
     terms = [Term("kd", lambda: KD(4.0), 0.9), Term("rows", Rows, 2.0)]
-    mode, objective = put_together(terms, teachers=2, task_weight=0.25)
+    mode, objective = put_together(terms, teachers=2, task_weight=0.25, mode=separate)
     lessons = mode(batch(), Progress())
     loss, parts = objective(lessons, WHOLE, Progress())
     (lesson,) = lessons
@@ -103,7 +108,7 @@ def test_unlabelled_rows_take_part_in_distillation_alone():
 
 
 def test_weights_count_rows_and_mask_them():
-    mode, objective = put_together([Term("rows", Rows, 1.0)], teachers=2)
+    mode, objective = put_together([Term("rows", Rows, 1.0)], teachers=2, mode=separate)
     (lesson,) = mode(batch(), Progress())
     weight = torch.tensor([[1.0, 0.0, 0.5, 1.0, 1.0, 2.0], [0.0] * 6])
     _, (_, term) = objective([replace(lesson, weight=weight)], WHOLE, Progress())
@@ -163,7 +168,7 @@ def test_a_phase_chooses_heads_and_may_prepare_them():
     loss, parts = objective(lessons, WHOLE, Progress(), heads=("prepared",), task_weight=0.0, prepare=True)
     assert parts[2] == 0
     loss.backward()
-    head = objective.head("prepared", objective.edges[0])
+    head = objective.placed("prepared")[0].head
     assert head.code.weight.grad is not None
     assert head.adapter.weight.grad is None
     assert all(parameter.grad is None for parameter in mode.learners.parameters())

@@ -23,7 +23,7 @@ from kdlab.modes.mode import Cast, Mode
 from kdlab.objective import Objective, Term, seed_of
 from kdlab.observe import find_taps
 from kdlab.phases import Phase, plan
-from kdlab.recipe import LABELS_ALONE
+from kdlab.recipe import LABELS_ALONE, teachers_of
 from kdlab.store import State
 from kdlab.task import Task
 from kdlab.teacher import Observed, Teacher, load_checkpoint, renormalisation
@@ -32,6 +32,9 @@ Config = dict[str, Any]
 
 RUN_KEYS = ("weight", "task_weight", "ramp", "first")
 """The settings of a head that the run reads; all others are arguments of its class."""
+
+MODE_KEYS = ("peers", "optimizers", "kept")
+"""The settings of a mode that the run reads."""
 
 
 @dataclass
@@ -44,6 +47,8 @@ class Parts:
     phases: tuple[Phase, ...]
     networks: dict[str, Config] = field(default_factory=dict)
     """Per student, the plain config that rebuilds its network."""
+    optimizers: Mapping[str, Config] = field(default_factory=dict)
+    """Per learner, the settings of its own optimizer, where it has one."""
 
 
 def without_use(config: Mapping[str, Any]) -> Config:
@@ -60,7 +65,7 @@ def without_use(config: Mapping[str, Any]) -> Config:
 def assemble(
     config: Mapping[str, Any],
     *,
-    teacher: State | None = None,
+    teachers: Sequence[State | None] | None = None,
     labels: Tensor | None = None,
     samples: int | None = None,
     index: bool = True,
@@ -69,7 +74,8 @@ def assemble(
 
     Args:
         config: a composed run, as `without_use` leaves it.
-        teacher: the weights of its teacher; None: it stays untrained, for a trial assembly.
+        teachers: the weights of each of its teachers, None for one that brings its own; None in place of
+            them all: they stay untrained, for a trial assembly.
         labels: of the training set [samples], for heads that read them.
         samples: the size of the training set.
         index: whether batches name fixed places in it.
@@ -83,38 +89,73 @@ def assemble(
     if labels is None:
         labels = torch.arange(samples or 2 * data["classes"]) % data["classes"]
     context = Context(data["classes"], samples or len(labels), labels)
-    teachers = (make_teacher(config, teacher, batch),) if config.get("teacher") else ()
+    settings = teachers_of(config)
+    frozen = tuple(
+        make_teacher(config, own, weights, batch)
+        for own, weights in zip(settings, teachers or [None] * len(settings), strict=True)
+    )
     terms = make_terms(config["loss"]["heads"], allow)
     networks: dict[str, Config] = {}
 
+    named = named_learners(config)
+
     def learners(place: int = 0) -> Observed:
-        name = "student" if place == 0 else f"peer{place}"
+        name, model = named[place] if place < len(named) else (f"peer{place}", config["model"])
         with torch.random.fork_rng():
             torch.manual_seed(seed_of(config["seed"], name))
-            network, taps = make_network(config["model"], "model", allow)
-            observed, networks[name] = (
-                Observed(name, network, find_taps(network, batch["input"], taps)),
-                config["model"],
-            )
+            network, taps = make_network(model, "model", allow)
+            observed, networks[name] = Observed(name, network, find_taps(network, batch["input"], taps)), model
             for term in terms:
-                observed, networks[name] = _grafted(term, observed, networks[name], teachers, batch)
+                observed, networks[name] = _grafted(term, observed, networks[name], frozen, batch)
         return observed
 
-    cast = Cast(learners, teachers, context)
-    mode = build(config["mode"], Mode, "mode", allow=allow, cast=cast)
+    mode = make_mode(config, Cast(learners, frozen, context, batch, len(named) - 1))
     objective = Objective(mode, task, terms, config["loss"]["task_weight"], context)
     objective.refuse_impossible(mode, index=index, views=tuple(data.get("views") or ()))
     objective.build(mode, batch, config["seed"])
     phases = plan(config["trainer"]["max_epochs"], config["loss"]["heads"], config["phases"])
     refuse_unprepared(phases, objective)
-    return Parts(mode, objective, task, phases, networks)
+    described = {student: mode.describe(student, networks) for student in mode.students()}
+    return Parts(mode, objective, task, phases, described, config["mode"].get("optimizers") or {})
+
+
+def named_learners(config: Mapping[str, Any]) -> list[tuple[str, Config]]:
+    """The student and the peers that a run names for its mode, each with the config of its network."""
+    peers = config["mode"].get("peers") or 0
+    if isinstance(peers, int):
+        peers = {f"peer{place}": config["model"] for place in range(1, peers + 1)}
+    return [("student", config["model"]), *peers.items()]
+
+
+def make_mode(config: Mapping[str, Any], cast: Cast) -> Mode:
+    """The mode of a run, with random parts of its own that depend on the run's seed alone.
+
+    Raises:
+        UsageError: where it is to have peers, keep a student or use optimizers that it does not know.
+    """
+    settings = config["mode"]
+    own = {key: value for key, value in settings.items() if key not in MODE_KEYS}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_of(config["seed"], "mode"))
+        mode = build(own, Mode, "mode", allow=config["allow"], cast=cast)
+    if mode.wants_peers != bool(cast.peers):
+        expected = "1 or more, or a list of models" if mode.wants_peers else "none: this mode trains one network"
+        raise UsageError(f"mode.peers={settings.get('peers')}: expected {expected}")
+    mode.kept = settings.get("kept") or mode.kept
+    if mode.kept not in (students := ("best", *mode.students())):
+        raise UsageError(f"mode.kept={mode.kept}: expected {' or '.join(students)}")
+    learners = [learner.name for learner in mode.observed]
+    for name in settings.get("optimizers") or {}:
+        if name not in learners:
+            raise UsageError(f"mode.optimizers.{name}: expected one of the learners, {' or '.join(learners)}")
+    return mode
 
 
 def refuse_unprepared(phases: Sequence[Phase], objective: Objective) -> None:
     """Refuses a phase that prepares a head which has nothing to prepare."""
     for phase in phases:
         for name in objective.heads if phase.heads is None else phase.heads:
-            if phase.prepare and not any(objective.head(name, edge).prepared() for edge in objective.edges):
+            if phase.prepare and not any(placed.head.prepared() for placed in objective.placed(name)):
                 raise UsageError(f"loss={name} has nothing to prepare: set loss.heads.{name}.first=null")
 
 
@@ -138,9 +179,9 @@ def make_network(
     return build(own, nn.Module, key, allow=allow), config.get("taps")
 
 
-def make_teacher(config: Mapping[str, Any], weights: State | None, batch: Batch) -> Teacher:
-    """The frozen teacher of a run."""
-    teacher, data = config["teacher"], config["data"]
+def make_teacher(config: Mapping[str, Any], teacher: Mapping[str, Any], weights: State | None, batch: Batch) -> Teacher:
+    """A frozen teacher of a run, from its own settings."""
+    data = config["data"]
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(teacher["seed"], "student"))
         network, taps = make_network(teacher["model"], "teacher.model", config["allow"])

@@ -24,6 +24,8 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "data": ("kdlab.data",),
     "optimizer": ("torch.optim",),
     "scheduler": ("torch.optim",),
+    "sampler": ("optuna.samplers",),
+    "pruner": ("optuna.pruners", "kdlab.pruning"),
 }
 """Per group of the config, the packages whose classes may be built; a run adds its own with `allow=[...]`."""
 

@@ -40,7 +40,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("max_epochs", "epochs", "seed", "split_seed", "workers", "crop"), _WHOLE),
     **dict.fromkeys(
         ("batch_size", "accumulate", "classes", "channels", "num_nodes", "log_every_n_steps", "depth", "subset",
-         "checkpoint_every_n_steps", "max_steps"), _COUNT),
+         "checkpoint_every_n_steps", "max_steps", "generations"), _COUNT),
     "validation": _NOT_NEGATIVE,
     "precision": _one_of("32-true", "16-mixed", "bf16-mixed", "64-true", "bf16-true", "16-true"),
     "interval": _one_of("epoch", "step"),
@@ -92,7 +92,7 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
     for folder in search:
         if not Path(folder).is_dir():
             raise UsageError(f"--config-dir {folder}: there is no such folder")
-    overrides = [_spelled(override, known) for override in overrides]
+    overrides = [spelled for override in overrides for spelled in _spelled(override, known)]
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
         choices = [str(o.input_line) for o in parsed if _is_choice(o.key_or_group, o.value(), known)]
@@ -124,6 +124,7 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
     except OmegaConfBaseException as error:
         raise UsageError(str(error).splitlines()[0]) from error
     _set_task_weight(resolved)
+    _follow_generations(resolved)
     check(resolved)
     chosen = {group: made[group] for group in ("model", "mode", "data", "task")}
     names = {**chosen, "teacher": made.get("model@teacher.model"), "loss": "+".join(resolved["loss"]["heads"])}
@@ -161,12 +162,24 @@ def leaves(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield from leaves(value, f"{key}.{name}" if key else str(name))
 
 
-def _spelled(override: str, known: Mapping[str, list[str]]) -> str:
-    """`teacher=resnet56` stands for one teacher of that model."""
+def _spelled(override: str, known: Mapping[str, list[str]]) -> list[str]:
+    """`teacher=resnet56` stands for one teacher of that model, `teacher=[resnet56,vgg13]` for two.
+
+    `teacher.teacher=resnet110` is the teacher's own. A model that stands twice in a list has two seeds.
+    """
     key, equals, value = override.partition("=")
-    if key == "teacher" and equals and value not in known["teacher"] and value in known["model"]:
-        return f"model@teacher.model={value}"
-    return override
+    if not equals or key.split(".") != ["teacher"] * len(key.split(".")):
+        return [override]
+    if not value.startswith("["):
+        alone = value in known["model"] and value not in known["teacher"]
+        return [f"model@{key}.model={value}" if alone else override]
+    members = [name.strip() for name in value.strip("[]").split(",")]
+    spelled = [f"{key}=ensemble"]
+    for place, name in enumerate(members):
+        member = f"{key}.members.m{place}"
+        spelled += [f"+teacher@{member}=single", f"model@{member}.model={name}"]
+        spelled += [f"{member}.seed={members[:place].count(name)}"]
+    return spelled
 
 
 def _is_choice(key: str, value: Any, known: Mapping[str, list[str]]) -> bool:
@@ -250,6 +263,26 @@ def _set_task_weight(config: Config) -> None:
     loss = config.get("loss")
     if loss and loss.get("task_weight") is None:
         loss["task_weight"] = round(math.prod(head.get("task_weight", 1.0) for head in loss["heads"].values()), 12)
+
+
+def _follow_generations(config: Config) -> None:
+    """`generations=3`: three students in a row, each taught by the one before, the first by one trained alone.
+
+    Furlanello et al. Born-Again Neural Networks. ICML 2018. The teachers are students themselves, each with
+    a seed of its own, and all else as this run has it.
+    """
+    generations = config.pop("generations")
+    if generations is None:
+        return
+    own = {key: config[key] for key in ("model", "optimizer", "scheduler")}
+    trainer = {key: config["trainer"][key] for key in config["teacher"]["trainer"]}
+    teacher = {**config["teacher"], **own, "trainer": trainer, "checkpoint": None}
+    taught = {key: config[key] for key in ("mode", "loss", "phases")}
+    chain = None
+    for generation in range(generations):
+        links = {**taught, "teacher": chain} if chain else {"mode": None, "loss": None, "teacher": None}
+        chain = deepcopy({**teacher, **links, "seed": config["seed"] + 1 + generation})
+    config["teacher"] = chain
 
 
 def _plain(container: Any) -> Config:

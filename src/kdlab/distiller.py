@@ -21,7 +21,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from kdlab.assembly import Parts
+from kdlab.heads.head import Head
 from kdlab.knowledge import Batch, Progress
+from kdlab.modes.mode import Mode
 from kdlab.objective import Counts
 from kdlab.observe import logits_of
 from kdlab.phases import at
@@ -45,7 +47,7 @@ class Distiller(pl.LightningModule):
         make_optimizer, make_scheduler: from (parameters, a phase's own settings or None), and
             (optimizer, settings or None, epochs, steps); the latter also says `epoch` or `step`.
         accumulate: parts in which each rank computes its share of a batch.
-        gradient_clip: the largest norm of all gradients together.
+        gradient_clip: the largest norm of all gradients of an optimizer together.
         log_every: steps between two rows of the log.
         compile: compile the networks, in place, after they were hooked.
         channels_last: the memory format of networks and batches.
@@ -67,7 +69,7 @@ class Distiller(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.mode, self.objective, self.task = parts.mode, parts.objective, parts.task
-        self.phases = parts.phases
+        self.phases, self._own_optimizers = parts.phases, parts.optimizers
         self.steps_per_epoch = steps_per_epoch
         self.steps = 0
         self.seconds = 0.0
@@ -77,11 +79,18 @@ class Distiller(pl.LightningModule):
         self._compile, self._channels_last = compile, channels_last
         self._can_train = {p for p in self.parameters() if p.requires_grad}
         self._phase, self._phase_start = 0, 0
-        self._stepping: tuple[LightningOptimizer, LRScheduler, str] | None = None
+        self._stepping: list[tuple[LightningOptimizer, LRScheduler, str]] = []
         self._random: list[Any] = []
         self._window = torch.empty(0)
         self._broken = torch.empty(0)
         self._metrics = nn.ModuleDict({name: self.task.metrics() for name in self.mode.students()})
+        # What a mode or a head remembers is the same on every rank by its own doing; DDP need not send it around.
+        self._ddp_params_and_buffers_to_ignore = [
+            f"{place}.{name}"
+            for place, module in self.named_modules()
+            if isinstance(module, Mode | Head)
+            for name, _ in module.named_buffers(recurse=False)
+        ]
 
     # ---- before training
 
@@ -90,24 +99,34 @@ class Distiller(pl.LightningModule):
         precision = str(self.trainer.precision)
         dtypes = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
         self.mode.move(self.trainer.strategy.root_device, dtypes.get(precision))
-        networks = [*self.mode.learners, *(teacher.network for teacher in self.mode.teachers)]
-        for network in networks:
+        for network in [source.network for source in self.mode.sources]:
             if self._channels_last:
-                network.to(memory_format=torch.channels_last)
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
             if self._compile and stage == "fit":
                 network.compile()
         self._enter_phase(at(self.phases, self.steps // self.steps_per_epoch)[0])
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
-        """The optimizer of the present phase, and its schedule, which the training step moves."""
+        """The optimizer of the present phase, those of learners with their own, and the schedule of each."""
         if self.dtype in (torch.bfloat16, torch.float16):  # the networks run in half, losses never do
             self.objective.heads.float()
         phase = self.phases[self._phase]
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = self._make_optimizer(trained, phase.optimizer)
+        owners = {
+            parameter: self._own_optimizers[learner.name]
+            for learner in self.mode.observed
+            if learner.name in self._own_optimizers
+            for parameter in learner.network.parameters()
+        }
         steps = phase.epochs * self.steps_per_epoch
-        scheduler, interval = self._make_scheduler(optimizer, phase.scheduler, phase.epochs, steps)
-        return [optimizer], [{"scheduler": scheduler, "interval": interval}]
+        optimizers, schedules = [], []
+        for settings in (phase.optimizer, *self._own_optimizers.values()):
+            share = [parameter for parameter in trained if owners.get(parameter, phase.optimizer) is settings]
+            if share:
+                optimizers.append(self._make_optimizer(share, settings))
+                scheduler, interval = self._make_scheduler(optimizers[-1], phase.scheduler, phase.epochs, steps)
+                schedules.append({"scheduler": scheduler, "interval": interval})
+        return optimizers, schedules
 
     def on_train_start(self) -> None:
         """Restores what a checkpoint holds beside weights; the last moment before the first batch."""
@@ -134,10 +153,13 @@ class Distiller(pl.LightningModule):
         self._clock = time.perf_counter()
 
     def _take_optimizer(self) -> None:
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, LightningOptimizer)
-        config = self.trainer.strategy.lr_scheduler_configs[0]
-        self._stepping = optimizer, config.scheduler, config.interval
+        made = self.optimizers()
+        optimizers = made if isinstance(made, list) else [made]
+        configs = self.trainer.strategy.lr_scheduler_configs
+        self._stepping = [
+            (optimizer, config.scheduler, config.interval)
+            for optimizer, config in zip(optimizers, configs, strict=True)
+        ]
 
     def _enter_phase(self, place: int) -> None:
         phase = self.phases[place]
@@ -158,10 +180,9 @@ class Distiller(pl.LightningModule):
 
     def _freeze_fitted(self, name: str, prepare: bool) -> None:
         """What is fitted before training trains then and only then; the rest of its head, the other way round."""
-        for edge in self.objective.edges:
-            head = self.objective.head(name, edge)
-            fitted = {p for part in head.prepared() for p in part.parameters()}
-            for parameter in head.parameters():
+        for placed in self.objective.placed(name):
+            fitted = {p for part in placed.head.prepared() for p in part.parameters()}
+            for parameter in placed.head.parameters():
                 if (parameter in fitted) != prepare:
                     parameter.requires_grad_(False)
 
@@ -175,8 +196,6 @@ class Distiller(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step over this rank's share of one batch."""
-        assert self._stepping is not None
-        optimizer, scheduler, interval = self._stepping
         phase, progress, world = self.phases[self._phase], self.progress(), self.trainer.world_size
         rows, labelled = self._count(batch)
         parts = list(split(batch, self._accumulate))
@@ -197,14 +216,22 @@ class Distiller(pl.LightningModule):
                 # Ranks average their gradients, while the loss is already divided by the count over all ranks.
                 self.manual_backward(loss * world if world > 1 else loss)
             self._add(loss.detach(), terms, last)
-        optimizer.step()
-        optimizer.zero_grad()
-        self.steps += 1
-        if interval == "step" or self.steps % self.steps_per_epoch == 0:
-            scheduler.step()
+        self._step()
         self.mode.after_step(progress)
         if self.steps % self.log_every == 0:
             self.write_window()
+
+    def _step(self) -> None:
+        for place, (optimizer, _, _) in enumerate(self._stepping):
+            if place == 0:
+                optimizer.step()
+            else:  # Lightning would count another step for every optimizer that steps by itself
+                self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
+            optimizer.zero_grad()
+        self.steps += 1
+        for _, scheduler, interval in self._stepping:
+            if interval == "step" or self.steps % self.steps_per_epoch == 0:
+                scheduler.step()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clips, after a half-precision scale has been taken off the gradients."""
@@ -248,8 +275,7 @@ class Distiller(pl.LightningModule):
         row = {
             f"loss/{name}": value / steps for name, value in zip((*self.objective.names, "total"), values, strict=True)
         }
-        assert self._stepping is not None
-        row["lr"] = float(self._stepping[0].param_groups[0]["lr"])
+        row["lr"] = float(self._stepping[0][0].param_groups[0]["lr"])
         self.write(row)
 
     def write(self, row: Mapping[str, float]) -> None:

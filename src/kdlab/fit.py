@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -50,7 +50,7 @@ class Batches(pl.LightningDataModule):
         loader = self.data.train_loader(self.batch_size, self.seed, views=self.views, **self._place())
         assert self.trainer is not None
         # Lightning hands a loader its state back within an epoch, but not between two.
-        loader.load_state_dict({"drawn": cast(Distiller, self.trainer.lightning_module).steps})
+        loader.load_state_dict({"drawn": cast("Distiller", self.trainer.lightning_module).steps})
         return loader
 
     def val_dataloader(self) -> Any:
@@ -81,10 +81,12 @@ def fit(
     folder: Path,
     *,
     job: str,
-    teacher: State | None = None,
+    teachers: Sequence[State | None] = (),
     group: str | None = None,
     resume: bool = False,
     nested: bool = False,
+    trial: bool = False,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> Trained | None:
     """Trains the student of a run and tests it once, at the end.
 
@@ -93,13 +95,15 @@ def fit(
         data: what it trains on.
         folder: where checkpoints, metrics.csv and the W&B run go.
         job: `teacher`, `alone` or the mode's name, for W&B.
-        teacher: the weights of its teacher.
+        teachers: the weights of each of its teachers; None for one that brings its own.
         group: of W&B runs that belong together.
         resume: go on from the last checkpoint in the folder.
         nested: a run that another one waits for; it stays on one device.
+        trial: one of a study: it is validated and never tested, and no weights are written.
+        callbacks: further ones, of Lightning.
 
     Returns:
-        None on ranks other than the first.
+        None on ranks other than the first, and of a trial.
 
     Raises:
         DivergedError: where the loss was no number.
@@ -108,8 +112,10 @@ def fit(
     settings = config["trainer"]
     folder.mkdir(parents=True, exist_ok=True)
     seed_all(config["seed"])
-    parts = assemble(config, teacher=teacher, labels=data.labels, samples=len(data.labels))
-    batches = Batches(data, settings["batch_size"], config["seed"], parts.objective.views())
+    parts = assemble(config, teachers=teachers, labels=data.labels, samples=len(data.labels))
+    batches = Batches(
+        data, settings["batch_size"], config["seed"], tuple({*parts.objective.views(), *parts.mode.shows})
+    )
     steps = data.steps_per_epoch(settings["batch_size"])
     distiller = Distiller(
         parts,
@@ -150,10 +156,12 @@ def fit(
         plugins=[LightningEnvironment()] if nested else None,
         logger=loggers,
         callbacks=[
-            *([keep] if validated else []),
+            *callbacks,
+            *([keep] if validated and not trial else []),
             *([ProgressLine(config["name"])] if settings["progress"] else []),
-            *checkpoints(last.parent, settings["checkpoint_every_n_steps"]),
+            *([] if trial else checkpoints(last.parent, settings["checkpoint_every_n_steps"])),
         ],
+        enable_checkpointing=not trial,
         limit_val_batches=None if validated else 0,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
@@ -173,7 +181,7 @@ def fit(
         trainer.fit(distiller, datamodule=batches, ckpt_path=checkpoint, weights_only=False)
         if trainer.interrupted:
             raise KeyboardInterrupt
-        if not trainer.is_global_zero:
+        if trial or not trainer.is_global_zero:
             failed = False
             return None
         trained = _measured(config, data, folder, parts, distiller, keep if validated else None)
@@ -198,7 +206,7 @@ def _measured(
     name, student = next(iter(parts.mode.students().items()))
     student.to(device).float()
     loader = data.eval_loader("test", 256, rank=0, world=1, device=device)
-    teacher = predict(_reference(parts), loader)[0] if parts.mode.teachers else None
+    teacher = predict(parts.mode.reference, loader)[0] if parts.mode.teachers else None
     weights = {"last": {key: value.detach().clone() for key, value in student.state_dict().items()}}
     if keep is not None and keep.file.is_file():
         weights["best"] = load_file(keep.file)
@@ -224,16 +232,6 @@ def _measured(
         "network": parts.networks[name],
     }
     return Trained(kept, result, parts.task, teacher, targets)
-
-
-def _reference(parts: Parts) -> Callable[[Tensor], Tensor]:
-    """What all teachers of a run say together, as one set of logits."""
-
-    def ask(input: Tensor) -> Tensor:
-        said = [teacher(input).logits for teacher in parts.mode.teachers]
-        return said[0] if len(said) == 1 else torch.stack([logits.log_softmax(1) for logits in said]).logsumexp(0)
-
-    return ask
 
 
 def make_scheduler(

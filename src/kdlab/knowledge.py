@@ -88,8 +88,8 @@ class Lesson:
     teachers: detached; empty where this learner has only the labels.
     target: [N] classes (-1: unlabelled), [N, C] soft labels, or whatever the task supervises.
     index: [B], the samples' places in the training set.
-    weight: [K, N], one factor per teacher and row, on response heads; 0 masks the row.
-    task: whether the supervised loss applies.
+    weight: [K, N], one factor per teacher and row; 0 masks the row. A scalar head counts by a teacher's mean.
+    task: the factor of the supervised loss, one for all rows or [N]; 0: it does not apply.
     views: further views of the same samples, where the mode or a head asked.
     """
 
@@ -98,7 +98,7 @@ class Lesson:
     target: Tensor | None
     index: Tensor
     weight: Tensor | None = None
-    task: bool = True
+    task: float | Tensor = 1.0
     views: Mapping[str, Lesson] = field(default_factory=dict)
 
 

@@ -79,7 +79,7 @@ def distill(
     terms = [Term("loss", lambda: deepcopy(loss), alpha)] if isinstance(loss, Head) else list(loss)
     learner = Observed("student", student, find_taps(student, example["input"]))
     context = Context(classes, len(batches) * len(first["index"]))
-    mode = Offline(Cast(lambda place=0: learner, (frozen,), context))
+    mode = Offline(Cast(lambda place=0: learner, (frozen,), context, example))
     objective = Objective(mode, task, terms, 1 - alpha if isinstance(loss, Head) else 1.0, context)
     objective.refuse_impossible(mode, index=batches.indexed)
     objective.build(mode, example, seed)

@@ -10,7 +10,8 @@ response head's rows are reduced likewise; a scalar counts by its part's share o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,6 +38,16 @@ class Term:
         return self.weight * min(1.0, (epoch + 1) / self.ramp) if self.ramp else self.weight
 
 
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """One instance of a head: its edge, what it reads, and its share among the teachers of its learner."""
+
+    edge: Edge
+    head: Head
+    needs: Needs
+    share: float
+
+
 @dataclass(frozen=True)
 class Counts:
     """Of the whole batch of an optimizer step, over all ranks and parts.
@@ -59,29 +70,33 @@ class Objective(nn.Module):
         self.task_weight = task_weight
         self.context = context
         self.edges = mode.edges
-        self.heads = nn.ModuleDict({term.name: nn.ModuleList([term.make() for _ in self.edges]) for term in terms})
-        self._needs = {term.name: [self.head(term.name, edge).needs() for edge in self.edges] for term in terms}
+        self.heads = nn.ModuleDict()
+        self._placed: dict[str, tuple[Placed, ...]] = {}
+        for term in terms:
+            first = term.make()
+            edges = [edge for edge in self.edges if first.kind in edge.kinds]
+            if self.edges and not edges:
+                raise UsageError(f"loss={term.name} is a {first.kind} loss, and here no teacher can be heard by one")
+            heads = [first, *(term.make() for _ in edges[1:])]
+            self.heads[term.name] = nn.ModuleList(heads[: len(edges)])
+            shares = Counter(edge.learner for edge in edges)
+            self._placed[term.name] = tuple(
+                Placed(edge, head, head.needs(), 1.0 / shares[edge.learner])
+                for edge, head in zip(edges, heads, strict=False)
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
         """The terms, in the order in which `forward` returns them."""
         return ("task", *(term.name for term in self.terms))
 
-    def head(self, name: str, edge: Edge) -> Head:
-        """The instance of a head on an edge."""
-        heads = self.heads[name]
-        assert isinstance(heads, nn.ModuleList)
-        head = heads[self.edges.index(edge)]
-        assert isinstance(head, Head)
-        return head
+    def placed(self, name: str) -> tuple[Placed, ...]:
+        """Every instance of a head, with its edge."""
+        return self._placed[name]
 
     def views(self) -> tuple[str, ...]:
         """The further views of a sample that the heads read."""
-        return tuple(sorted({view for needs in self._needs.values() for need in needs for view in need.views}))
-
-    def needs_index(self) -> bool:
-        """Whether a head reads a sample's place in the training set."""
-        return any(need.index for needs in self._needs.values() for need in needs)
+        return tuple(sorted({view for placed in self._every() for view in placed.needs.views}))
 
     def refuse_impossible(self, mode: Mode, *, index: bool = True, views: Sequence[str] = ()) -> None:
         """Refuses a head whose needs this mode, these networks or this data do not meet.
@@ -89,36 +104,49 @@ class Objective(nn.Module):
         Raises:
             UsageError: naming the head and all that is missing.
         """
-        for term in self.terms:
-            for edge, needs in zip(self.edges, self._needs[term.name], strict=True):
-                learner, teacher = mode.offers(edge)
+        if mode.wants_labels and not self.task.has_labels:
+            raise UsageError(f"mode {type(mode).__name__} reads class labels, which {type(self.task).__name__} has not")
+        for view in mode.shows:
+            if view not in views:
+                raise UsageError(
+                    f"the mode shows the view {view!r}, which data.views does not have; "
+                    f"for a second draw of data.augment type +data.views.{view}={{}}"
+                )
+        for name, several in self._placed.items():
+            for placed in several:
+                learner, teacher = mode.offers(placed.edge)
                 offer = Offer(learner, teacher, self.task.has_labels, index, (*mode.views, *views))
-                if unmet := needs.unmet(offer):
-                    raise UsageError(f"loss={term.name} needs {' and '.join(unmet)}, which are not to be had here")
+                if unmet := placed.needs.unmet(offer):
+                    raise UsageError(f"loss={name} needs {' and '.join(unmet)}, which are not to be had here")
 
     def build(self, mode: Mode, batch: Batch, seed: int) -> None:
         """Hooks what the heads need and lets each build its parts from a dry run.
 
         Each edge has a random state of its own, made of its name, so that no head changes another's start.
         """
-        asked: dict[Edge, tuple[Fields, Fields]] = {}
-        for place, edge in enumerate(self.edges):
-            ours, theirs = Fields(), Fields()
-            for each in self._needs.values():
-                ours, theirs = ours | each[place].learner, theirs | each[place].teacher
-            asked[edge] = ours, theirs
+        asked = {edge: (Fields(), Fields()) for edge in self.edges}
+        for placed in self._every():
+            ours, theirs = asked[placed.edge]
+            asked[placed.edge] = ours | placed.needs.learner, theirs | placed.needs.teacher
         mode.listen(asked)
-        for place, edge in enumerate(self.edges):
+        for edge in self.edges:
             learner, teacher = mode.examples(edge, batch)
-            for term in self.terms:
-                needs = self._needs[term.name][place]
-                with torch.random.fork_rng():
-                    torch.manual_seed(seed_of(seed, edge.name, term.name))
-                    self.head(term.name, edge).build(
-                        replace(learner, knowledge=learner.knowledge.only(needs.learner)),
-                        replace(teacher, knowledge=teacher.knowledge.only(needs.teacher)),
-                        self.context if needs.labels else replace(self.context, labels=None),
-                    )
+            for name, several in self._placed.items():
+                for placed in several:
+                    if placed.edge != edge:
+                        continue
+                    needs = placed.needs
+                    with torch.random.fork_rng():
+                        torch.manual_seed(seed_of(seed, edge.name, name))
+                        placed.head.build(
+                            replace(learner, knowledge=learner.knowledge.only(needs.learner)),
+                            replace(teacher, knowledge=teacher.knowledge.only(needs.teacher)),
+                            self.context if needs.labels else replace(self.context, labels=None),
+                        )
+
+    def _every(self) -> Iterator[Placed]:
+        for several in self._placed.values():
+            yield from several
 
     def forward(
         self,
@@ -159,30 +187,29 @@ class Objective(nn.Module):
     def _task(self, lessons: Sequence[Lesson], counts: Counts) -> Tensor:
         total = lessons[0].learner.logits.new_zeros((), dtype=torch.float32)
         for lesson in lessons:
-            if lesson.task and lesson.target is not None:
-                total = total + self.task.loss(lesson.learner.logits, lesson.target).sum() / counts.labelled
+            if lesson.target is not None:
+                rows = self.task.loss(lesson.learner.logits, lesson.target) * lesson.task
+                total = total + rows.sum() / counts.labelled
         return total
 
     def _term(self, name: str, lessons: Sequence[Lesson], counts: Counts, progress: Progress, prepare: bool) -> Tensor:
         total = lessons[0].learner.logits.new_zeros((), dtype=torch.float32)
-        for place, edge in enumerate(self.edges):
+        for placed in self._placed[name]:
+            edge, needs = placed.edge, placed.needs
             lesson = lessons[edge.learner]
-            needs = self._needs[name][place]
             teacher = lesson.teachers[edge.teacher].raised().only(needs.teacher)
+            weight = None if lesson.weight is None else lesson.weight[edge.teacher]
             if prepare:
-                total = total + self.head(name, edge).prepare(teacher) * counts.share / len(lesson.teachers)
-                continue
-            learner = lesson.learner.raised().only(needs.learner)
-            value: Tensor = self.head(name, edge)(
-                learner, teacher, self._narrowed(lesson, learner, teacher, edge, needs), progress
-            )
-            if value.ndim:
-                if lesson.weight is not None:
-                    value = value * lesson.weight[edge.teacher]
-                value = value.sum() / counts.rows
+                value = placed.head.prepare(teacher)
             else:
-                value = value * counts.share
-            total = total + value / len(lesson.teachers)
+                learner = lesson.learner.raised().only(needs.learner)
+                narrowed = self._narrowed(lesson, learner, teacher, edge, needs)
+                value = placed.head(learner, teacher, narrowed, progress)
+            if value.ndim:
+                value = (value if weight is None else value * weight).sum() / counts.rows
+            else:
+                value = (value if weight is None else value * weight.mean()) * counts.share
+            total = total + value * placed.share
         return total
 
     def _narrowed(self, lesson: Lesson, learner: Knowledge, teacher: Knowledge, edge: Edge, needs: Needs) -> Lesson:

@@ -27,13 +27,20 @@ def alone_run(config: Mapping[str, Any]) -> Config:
     return {**config, "mode": SUPERVISED, "loss": LABELS_ALONE, "phases": None, "teacher": None}
 
 
-def teacher_run(config: Mapping[str, Any]) -> Config:
-    """The run that trains the teacher of a run: its own recipe, on the same data, on one device."""
-    teacher = config["teacher"]
+def teachers_of(config: Mapping[str, Any]) -> list[Config]:
+    """The settings of each teacher of a run: none, one, or the members of an ensemble."""
+    teacher = config.get("teacher")
+    if not teacher:
+        return []
+    return list(teacher["members"].values()) if "members" in teacher else [teacher]
+
+
+def teacher_run(config: Mapping[str, Any], teacher: Mapping[str, Any]) -> Config:
+    """The run that trains a teacher of another run: its own recipe, on the same data."""
     return {
         **config,
         **{key: teacher[key] for key in ("model", "optimizer", "scheduler", "seed")},
-        "trainer": {**config["trainer"], "max_steps": None, **teacher["trainer"]},
+        "trainer": {**config["trainer"], **teacher["trainer"]},
         "mode": teacher.get("mode") or SUPERVISED,
         "loss": teacher.get("loss") or LABELS_ALONE,
         "phases": teacher.get("phases"),
@@ -50,23 +57,25 @@ def recipe_of(config: Mapping[str, Any], fingerprint: str, checkpoints: Mapping[
         fingerprint: of the data and its split.
         checkpoints: the hash of each external file of weights, by its path.
     """
-    teacher = config.get("teacher")
     data = config["data"]
-    recipe: Config = {
+    return {
         "version": VERSION,
         "data": {"fingerprint": fingerprint, **{key: data.get(key) for key in ("mean", "std", "augment", "views")}},
         **{key: config[key] for key in ("task", "model", "optimizer", "scheduler", "seed", "mode", "keep")},
         "trainer": {key: config["trainer"].get(key) for key in DECISIVE},
         "loss": {key: config["loss"][key] for key in ("task_weight", "heads")},
         "phases": config.get("phases"),
-        "teacher": None,
+        "teachers": [_teacher(config, teacher, fingerprint, checkpoints or {}) for teacher in teachers_of(config)],
     }
-    if teacher:
-        own = recipe_of(teacher_run(config), fingerprint, checkpoints)
-        if teacher.get("checkpoint"):
-            own = {"model": teacher["model"], "checkpoint": (checkpoints or {})[teacher["checkpoint"]]}
-        recipe["teacher"] = {**own, "input": {key: teacher.get(key) for key in ("mean", "std", "size")}}
-    return recipe
+
+
+def _teacher(
+    config: Mapping[str, Any], teacher: Mapping[str, Any], fingerprint: str, checkpoints: Mapping[str, str]
+) -> Config:
+    own = {"input": {key: teacher.get(key) for key in ("mean", "std", "size", "classes")}}
+    if teacher.get("checkpoint"):
+        return {**own, "model": teacher["model"], "checkpoint": checkpoints[teacher["checkpoint"]]}
+    return {**own, **recipe_of(teacher_run(config, teacher), fingerprint, checkpoints)}
 
 
 def key_of(recipe: Mapping[str, Any]) -> str:

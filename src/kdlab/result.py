@@ -25,13 +25,16 @@ SCHEMA = Path(__file__).parent / "result.schema.json"
 ROWS = {"teacher": "teacher", "alone": "student alone", "student": "student distilled"}
 
 
-def gap_closed(rows: Mapping[str, Any], metric: str, which: str) -> float | None:
-    """(student − student alone) / (teacher − student alone), of one test metric; None where it means nothing.
+def gap_closed(rows: Mapping[str, Any], metric: str, which: str, direction: str = "max") -> float | None:
+    """(student − student alone) / (teacher − student alone), of one test metric.
+
+    None where one of them is not there, or where the teacher is no better than the student alone.
 
     Args:
         rows: `teacher`, `alone` and `student`, as result.json has them.
         metric: the primary metric.
         which: `last` or `best`.
+        direction: `max` or `min`, whichever is better.
     """
     values = []
     for name in ROWS:
@@ -40,7 +43,8 @@ def gap_closed(rows: Mapping[str, Any], metric: str, which: str) -> float | None
             return None
         values.append(row["test"][which][metric])
     teacher, alone, student = values
-    return (student - alone) / (teacher - alone) if teacher != alone else None
+    gap = teacher - alone
+    return (student - alone) / gap if (gap > 0 if direction == "max" else gap < 0) else None
 
 
 def provenance() -> Config:
@@ -79,6 +83,9 @@ def print_table(result: Mapping[str, Any], console: Console | None = None) -> No
     for label, cells in _lines(result, shown):
         table.add_row(label, *cells)
     console.print(table)
+    for place, link in enumerate(result["chain"]):
+        console.print(f"Link {place + 1} of the chain: test {result['primary']} "
+                      f"{link['test']['last'][result['primary']]:.4f}, {link['parameters']:,} parameters")  # fmt: skip
     gap = result["gap_closed"]
     parts = [f"{value:.0%} at the {'last' if which == 'last' else 'best validation'} epoch"
              for which, value in gap.items() if value is not None]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from kdlab.data.data import Data, prepare
 from kdlab.data.table import Source
 from kdlab.evaluation import cost, predict, score, student_of
 from kdlab.fit import Trained, fit
-from kdlab.recipe import alone_run, key_of, recipe_of, teacher_run
+from kdlab.recipe import alone_run, key_of, recipe_of, teacher_run, teachers_of
 from kdlab.result import VERSION as RESULT_VERSION
 from kdlab.result import gap_closed, provenance, write_json
 from kdlab.store import Entry, State, Store, hash_file
@@ -55,31 +55,38 @@ class Setting:
             print(f"{job}: not in the store, so it is trained first", flush=True)
 
         def train() -> tuple[State, Config]:
-            teacher = self.teacher(config, f"{job}-teacher")
+            teachers = self.teachers(config, f"{job}-teacher")
             trained = fit(
                 config, self.data, self.folder / job, job=job, group=self.group, nested=True, resume=self.resume,
-                teacher=teacher.weights() if teacher else None,
+                teachers=weights_of(teachers),
             )  # fmt: skip
             assert trained is not None
             return trained.weights, trained.result
 
         return self.store.get(recipe, train)
 
-    def teacher(self, config: Mapping[str, Any], job: str = "teacher") -> Entry | None:
-        """A run's teacher; None where it has none, or brings weights of its own."""
-        if not config["teacher"] or config["teacher"].get("checkpoint"):
-            return None
-        return self.obtain(teacher_run(config), job)
+    def teachers(self, config: Mapping[str, Any], job: str = "teacher") -> list[Entry | None]:
+        """A run's teachers, trained now where they are not in the store; None for one with weights of its own."""
+        several = teachers_of(config)
+        jobs = [job] if len(several) == 1 else [f"{job}{place}" for place in range(len(several))]
+        return [
+            None if teacher.get("checkpoint") else self.obtain(teacher_run(config, teacher), name)
+            for name, teacher in zip(jobs, several, strict=True)
+        ]
+
+    def chain(self, config: Mapping[str, Any]) -> list[Config]:
+        """The links of a chain of teachers, from the first to the one before this run; empty where it has but one."""
+        links: list[Config] = []
+        while len(several := teachers_of(config)) == 1 and not several[0].get("checkpoint"):
+            config = without_use({**teacher_run(config, several[0]), "keep": "last"})
+            entry = self.store.find(self.recipe(config))
+            assert entry is not None
+            links.insert(0, {"seed": config["seed"], "key": entry.key, **entry.result})
+        return links if len(links) > 1 else []
 
     def recipe(self, config: Mapping[str, Any]) -> Config:
         """A run's recipe, with the hash of every external file of weights in it."""
-        hashes: dict[str, str] = {}
-        teacher = config["teacher"]
-        while teacher:
-            if teacher.get("checkpoint"):
-                hashes[teacher["checkpoint"]] = hash_file(Path(teacher["checkpoint"]))
-            teacher = teacher.get("teacher")
-        return recipe_of(config, self.data.fingerprint, hashes)
+        return recipe_of(config, self.data.fingerprint, dict(_hashes(teachers_of(config))))
 
 
 def run(config: Mapping[str, Any], *, folder: Path | None = None, resume: bool = False) -> Outcome | None:
@@ -103,11 +110,11 @@ def run(config: Mapping[str, Any], *, folder: Path | None = None, resume: bool =
     source = build(source_arguments(config["data"]), Source, "data", allow=config["allow"])
     data = prepare(source, config["data"])
     setting = Setting(data, Store(), folder, config["logger"].get("group") or config["name"], resume)
-    teacher = setting.teacher(config)
+    teachers = setting.teachers(config)
     alone = setting.obtain(alone_run(config), "alone") if config["alone"] and _distils(config) else None
     trained = fit(
         config, data, folder, job=config["names"]["mode"], group=setting.group, resume=resume,
-        teacher=teacher.weights() if teacher else None,
+        teachers=weights_of(teachers),
     )  # fmt: skip
     if trained is None:
         return None
@@ -115,7 +122,8 @@ def run(config: Mapping[str, Any], *, folder: Path | None = None, resume: bool =
     setting.store.put(recipe, trained.weights, trained.result)
     if alone is None and _distils(config):
         alone = setting.store.find(setting.recipe(without_use(alone_run({**config, "keep": "last"}))))
-    result = _result(config, data, trained, teacher, alone, key_of(recipe))
+    result = _result(config, data, trained, teachers, alone, key_of(recipe))
+    result["chain"] = setting.chain(config)
     write_student(folder, config, data, trained)
     write_json(folder / "result.json", result)
     return Outcome(folder, result)
@@ -166,18 +174,30 @@ def new_folder(runs: Path, name: str) -> Path:
     return folder
 
 
+def weights_of(entries: Sequence[Entry | None]) -> list[State | None]:
+    """The weights of each entry."""
+    return [None if entry is None else entry.weights() for entry in entries]
+
+
+def _hashes(teachers: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    for teacher in teachers:
+        if teacher.get("checkpoint"):
+            yield teacher["checkpoint"], hash_file(Path(teacher["checkpoint"]))
+        yield from _hashes(teachers_of(teacher))
+
+
 def _distils(config: Mapping[str, Any]) -> bool:
     return bool(config["loss"]["heads"])
 
 
 def _result(
-    config: Config, data: Data, trained: Trained, teacher: Entry | None, alone: Entry | None, key: str
+    config: Config, data: Data, trained: Trained, teachers: Sequence[Entry | None], alone: Entry | None, key: str
 ) -> Config:
     task = trained.task
     rows: dict[str, Any] = {"teacher": None, "alone": None, "student": trained.result}
     loader = data.eval_loader("test", 256)
     if trained.teacher is not None:
-        rows["teacher"] = _teacher_row(config, trained, teacher)
+        rows["teacher"] = _teacher_row(config, trained, teachers)
     if alone is not None:
         network = rebuild(alone.result["network"], config["allow"])
         network.load_state_dict(alone.weights())
@@ -193,28 +213,41 @@ def _result(
         "name": config["name"],
         "key": key,
         "n": 1,
-        "seeds": {"run": config["seed"], "teacher": config["teacher"] and config["teacher"]["seed"],
+        "seeds": {"run": config["seed"], "teachers": [teacher["seed"] for teacher in teachers_of(config)],
                   "split": config["data"]["split_seed"]},
         "names": config["names"],
         "primary": task.primary,
         "directions": dict(task.directions),
         "titles": dict(task.titles),
         **rows,
-        "gap_closed": {which: gap_closed(rows, task.primary, which) for which in ("last", "best")},
+        "gap_closed": {
+            which: gap_closed(rows, task.primary, which, task.directions[task.primary]) for which in ("last", "best")
+        },
         "data": {"fingerprint": data.fingerprint, **{part: len(getattr(data.parts, part)) for part in
                  ("train", "validation", "test")}},
         **provenance(),
     }  # fmt: skip
 
 
-def _teacher_row(config: Config, trained: Trained, entry: Entry | None) -> Config:
+def _teacher_row(config: Config, trained: Trained, entries: Sequence[Entry | None]) -> Config:
+    """The figures of the teacher; of several, what they say together and what they cost in sum."""
     batch = example_batch(config["data"])
-    teacher = make_teacher(config, entry.weights() if entry else None, batch)
-    measured = {
-        **cost(teacher.network, teacher.prepared(batch["input"])),
-        "bytes": sum(value.numel() * value.element_size() for value in teacher.network.state_dict().values()),
-    }
+    rows = []
+    for settings, entry in zip(teachers_of(config), entries, strict=True):
+        teacher = make_teacher(config, settings, entry.weights() if entry else None, batch)
+        state = teacher.network.state_dict().values()
+        size = sum(value.numel() * value.element_size() for value in state)
+        stored: Config = entry.result if entry else {"seconds": None, "samples_per_second": None, "bytes": size}
+        rows.append({**stored, **cost(teacher.network, teacher.prepared(batch["input"]))})
     assert trained.teacher is not None
-    stored: Config = entry.result if entry else {"seconds": None, "samples_per_second": None, "test": {}}
-    test = {**stored["test"], "last": score(trained.task, trained.teacher, trained.targets)}
-    return {**stored, **measured, "bytes": stored.get("bytes", measured["bytes"]), "test": test}
+    said = {"last": score(trained.task, trained.teacher, trained.targets)}
+    if len(rows) == 1:
+        return {**rows[0], "test": {**rows[0].get("test", {}), **said}}
+    sums = ("parameters", "multiply_accumulates", "latency_ms", "bytes")
+    seconds = [row["seconds"] for row in rows]
+    return {
+        "test": said,
+        **{key: sum(row[key] for row in rows) for key in sums},
+        "seconds": None if None in seconds else sum(seconds),
+        "samples_per_second": None,
+    }

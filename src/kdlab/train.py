@@ -10,6 +10,7 @@ from typing import Any
 
 from kdlab.config import compose, groups
 from kdlab.errors import UsageError
+from kdlab.recipe import teachers_of
 
 KEYS = """\
 keys that people change most (every key: --cfg job)
@@ -137,9 +138,9 @@ def useless(overrides: Sequence[str], used: Mapping[str, Any]) -> list[str]:
 
 def check_files(config: Mapping[str, Any]) -> None:
     """Refuses a teacher's checkpoint that is not there, before torch is imported to read it."""
-    checkpoint = (config.get("teacher") or {}).get("checkpoint")
-    if checkpoint and not Path(checkpoint).is_file():
-        raise UsageError(f"teacher.checkpoint={checkpoint}: there is no such file")
+    for teacher in teachers_of(config):
+        if (checkpoint := teacher.get("checkpoint")) and not Path(checkpoint).is_file():
+            raise UsageError(f"teacher.checkpoint={checkpoint}: there is no such file")
 
 
 if __name__ == "__main__":

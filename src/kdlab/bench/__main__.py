@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from kdlab.bench.setting import PAIRS, Setting, hardware
+import sys
+
+import torch
+
 from kdlab.bench import step
-import sys, torch
+from kdlab.bench.setting import PAIRS, Setting, hardware
+
 torch.set_num_threads(int(sys.argv[1]))
 print(hardware())
 for name in sys.argv[2:]:

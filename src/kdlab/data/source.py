@@ -15,7 +15,7 @@ import torch
 from kdlab.data.check import PARTS, DataError, class_folders, existing, folder_parts, pictures, subfolders
 from kdlab.data.decoded import LIMIT, Tables, digest_of, fingerprint, keep, kept
 from kdlab.data.images import Files, pixels
-from kdlab.data.split import stratified
+from kdlab.data.split import held_out, without
 from kdlab.data.table import Source, Table
 
 __all__ = ["Digits", "Folder", "Hub", "Source", "Table"]
@@ -38,8 +38,7 @@ class Digits(Source):
         grey = (digits.images * (255 / 16)).round().astype("uint8")  # the source counts ink from 0 to 16
         images = torch.stack([pixels(Image.fromarray(image), size, channels) for image in grey])
         table = Table(images, torch.from_numpy(digits.target).long())
-        rows = stratified(table.labels, seed=0)
-        parts = {"train": table.take(rows[:1400].sort().values), "test": table.take(rows[1400:].sort().values)}
+        parts = _with_test(table, 397)
         classes = tuple(str(name) for name in digits.target_names)
         super().__init__(**_fields(Tables(parts, classes, fingerprint(parts, classes)), size, channels))
 
@@ -138,14 +137,9 @@ def _decoded(
 
 def _fields(tables: Tables, size: int, channels: int) -> dict[str, Any]:
     parts = dict(tables.parts)
-    train = parts["train"]
     if "test" not in parts:
-        labelled = (train.labels >= 0).nonzero()[:, 0]
-        chosen = labelled[stratified(train.labels[labelled], seed=0)[: round(TEST_SHARE * len(labelled))]]
-        rest = torch.ones(len(train), dtype=torch.bool)
-        rest[chosen] = False
-        parts["test"] = train.take(chosen.sort().values)
-        parts["train"] = train.take(rest.nonzero()[:, 0])
+        labelled = int((parts["train"].labels >= 0).sum())
+        parts |= _with_test(parts["train"], max(1, round(TEST_SHARE * labelled)))
     return {
         **{part: parts.get(part) for part in PARTS},
         "classes": tables.classes,
@@ -153,6 +147,11 @@ def _fields(tables: Tables, size: int, channels: int) -> dict[str, Any]:
         "size": size,
         "fingerprint": tables.fingerprint,
     }
+
+
+def _with_test(table: Table, count: int) -> dict[str, Table]:
+    test = held_out(table.labels, count, seed=0)
+    return {"train": table.take(without(test, len(table))), "test": table.take(test)}
 
 
 def _stamp(file: Path, folder: Path) -> tuple[str, int, int]:

@@ -43,13 +43,13 @@ def split(source: Source, validation: int | float, split_seed: int, subset: int 
     Raises:
         DataError: where so many samples cannot be taken.
     """
-    train, held_out = source.train, source.validation
-    if not validation and held_out is not None:
-        train, held_out = train.join(held_out), None
-    rows, chosen = torch.arange(len(train)), torch.arange(0)
-    if validation and held_out is None:
-        chosen = _held_out(train.labels, validation, split_seed)
-        rows = rows[~torch.isin(rows, chosen)]
+    train, own = source.train, source.validation
+    if not validation and own is not None:
+        train, own = train.join(own), None
+    chosen = torch.arange(0)
+    if validation and own is None:
+        chosen = held_out(train.labels, _count(validation, train.labels), split_seed)
+    rows = without(chosen, len(train))
     if subset is not None:
         if not 1 <= subset <= len(rows):
             raise DataError(f"data.subset={subset}: expected null or 1 to {len(rows)}, the samples there are")
@@ -59,7 +59,7 @@ def split(source: Source, validation: int | float, split_seed: int, subset: int 
         digest.update(len(part).to_bytes(8) + part.numpy().tobytes())
     return Parts(
         train if len(rows) == len(train) else train.take(rows),
-        train.take(chosen) if held_out is None else held_out,
+        train.take(chosen) if own is None else own,
         train.take(chosen[:0]) if source.test is None else source.test,
         digest.hexdigest(),
     )
@@ -77,12 +77,25 @@ def stratified(labels: Tensor, seed: int) -> Tensor:
     return shuffled[spread.argsort(stable=True)]
 
 
-def _held_out(labels: Tensor, validation: int | float, seed: int) -> Tensor:
+def held_out(labels: Tensor, count: int, seed: int) -> Tensor:
+    """The rows [count], in order, of a stratified slice of the labelled samples among these labels [n]."""
     labelled = (labels >= 0).nonzero()[:, 0]
-    count = validation if isinstance(validation, int) else round(validation * len(labels))
-    if not 1 <= count < len(labelled):
-        raise DataError(
-            f"data.validation={validation}: expected 0, a count below {len(labelled)}, the labelled training "
-            "samples there are, or a share of them between 0 and 1"
-        )
     return labelled[stratified(labels[labelled], seed)[:count]].sort().values
+
+
+def without(rows: Tensor, count: int) -> Tensor:
+    """All of `count` rows but these, in order."""
+    kept = torch.ones(count, dtype=torch.bool)
+    kept[rows] = False
+    return kept.nonzero()[:, 0]
+
+
+def _count(validation: int | float, labels: Tensor) -> int:
+    count = validation if isinstance(validation, int) else round(validation * len(labels))
+    labelled = int((labels >= 0).sum())
+    if not 1 <= count < labelled:
+        raise DataError(
+            f"data.validation={validation}: expected 0, a count below {labelled}, the labelled training samples "
+            "there are, or a share of them between 0 and 1"
+        )
+    return count

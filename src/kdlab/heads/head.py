@@ -19,11 +19,12 @@ class Head(nn.Module):
     """Compares one learner with one teacher; every edge of a mode has its own instance.
 
     Class attributes describe the method to tables and messages: `kind` after the survey of Gou et al.
-    (2021), the `paper` (authors, title, venue, year) and what it `compares`, in a few words.
+    (2021), the `paper` (authors, title, venue, year), a `link` to it and what it `compares`, in a few words.
     """
 
     kind: ClassVar[Literal["response", "feature", "relation"]]
     paper: ClassVar[str]
+    link: ClassVar[str]
     compares: ClassVar[str]
     grafts: ClassVar[bool] = False
 

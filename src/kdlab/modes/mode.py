@@ -2,53 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdlab.knowledge import Batch, Context, Example, Fields, Lesson, Progress
 from kdlab.teacher import Observed, Teacher
 
 
 class Edge(NamedTuple):
-    """One learner and one teacher that it listens to, by their places in the lessons."""
+    """One learner and one teacher that it listens to, by their places in the lessons.
+
+    kinds: of the heads that compare across it.
+    """
 
     learner: int
     teacher: int
     name: str
+    kinds: tuple[str, ...] = ("response", "feature", "relation")
 
 
 class Learners(Protocol):
-    """Makes a network to be trained. `place` 0 is the student; others are peers, with seeds of their own."""
+    """Makes a network to be trained. `place` 0 is the student; others are peers, with seeds of their own.
+
+    A peer is the network that the run names for its place, and one like the student where it names none.
+    """
 
     def __call__(self, place: int = 0) -> Observed: ...
 
 
 @dataclass(frozen=True)
 class Cast:
-    """Who is there before a mode gives out the parts."""
+    """Who is there before a mode gives out the parts.
+
+    batch: an example, for parts that are made from shapes.
+    peers: how many networks the run wants trained beside the student.
+    """
 
     learners: Learners
     teachers: tuple[Teacher, ...]
     context: Context
+    batch: Batch
+    peers: int = 0
 
 
 class Mode(nn.Module):
     """Who teaches whom.
 
     A subclass makes its learners in `__init__(self, cast, **options)`, says its `edges`, and writes
-    `lessons`. State of its own (averages, memories) are buffers of fixed shape.
+    `lessons`. What it remembers are buffers of its own, the same on every rank: each writes what all saw.
 
-    Class attributes: `wants_teacher` says whether it listens to a network of the store, `wants_heads`
-    whether distillation losses mean anything in it, `views` which further views of a sample it can show.
+    Class attributes: `wants_teacher` says whether it listens to a network of the store, `wants_peers` whether
+    it trains networks beside the student, `wants_heads` whether distillation losses mean anything in it,
+    `wants_labels` whether it reads hard class labels, `views` which further views of a sample it can show.
+    `kept`, which the run sets, names the student to be kept: one of `students`, or `best`, by validation, of
+    those that are built like the first.
     """
 
     wants_teacher: ClassVar[bool] = True
+    wants_peers: ClassVar[bool] = False
     wants_heads: ClassVar[bool] = True
+    wants_labels: ClassVar[bool] = False
     views: ClassVar[tuple[str, ...]] = ()
+    kept: str = "student"
 
     def __init__(self, *learners: Observed) -> None:
         super().__init__()
@@ -61,9 +80,19 @@ class Mode(nn.Module):
         return ()
 
     @property
+    def shows(self) -> tuple[str, ...]:
+        """The further views of a sample, of `data.views`, that this mode itself shows to someone."""
+        return ()
+
+    @property
     def teachers(self) -> tuple[Teacher, ...]:
         """The frozen networks that this mode asks; none of them is part of the module tree."""
         return ()
+
+    @property
+    def sources(self) -> tuple[Observed, ...]:
+        """Every network that answers: learners, teachers, and copies that the mode keeps of a learner."""
+        return (*self.observed, *self.teachers)
 
     def source(self, edge: Edge) -> Observed | None:
         """The network that answers for an edge's teacher; None where no network does, only logits."""
@@ -76,14 +105,14 @@ class Mode(nn.Module):
 
     def listen(self, asked: Mapping[Edge, tuple[Fields, Fields]]) -> None:
         """Hooks in every network what the heads on its edges ask, and no more."""
-        for place, learner in enumerate(self.observed):
-            learner.listen(_union([ours for edge, (ours, _) in asked.items() if edge.learner == place]))
-        for teacher in self.teachers:
-            teacher.listen(_union([theirs for edge, (_, theirs) in asked.items() if self.source(edge) is teacher]))
+        for network in self.sources:
+            ours = [ours for edge, (ours, _) in asked.items() if self.observed[edge.learner] is network]
+            theirs = [theirs for edge, (_, theirs) in asked.items() if self.source(edge) is network]
+            network.listen(union((*ours, *theirs)))
 
     def close(self) -> None:
         """Takes every hook away."""
-        for network in (*self.observed, *self.teachers):
+        for network in self.sources:
             network.close()
 
     def examples(self, edge: Edge, batch: Batch) -> tuple[Example, Example]:
@@ -100,17 +129,26 @@ class Mode(nn.Module):
     def forward(self, batch: Batch, progress: Progress) -> list[Lesson]:
         """One lesson per learner; with those of the batch's further views, where there are any."""
         lessons = self.lessons(batch, progress)
-        if not batch.get("views"):
+        views = {name: view for name, view in batch.get("views", {}).items() if name not in self.shows}
+        if not views:
             return lessons
-        others = {name: self.lessons(view, progress) for name, view in batch["views"].items()}
+        others = {name: self.lessons(view, progress) for name, view in views.items()}
         return [
             replace(lesson, views={name: seen[place] for name, seen in others.items()})
             for place, lesson in enumerate(lessons)
         ]
 
+    def reference(self, input: Tensor) -> Tensor | None:
+        """What the teachers say together, as one set of logits [N, C]; None where no frozen network teaches."""
+        return None
+
     def students(self) -> dict[str, nn.Module]:
-        """The networks that are validated; the first is the one that is kept."""
-        return {self.observed[0].name: self.observed[0].network}
+        """The networks that are validated, the learners and what is made of them."""
+        return {learner.name: learner.network for learner in self.observed}
+
+    def describe(self, student: str, networks: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+        """The plain config that rebuilds one of the `students`, from those of the learners."""
+        return networks[student]
 
     def move(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
         """Moves and casts what lies outside the module tree."""
@@ -124,7 +162,8 @@ class Mode(nn.Module):
         """Called after every optimizer step."""
 
 
-def _union(fields: list[Fields]) -> Fields:
+def union(fields: Iterable[Fields]) -> Fields:
+    """All that any of them asks for."""
     total = Fields()
     for entry in fields:
         total |= entry

@@ -1,33 +1,121 @@
 """offline: frozen teachers teach one student.
 
-Hinton, Vinyals, Dean. Distilling the Knowledge in a Neural Network. 2015.
+Hinton, Vinyals, Dean. Distilling the Knowledge in a Neural Network. 2015. Several teachers are heard as
+
+- `probabilities`: one ensemble; its members' probabilities are averaged at each head's own temperature
+  (Hinton et al. 2015, section 3; You et al. Learning from Multiple Teacher Networks. KDD 2017);
+- `logits`: one ensemble of averaged logits;
+- `confidence`: each for itself, weighted per sample by how well it knows the label (Zhang, Chen, Wang.
+  Confidence-Aware Multi-Teacher Knowledge Distillation. ICASSP 2022, equation 3):
+
+      w_k = (1 − exp(CE_k) / Σ_j exp(CE_j)) / (K − 1)
+
+- `separate`: each for itself, with weights of the user's.
+
+Feature and relation heads always hear each teacher for itself, with an adapter of its own.
 """
 
 from __future__ import annotations
 
-from kdlab.knowledge import Batch, Lesson, Progress
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from kdlab.errors import UsageError
+from kdlab.heads.head import soft_logits
+from kdlab.knowledge import Batch, Knowledge, Lesson, Progress
 from kdlab.modes.mode import Cast, Edge, Mode
 from kdlab.teacher import Observed, Teacher
 
+Combine = Literal["probabilities", "logits", "confidence", "separate"]
+
+
+def confidence_weights(teachers: Sequence[Tensor], target: Tensor) -> Tensor:
+    """[K, N] weights of K ≥ 2 teachers' logits [N, C], each row's summing to 1.
+
+    Args:
+        target: [N] classes; rows of -1 give every teacher the same weight.
+    """
+    losses = torch.stack([cross_entropy(logits.float(), target, ignore_index=-1, reduction="none")
+                          for logits in teachers])  # fmt: skip
+    return (1 - losses.softmax(dim=0)) / (len(teachers) - 1)
+
 
 class Offline(Mode):
-    """One student; each teacher is an edge of its own."""
+    """One student, and one or more frozen teachers.
 
-    def __init__(self, cast: Cast) -> None:
+    Args:
+        cast: who is there.
+        combine: how response heads hear several teachers.
+        weights: of separate teachers, in their order; they count relative to each other.
+        teacher_view: the view of a sample that the teachers are shown, one of `data.views`; None: the student's.
+    """
+
+    def __init__(
+        self,
+        cast: Cast,
+        combine: Combine = "probabilities",
+        weights: Sequence[float] | None = None,
+        teacher_view: str | None = None,
+    ) -> None:
+        if combine not in get_args(Combine):
+            raise UsageError(f"mode.combine={combine}: expected {' or '.join(get_args(Combine))}")
+        if weights is not None and (combine != "separate" or len(weights) != len(cast.teachers)):
+            raise UsageError(f"mode.weights={list(weights)}: expected {len(cast.teachers)}, with mode.combine=separate")
         super().__init__(cast.learners())
         self._teachers = cast.teachers
+        self._combine = combine if len(cast.teachers) > 1 else "separate"
+        self._weights = None if weights is None else torch.tensor(weights) * len(weights) / sum(weights)
+        self._teacher_view = teacher_view
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:
         return self._teachers
 
     @property
-    def edges(self) -> tuple[Edge, ...]:
-        return tuple(Edge(0, place, f"student-{place}") for place in range(len(self._teachers)))
+    def _ensemble(self) -> bool:
+        return self._combine in ("probabilities", "logits")
 
-    def source(self, edge: Edge) -> Observed:
-        return self._teachers[edge.teacher]
+    @property
+    def shows(self) -> tuple[str, ...]:
+        return () if self._teacher_view is None else (self._teacher_view,)
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        count = len(self._teachers)
+        if not self._ensemble:
+            return tuple(Edge(0, place, f"student-{place}") for place in range(count))
+        each = [Edge(0, place, f"student-{place}", ("feature", "relation")) for place in range(count)]
+        return (*each, Edge(0, count, "student-ensemble", ("response",)))
+
+    def source(self, edge: Edge) -> Observed | None:
+        return self._teachers[edge.teacher] if edge.teacher < len(self._teachers) else None
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
-        said = tuple(teacher(batch["input"]) for teacher in self._teachers)
-        return [Lesson(self.observed[0](batch["input"]), said, batch["target"], batch["index"])]
+        shown = batch if self._teacher_view is None else batch["views"][self._teacher_view]
+        said = tuple(teacher(shown["input"]) for teacher in self._teachers)
+        heard = (*said, self._together(said)) if self._ensemble else said
+        weight = self._weight(said, batch["target"])
+        return [Lesson(self.observed[0](batch["input"]), heard, batch["target"], batch["index"], weight)]
+
+    def reference(self, input: Tensor) -> Tensor | None:
+        said = tuple(teacher(input) for teacher in self._teachers)
+        return said[0].logits if len(said) == 1 else soft_logits(self._together(said))
+
+    def _together(self, said: Sequence[Knowledge]) -> Knowledge:
+        members = tuple(knowledge.logits for knowledge in said)
+        mean = torch.stack(members).mean(0)
+        return Knowledge(mean, rows=said[0].rows, members=() if self._combine == "logits" else members)
+
+    def _weight(self, said: Sequence[Knowledge], target: Tensor) -> Tensor | None:
+        if self._combine == "confidence":
+            hard = target if target.ndim == 1 else target.argmax(1)
+            # The objective takes the mean over teachers, where the paper takes the weighted sum.
+            return confidence_weights([knowledge.logits for knowledge in said], hard) * len(said)
+        if self._weights is None:
+            return None
+        self._weights = self._weights.to(target.device)
+        return self._weights[:, None].expand(-1, len(target))

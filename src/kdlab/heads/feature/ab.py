@@ -38,7 +38,10 @@ class AB(Head):
     """Activation boundaries at every pair of stages, the deepest in full, each one before it by half."""
 
     kind = "feature"
-    paper = "Heo, Lee, Yun, Choi: Knowledge Transfer via Distillation of Activation Boundaries, AAAI 2019"
+    paper = (
+        "Heo et al.: Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons, AAAI 2019"
+    )
+    link = "https://arxiv.org/abs/1811.03233"
     compares = "which neurons of each stage are on"
 
     def __init__(self, margin: float) -> None:

@@ -39,6 +39,7 @@ class AT(Head):
 
     kind = "feature"
     paper = "Zagoruyko, Komodakis: Paying More Attention to Attention, ICLR 2017"
+    link = "https://arxiv.org/abs/1612.03928"
     compares = "where each stage is active"
 
     def needs(self) -> Needs:

@@ -37,6 +37,7 @@ class CATKD(Head):
 
     kind = "feature"
     paper = "Guo et al.: Class Attention Transfer Based Knowledge Distillation, CVPR 2023"
+    link = "https://arxiv.org/abs/2304.12777"
     compares = "class activation maps of the last stage"
 
     def __init__(self, pool: int, *, normalise: bool) -> None:

@@ -35,6 +35,7 @@ class CWD(Head):
 
     kind = "feature"
     paper = "Shu et al.: Channel-wise Knowledge Distillation for Dense Prediction, ICCV 2021"
+    link = "https://arxiv.org/abs/2011.13256"
     compares = "where each channel of a map has its mass"
 
     def __init__(self, stage: int, temperature: float) -> None:

@@ -29,6 +29,7 @@ class FitNet(Head):
 
     kind = "feature"
     paper = "Romero et al.: FitNets: Hints for Thin Deep Nets, ICLR 2015"
+    link = "https://arxiv.org/abs/1412.6550"
     compares = "one middle map, through a learned regressor"
 
     def __init__(self, stage: int) -> None:

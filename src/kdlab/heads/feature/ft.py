@@ -68,6 +68,7 @@ class FT(Head):
 
     kind = "feature"
     paper = "Kim, Park, Kwak: Paraphrasing Complex Network: Network Compression via Factor Transfer, NeurIPS 2018"
+    link = "https://arxiv.org/abs/1802.04977"
     compares = "factors of the last map"
 
     def __init__(self, stage: int, variant: Variant, rate: float) -> None:

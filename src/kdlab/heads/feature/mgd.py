@@ -40,6 +40,7 @@ class MGD(Head):
 
     kind = "feature"
     paper = "Yang et al.: Masked Generative Distillation, ECCV 2022"
+    link = "https://arxiv.org/abs/2205.01529"
     compares = "one map, regenerated from a masked one"
 
     def __init__(self, stage: int, mask: Mask, ratio: float) -> None:

@@ -42,6 +42,7 @@ class NST(Head):
 
     kind = "feature"
     paper = "Huang, Wang: Like What You Like: Knowledge Distill via Neuron Selectivity Transfer, 2017"
+    link = "https://arxiv.org/abs/1707.01219"
     compares = "the distribution of channels over positions"
 
     def needs(self) -> Needs:

@@ -57,6 +57,7 @@ class OFD(Head):
 
     kind = "feature"
     paper = "Heo et al.: A Comprehensive Overhaul of Feature Distillation, ICCV 2019"
+    link = "https://arxiv.org/abs/1904.01866"
     compares = "each stage before its activation, where either is active"
 
     def needs(self) -> Needs:

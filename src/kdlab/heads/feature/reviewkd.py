@@ -66,6 +66,7 @@ class ReviewKD(Head):
 
     kind = "feature"
     paper = "Chen et al.: Distilling Knowledge via Knowledge Review, CVPR 2021"
+    link = "https://arxiv.org/abs/2104.09044"
     compares = "every stage, fused with all deeper ones"
 
     def __init__(self, width: int) -> None:

@@ -115,6 +115,7 @@ class SimKD(Head):
 
     kind = "feature"
     paper = "Chen et al.: Knowledge Distillation with the Reused Teacher Classifier, CVPR 2022"
+    link = "https://arxiv.org/abs/2203.14001"
     compares = "the last map, projected; the teacher's classifier is reused"
     grafts = True
 

@@ -47,6 +47,7 @@ class SRRL(Head):
 
     kind = "feature"
     paper = "Yang et al.: Knowledge Distillation via Softmax Regression Representation Learning, ICLR 2021"
+    link = "https://openreview.net/forum?id=ZzwDy_wiWv"
     compares = "the embedding, also as the teacher's classifier reads it"
 
     def __init__(self, matching_weight: float, regression_weight: float) -> None:

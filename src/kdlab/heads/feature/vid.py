@@ -41,6 +41,7 @@ class VID(Head):
 
     kind = "feature"
     paper = "Ahn et al.: Variational Information Distillation for Knowledge Transfer, CVPR 2019"
+    link = "https://arxiv.org/abs/1904.05835"
     compares = "each stage, through a learned Gaussian"
 
     def __init__(self, raw_variance: float) -> None:

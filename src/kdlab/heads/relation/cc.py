@@ -35,6 +35,7 @@ class CC(Head):
 
     kind = "relation"
     paper = "Peng et al.: Correlation Congruence for Knowledge Distillation, ICCV 2019"
+    link = "https://arxiv.org/abs/1904.01802"
     compares = "errors on neighbouring samples"
 
     def __init__(self, dim: int) -> None:

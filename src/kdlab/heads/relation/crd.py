@@ -76,6 +76,7 @@ class CRD(Head):
 
     kind = "relation"
     paper = "Tian, Krishnan, Isola: Contrastive Representation Distillation, ICLR 2020"
+    link = "https://arxiv.org/abs/1910.10699"
     compares = "each sample's embedding against those of other samples"
 
     order: Tensor

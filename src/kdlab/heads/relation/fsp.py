@@ -50,6 +50,7 @@ class FSP(Head):
 
     kind = "relation"
     paper = "Yim et al.: A Gift from Knowledge Distillation, CVPR 2017"
+    link = "https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html"
     compares = "products of the channels of neighbouring stages"
 
     def needs(self) -> Needs:

@@ -35,7 +35,8 @@ class ICKD(Head):
     """Channels' correlations at one stage, in the teacher's channels."""
 
     kind = "relation"
-    paper = "Liu et al.: Exploring Inter-Channel Correlation for Diversity-preserved Distillation, ICCV 2021"
+    paper = "Liu et al.: Exploring Inter-Channel Correlation for Diversity-preserved Knowledge Distillation, ICCV 2021"
+    link = "https://arxiv.org/abs/2202.03680"
     compares = "correlations between channels at one stage"
 
     def __init__(self, stage: int) -> None:

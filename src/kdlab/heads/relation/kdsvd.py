@@ -102,6 +102,7 @@ class KDSVD(Head):
 
     kind = "relation"
     paper = "Lee, Kim, Song: Self-supervised Knowledge Distillation Using Singular Value Decomposition, ECCV 2018"
+    link = "https://arxiv.org/abs/1807.06819"
     compares = "singular vectors of neighbouring stages"
 
     def __init__(self, vectors: int, candidates: int, damping: float) -> None:

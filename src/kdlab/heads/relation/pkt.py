@@ -44,6 +44,7 @@ class PKT(Head):
 
     kind = "relation"
     paper = "Passalis, Tefas: Learning Deep Representations with Probabilistic Knowledge Transfer, ECCV 2018"
+    link = "https://arxiv.org/abs/1803.10837"
     compares = "probabilities of being neighbours"
 
     def needs(self) -> Needs:

@@ -55,6 +55,7 @@ class RKD(Head):
 
     kind = "relation"
     paper = "Park et al.: Relational Knowledge Distillation, CVPR 2019"
+    link = "https://arxiv.org/abs/1904.05068"
     compares = "distances and angles between samples"
 
     def __init__(self, distance_weight: float, angle_weight: float) -> None:

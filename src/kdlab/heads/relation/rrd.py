@@ -57,6 +57,7 @@ class RRD(Head):
 
     kind = "relation"
     paper = "Giakoumoglou, Stathaki: Relational Representation Distillation, 2024"
+    link = "https://arxiv.org/abs/2407.12073"
     compares = "similarities to remembered teacher embeddings"
 
     queue: Tensor

@@ -38,6 +38,7 @@ class SP(Head):
 
     kind = "relation"
     paper = "Tung, Mori: Similarity-Preserving Knowledge Distillation, ICCV 2019"
+    link = "https://arxiv.org/abs/1907.09682"
     compares = "similarities between samples at one stage"
 
     def __init__(self, stage: int) -> None:

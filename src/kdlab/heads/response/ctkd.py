@@ -36,6 +36,7 @@ class CTKD(ResponseHead):
     """Soft targets at a learned temperature between `floor` and `floor + span`."""
 
     paper = "Li et al.: Curriculum Temperature for Knowledge Distillation, AAAI 2023"
+    link = "https://arxiv.org/abs/2211.16231"
     compares = "class probabilities at a learned temperature"
 
     def __init__(self, floor: float, span: float, reversal_epochs: int, *, standardize: bool = False) -> None:

@@ -51,6 +51,7 @@ class DIST(ResponseHead):
     """Inter-class and intra-class correlation at one temperature."""
 
     paper = "Huang et al.: Knowledge Distillation from A Stronger Teacher, NeurIPS 2022"
+    link = "https://arxiv.org/abs/2205.10536"
     compares = "correlations of probabilities, within a sample and within a class"
 
     def __init__(

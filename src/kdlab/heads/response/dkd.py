@@ -45,6 +45,7 @@ class DKD(ResponseHead):
     """Target and non-target knowledge, decoupled; soft labels count as their largest class."""
 
     paper = "Zhao et al.: Decoupled Knowledge Distillation, CVPR 2022"
+    link = "https://arxiv.org/abs/2203.08679"
     compares = "the target's probability, and the other classes among themselves"
 
     def __init__(

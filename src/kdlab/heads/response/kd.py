@@ -1,6 +1,6 @@
 """kd: the student matches the teacher's softened probabilities.
 
-Hinton, Vinyals, Dean. Distilling the Knowledge in a Neural Network. NIPS Deep Learning Workshop 2014.
+Hinton, Vinyals, Dean. Distilling the Knowledge in a Neural Network. 2015 (NIPS Deep Learning Workshop 2014).
 
     L = T² · KL(softmax(t / T) ‖ softmax(s / T)), summed over classes, one value per row
 
@@ -36,6 +36,7 @@ class KD(ResponseHead):
     """Soft targets at one temperature."""
 
     paper = "Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015"
+    link = "https://arxiv.org/abs/1503.02531"
     compares = "softened class probabilities"
 
     def __init__(self, temperature: float, *, standardize: bool = False) -> None:

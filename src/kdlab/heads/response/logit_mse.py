@@ -23,6 +23,7 @@ class LogitMSE(ResponseHead):
     """Regression on logits; an ensemble's logits are the logarithm of its mean probability."""
 
     paper = "Ba, Caruana: Do Deep Nets Really Need to be Deep?, NeurIPS 2014"
+    link = "https://arxiv.org/abs/1312.6184"
     compares = "logits"
 
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:

@@ -50,6 +50,7 @@ class MLKD(ResponseHead):
     """Instance, batch and class level alignment, and the instance level of a strong view."""
 
     paper = "Jin, Wang, Lin: Multi-Level Logit Distillation, CVPR 2023"
+    link = "https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html"
     compares = "softened class probabilities, of samples, between samples and between classes"
 
     def __init__(

@@ -45,6 +45,7 @@ class NKD(ResponseHead):
     """The normalised distillation loss; soft labels count as their largest class, as in the authors' code."""
 
     paper = "Yang et al.: From Knowledge Distillation to Self-Knowledge Distillation, ICCV 2023"
+    link = "https://arxiv.org/abs/2303.13005"
     compares = "the target's probability, and the other classes among themselves"
 
     def __init__(self, temperature: float, nontarget_weight: float, *, standardize: bool = False) -> None:

@@ -32,6 +32,7 @@ class ReverseKL(ResponseHead):
     """Soft targets at one temperature, the divergence weighted by the student's own probabilities."""
 
     paper = "Gu et al.: MiniLLM: Knowledge Distillation of Large Language Models, ICLR 2024"
+    link = "https://arxiv.org/abs/2306.08543"
     compares = "class probabilities, mode-seeking"
 
     def __init__(self, temperature: float, *, standardize: bool = False) -> None:

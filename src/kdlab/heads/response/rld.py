@@ -50,6 +50,7 @@ class RLD(ResponseHead):
     """Sample confidence and masked correlation; soft labels count as their largest class."""
 
     paper = "Sun et al.: Knowledge Distillation with Refined Logits, ICCV 2025"
+    link = "https://arxiv.org/abs/2408.07703"
     compares = "the teacher's confidence, and the classes it ranks below the target"
 
     def __init__(

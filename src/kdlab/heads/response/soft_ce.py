@@ -1,6 +1,6 @@
 """soft_ce: cross-entropy with the teacher's softened probabilities.
 
-Hinton, Vinyals, Dean. Distilling the Knowledge in a Neural Network. NIPS Deep Learning Workshop 2014.
+Hinton, Vinyals, Dean. Distilling the Knowledge in a Neural Network. 2015 (NIPS Deep Learning Workshop 2014).
 
     L = −T² Σ softmax(t / T) · log softmax(s / T), one value per row
 
@@ -31,6 +31,7 @@ class SoftCE(ResponseHead):
     """Cross-entropy against soft targets at one temperature."""
 
     paper = "Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015"
+    link = "https://arxiv.org/abs/1503.02531"
     compares = "softened class probabilities"
 
     def __init__(self, temperature: float, *, standardize: bool = False) -> None:

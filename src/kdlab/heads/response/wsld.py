@@ -40,6 +40,7 @@ class WSLD(ResponseHead):
     """Soft targets weighted by the sample; soft labels count as their largest class."""
 
     paper = "Zhou et al.: Rethinking Soft Labels for Knowledge Distillation, ICLR 2021"
+    link = "https://arxiv.org/abs/2102.00650"
     compares = "softened class probabilities, each sample with its own weight"
 
     def __init__(self, temperature: float, *, standardize: bool = False) -> None:

@@ -33,6 +33,7 @@ class WTTM(ResponseHead):
     """The transformed teacher, each sample weighted by its power sum."""
 
     paper = "Zheng, Yang: Knowledge Distillation Based on Transformed Teacher Matching, ICLR 2024"
+    link = "https://arxiv.org/abs/2402.11148"
     compares = "the student's probabilities with the softened teacher's"
 
     def __init__(self, gamma: float, *, standardize: bool = False) -> None:

@@ -1,0 +1,121 @@
+"""Frozen teachers: one, several heard as one, several by confidence, several each for itself."""
+
+import pytest
+import torch
+from test_objective import batch, put_together
+from toys import Everything, Net, Rows
+from torch.nn.functional import cross_entropy, kl_div
+
+from kdlab.errors import UsageError
+from kdlab.heads.response.kd import KD
+from kdlab.knowledge import Progress
+from kdlab.modes.offline import Offline, confidence_weights
+from kdlab.objective import Counts, Term
+
+WHOLE = Counts(6.0, 6.0)
+
+
+def heard(combine, terms, teachers=2, **options):
+    mode, objective = put_together(terms, teachers, mode=lambda cast: Offline(cast, combine=combine, **options))
+    lessons = mode(batch(), Progress())
+    said = [teacher(batch()["input"]).logits for teacher in mode.teachers]
+    return mode, objective, lessons, said
+
+
+def test_an_ensembles_probabilities_are_averaged_at_the_heads_own_temperature():
+    _, objective, lessons, said = heard("probabilities", [Term("kd", lambda: KD(4.0), 1.0)], 3)
+    _, (_, term) = objective(lessons, WHOLE, Progress())
+    mean = torch.stack([(logits / 4).softmax(1) for logits in said]).mean(0)
+    student = (lessons[0].learner.logits / 4).log_softmax(1)
+    torch.testing.assert_close(term, 16 * kl_div(student, mean, reduction="batchmean").detach())
+    at_one = (torch.stack([logits.softmax(1) for logits in said]).mean(0).log() / 4).softmax(1)
+    assert abs(term - 16 * kl_div(student, at_one, reduction="batchmean").detach()) > 1e-6
+
+
+def test_averaged_logits_are_another_ensemble():
+    _, objective, lessons, said = heard("logits", [Term("kd", lambda: KD(4.0), 1.0)])
+    _, (_, term) = objective(lessons, WHOLE, Progress())
+    mean = ((said[0] + said[1]) / 8).softmax(1)
+    student = (lessons[0].learner.logits / 4).log_softmax(1)
+    torch.testing.assert_close(term, 16 * kl_div(student, mean, reduction="batchmean").detach())
+
+
+def test_feature_heads_hear_every_teacher_and_response_heads_their_ensemble_once():
+    mode, objective, lessons, _ = heard("probabilities", [Term("all", Everything, 1.0), Term("rows", Rows, 1.0)])
+    assert [placed.edge.name for placed in objective.placed("all")] == ["student-0", "student-1"]
+    assert [placed.edge.name for placed in objective.placed("rows")] == ["student-ensemble"]
+    assert [placed.share for placed in objective.placed("all")] == [0.5, 0.5]
+    objective.refuse_impossible(mode)
+    loss, _ = objective(lessons, WHOLE, Progress())
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in objective.heads["all"].parameters())
+
+
+def test_confidence_weighs_each_sample_by_the_equation():
+    torch.manual_seed(3)
+    logits = [3 * torch.randn(5, 4) for _ in range(3)]
+    target = torch.tensor([0, 3, -1, 2, 1])
+    weights = confidence_weights(logits, target)
+    for row, label in enumerate(target.tolist()):
+        losses = [0.0 if label < 0 else -torch.log(said[row].softmax(0)[label]).item() for said in logits]
+        powers = [torch.tensor(loss).exp().item() for loss in losses]
+        by_hand = [(1 - power / sum(powers)) / 2 for power in powers]
+        torch.testing.assert_close(weights[:, row], torch.tensor(by_hand))
+        assert weights[:, row].sum().item() == pytest.approx(1)
+
+
+def test_the_loss_of_confident_teachers_is_the_papers_weighted_sum():
+    _, objective, lessons, said = heard("confidence", [Term("kd", lambda: KD(4.0), 1.0)])
+    _, (_, term) = objective(lessons, WHOLE, Progress())
+    weights = confidence_weights(said, batch()["target"])
+    student = (lessons[0].learner.logits / 4).log_softmax(1)
+    each = [16 * kl_div(student, (t / 4).softmax(1), reduction="none").sum(1) for t in said]
+    torch.testing.assert_close(term, sum((w * e).mean() for w, e in zip(weights, each, strict=True)).detach())
+
+
+def test_separate_teachers_have_weights_of_their_own():
+    _, objective, lessons, said = heard("separate", [Term("rows", Rows, 1.0)], weights=[3.0, 1.0])
+    _, (_, term) = objective(lessons, WHOLE, Progress())
+    student = lessons[0].learner.logits.log_softmax(1)
+    each = [(student - t.log_softmax(1)).square().sum(1).mean() for t in said]
+    torch.testing.assert_close(term, (0.75 * each[0] + 0.25 * each[1]).detach())
+
+
+def test_the_reference_of_several_teachers_is_their_ensemble():
+    mode, _, _, said = heard("probabilities", [])
+    torch.testing.assert_close(
+        mode.reference(batch()["input"]).softmax(1), torch.stack([t.softmax(1) for t in said]).mean(0)
+    )
+
+
+def test_teachers_may_be_shown_another_view():
+    mode, objective = put_together([Term("rows", Rows, 1.0)], mode=lambda cast: Offline(cast, teacher_view="clean"))
+    assert mode.shows == ("clean",)
+    clean = {**batch(), "input": batch()["input"] * 0.5}
+    (lesson,) = mode.lessons({**batch(), "views": {"clean": clean}}, Progress())
+    torch.testing.assert_close(lesson.teachers[0].logits, mode.teachers[0](clean["input"]).logits)
+    torch.testing.assert_close(lesson.learner.logits, mode.observed[0](batch()["input"]).logits)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"combine": "sum"}, "mode.combine=sum: expected probabilities or logits or confidence or separate"),
+        ({"weights": [1.0]}, r"mode.weights=\[1.0\]: expected 2, with mode.combine=separate"),
+    ],
+)
+def test_a_wrong_way_to_combine_is_refused(options, said):
+    with pytest.raises(UsageError, match=said):
+        heard(options.pop("combine", "separate"), [], **options)
+
+
+def test_a_teacher_is_frozen_and_no_part_of_the_mode():
+    mode, _, lessons, _ = heard("probabilities", [])
+    assert not any("teacher" in name for name in mode.state_dict())
+    networks = [teacher.network for teacher in mode.teachers]
+    assert all(isinstance(network, Net) and not network.training for network in networks)
+    assert not any(module in networks for module in mode.modules())
+    assert not any(knowledge.logits.requires_grad for knowledge in lessons[0].teachers)
+    mode.train()
+    assert not any(network.training for network in networks)
+    assert cross_entropy(lessons[0].learner.logits, batch()["target"]).requires_grad
