@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.errors import UsageError, nearest
+from kdlab.proposals import is_set, proposals
 
 Config = dict[str, Any]
 
@@ -36,11 +37,11 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("temperature", "width", "gamma", "span", "lr", "max_lr", "gradient_clip", "size"), _POSITIVE),
     **dict.fromkeys(("weight", "task_weight", "weight_decay", "mixup", "cutmix", "ramp"), _NOT_NEGATIVE),
     **dict.fromkeys(("alpha", "pct_start", "translation"), _UNIT),
-    **dict.fromkeys(("momentum", "label_smoothing"), _BELOW_ONE),
+    **dict.fromkeys(("momentum", "label_smoothing", "decay"), _BELOW_ONE),
     **dict.fromkeys(("max_epochs", "epochs", "seed", "split_seed", "workers", "crop"), _WHOLE),
     **dict.fromkeys(
         ("batch_size", "accumulate", "classes", "channels", "num_nodes", "log_every_n_steps", "depth", "subset",
-         "checkpoint_every_n_steps", "max_steps", "generations"), _COUNT),
+         "checkpoint_every_n_steps", "max_steps", "generations", "branches", "cycles"), _COUNT),
     "validation": _NOT_NEGATIVE,
     "precision": _one_of("32-true", "16-mixed", "bf16-mixed", "64-true", "bf16-true", "16-true"),
     "interval": _one_of("epoch", "step"),
@@ -104,9 +105,14 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
             base = hydra_compose(root, overrides=choices, return_hydra_config=True)
+            given = [override.key_or_group for override in parsed]
+            options, proposed = proposals(_plain(OmegaConf.to_container(base.mode)), given, known)
+            if options:
+                base = hydra_compose(root, overrides=[*choices, *options], return_hydra_config=True)
         made = base.hydra.runtime.choices
         OmegaConf.set_struct(base, False)
         base.pop("hydra")
+        _tune(base.loss)
         shape = _plain(OmegaConf.to_container(base))
         for override in values:
             key, value = override.key_or_group, override.value()
@@ -116,6 +122,10 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
                 _check_known(key, shape)
             _check_value(key, value, _lookup(shape, key))
             OmegaConf.update(base, key, value, force_add=override.is_add())
+        for key, value in proposed.items():
+            if not is_set(key, _lookup(shape, key), given):
+                _check_known(key, shape)
+                OmegaConf.update(base, key, value)
         config = _plain(OmegaConf.to_container(base))
         _set_dials(config)
         resolved = _plain(OmegaConf.to_container(OmegaConf.create(config), resolve=True, throw_on_missing=True))
@@ -166,8 +176,14 @@ def _spelled(override: str, known: Mapping[str, list[str]]) -> list[str]:
     """`teacher=resnet56` stands for one teacher of that model, `teacher=[resnet56,vgg13]` for two.
 
     `teacher.teacher=resnet110` is the teacher's own. A model that stands twice in a list has two seeds.
+    `mode.peers=[resnet56,vgg13]` names the models of a mode's peers.
     """
     key, equals, value = override.partition("=")
+    if key == "mode.peers" and value.startswith("["):
+        peers = [name.strip() for name in value.strip("[]").split(",")]
+        return [f"+model@mode.peers.peer{place}={name}" for place, name in enumerate(peers, start=1)]
+    if key == "experiment":
+        return _overlay(value, known)
     if not equals or key.split(".") != ["teacher"] * len(key.split(".")):
         return [override]
     if not value.startswith("["):
@@ -180,6 +196,20 @@ def _spelled(override: str, known: Mapping[str, list[str]]) -> list[str]:
         spelled += [f"+teacher@{member}=single", f"model@{member}.model={name}"]
         spelled += [f"{member}.seed={members[:place].count(name)}"]
     return spelled
+
+
+def _overlay(value: str, known: Mapping[str, list[str]]) -> list[str]:
+    """`cifar100/dkd_vgg13_vgg8` stands for the overlay `cifar100/vgg13_vgg8` with that loss, or that of a method."""
+    folder, _, name = value.rpartition("/")
+    overlays = known["experiment"]
+    for place, letter in enumerate("" if value in overlays else name):
+        method, pair = name[:place], f"{folder}/{name[place + 1 :]}"
+        if letter == "_" and pair in overlays:
+            if f"{folder}/{method}" in overlays:
+                return [f"experiment=[{pair},{folder}/{method}]"]
+            if method in known["loss"]:
+                return [f"experiment={pair}", f"loss={method}"]
+    return [f"experiment={value}"]
 
 
 def _is_choice(key: str, value: Any, known: Mapping[str, list[str]]) -> bool:
@@ -216,7 +246,7 @@ def _check_value(key: str, value: Any, default: Any) -> None:
         fits = isinstance(value, (int, float)) and not isinstance(value, bool)
     if expected is int and isinstance(value, float) and key.rsplit(".", 1)[-1] == "validation":
         fits = True
-    if isinstance(default, str) and key.rsplit(".", 1)[-1] in ("devices", "resident", "T_max", "total_steps"):
+    if isinstance(default, str) and key.rsplit(".", 1)[-1] in ("devices", "resident", "T_max", "T_0", "total_steps"):
         fits = True
     if expected is int and key.endswith("devices"):
         fits = fits or value == "auto" or isinstance(value, list)
@@ -224,6 +254,15 @@ def _check_value(key: str, value: Any, default: Any) -> None:
         names = {float: "a number", int: "a whole number", bool: "true or false", str: "a word", list: "a list",
                  dict: "a group of keys"}  # fmt: skip
         raise UsageError(f"{key}={value}: expected {names.get(expected, expected.__name__)}, as in {key}={default}")
+
+
+def _tune(loss: Any) -> None:
+    """Gives the chosen losses the settings that an overlay has for them in `loss.tuned`, and drops the others'."""
+    from omegaconf import OmegaConf
+
+    for name, settings in loss.pop("tuned", {}).items():
+        if name in loss.heads:
+            OmegaConf.update(loss, f"heads.{name}", settings, merge=True)
 
 
 def _set_dials(config: Config, path: str = "") -> None:
@@ -234,6 +273,8 @@ def _set_dials(config: Config, path: str = "") -> None:
     """
     if isinstance(config.get("teacher"), dict):
         _set_dials(config["teacher"], f"{path}teacher.")
+    if isinstance(config.get("mode"), dict):
+        config["mode"].pop("proposes", None)
     loss = config.get("loss")
     if not isinstance(loss, dict):
         return

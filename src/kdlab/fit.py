@@ -239,10 +239,17 @@ def make_scheduler(
 ) -> tuple[LRScheduler, str]:
     """A learning-rate schedule; the words `epochs` and `steps` in its settings stand for those of the phase.
 
+    `steps/4` is a quarter of them, a whole number.
+
     Returns:
         The schedule, and whether it moves every `epoch` or every `step`.
     """
-    words = {"epochs": max(1, epochs), "steps": max(1, steps)}
-    own = {key: words.get(value, value) if isinstance(value, str) else value for key, value in settings.items()}
+    words = {"epochs": epochs, "steps": steps}
+
+    def meant(value: Any) -> Any:
+        word, _, parts = value.partition("/") if isinstance(value, str) else ("", "", "")
+        return max(1, words[word] // int(parts or 1)) if word in words and (parts or "1").isdigit() else value
+
+    own = {key: meant(value) for key, value in settings.items()}
     interval = str(own.pop("interval"))
     return build(own, LRScheduler, "scheduler", allow=allow, optimizer=optimizer), interval

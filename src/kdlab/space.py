@@ -143,10 +143,7 @@ def refuse_impossible(space: Sequence[Dimension], overrides: Sequence[str], fold
         for dimension in space:
             if dimension.active(point):
                 point[dimension.name] = variant.get(dimension.key, dimension.ends()[0])
-        try:
-            compose([*overrides, *written(point)], folders)
-        except UsageError as error:
-            raise UsageError(f"space: {error}") from error
+        compose([*overrides, *written(point)], folders)
 
 
 def written(point: Point) -> list[str]:

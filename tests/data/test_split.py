@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kdlab.data.check import DataError
+from kdlab.data.source import Digits
 from kdlab.data.split import split, stratified
 from kdlab.data.table import Source, Table
 
@@ -140,3 +141,35 @@ def test_every_prefix_of_a_stratified_permutation_is_balanced() -> None:
     for length in range(1, 101):
         counts = labels[rows[:length]].bincount(minlength=5)
         assert counts.max() - counts.min() <= 1
+
+
+def test_labels_may_be_withheld_from_some_of_the_training_samples():
+    whole, part = split(Digits(), 400, 0), split(Digits(), 400, 0, unlabelled=900)
+    withheld = part.train.labels < 0
+    assert (int(withheld.sum()), len(part.train)) == (900, 1000)
+    assert part.train.labels[~withheld].bincount().tolist() == [10] * 10
+    assert torch.equal(part.train.labels[~withheld], whole.train.labels[~withheld])
+    assert torch.equal(part.validation.labels, whole.validation.labels)
+    assert part.fingerprint != whole.fingerprint
+    assert torch.equal(split(Digits(), 400, 0, unlabelled=0.9).train.labels, part.train.labels)
+    with pytest.raises(DataError, match="data.unlabelled=1000: expected a count below 1000"):
+        split(Digits(), 400, 0, unlabelled=1000)
+
+
+def test_a_folder_of_pictures_without_labels_joins_the_training_part(tmp_path, monkeypatch):
+    from PIL import Image
+
+    from kdlab.data.source import with_unlabelled
+
+    monkeypatch.setenv("KDLAB_HOME", str(tmp_path / "home"))
+    (tmp_path / "more" / "deep").mkdir(parents=True)
+    for place, folder in enumerate(("more", "more", "more/deep")):
+        Image.new("L", (8, 8), 40 * place).save(tmp_path / folder / f"{place}.png")
+    for _ in range(2):
+        source = with_unlabelled(Digits(), str(tmp_path / "more"))
+        parts = split(source, 400, 0)
+        unlabelled = parts.train.images[parts.train.labels < 0]
+        assert sorted(unlabelled.float().mean((1, 2, 3)).tolist()) == [0.0, 40.0, 80.0]
+        assert len(parts.train) == 1003
+    with pytest.raises(DataError, match="expected a folder with pictures in it"):
+        with_unlabelled(Digits(), str(tmp_path / "absent"))

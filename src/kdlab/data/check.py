@@ -13,7 +13,8 @@ from typing import Any
 from kdlab.errors import UsageError, nearest
 
 SETTINGS = (
-    "classes", "mean", "std", "validation", "split_seed", "subset", "resident", "workers", "augment", "views",
+    "classes", "mean", "std", "validation", "split_seed", "subset", "unlabelled", "resident", "workers", "augment",
+    "views",
 )  # fmt: skip
 """The keys of a data config that `prepare` reads. All others are arguments of its source."""
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from kdlab.data.augment import Augment
 from kdlab.data.check import DataError, check_settings
 from kdlab.data.loader import Loader, make_loader
+from kdlab.data.source import with_unlabelled
 from kdlab.data.split import Parts, split
 from kdlab.data.table import Source
 
@@ -125,7 +126,10 @@ def prepare(source: Source, config: Mapping[str, Any]) -> Data:
         name: Augment(mean, std, len(source.classes), **{**settings, **(changes or {})})
         for name, changes in (config.get("views") or {}).items()
     }
-    parts = split(source, config["validation"], config["split_seed"], config.get("subset"))
+    unlabelled = config.get("unlabelled") or 0
+    if isinstance(unlabelled, str):
+        source, unlabelled = with_unlabelled(source, unlabelled, config.get("on_corrupt", "stop")), 0
+    parts = split(source, config["validation"], config["split_seed"], config.get("subset"), unlabelled)
     if augment.soft or any(view.soft for view in views.values()):
         unlabelled = int((parts.train.labels < 0).sum())
         if unlabelled:

@@ -122,6 +122,33 @@ class Folder(Source):
         super().__init__(**_decoded(origin, encoded, size, channels, on_corrupt))
 
 
+def with_unlabelled(source: Source, path: str, on_corrupt: str = "stop") -> Source:
+    """The source with every picture of a folder, and of those below it, added to its training part without a label.
+
+    Raises:
+        DataError: where there is no such folder, or no picture in it.
+    """
+    folder = Path(path).expanduser()
+    found = [Path(file.path) for file in pictures(folder)] if folder.is_dir() else []
+    if not found:
+        raise DataError(f"data.unlabelled={path}: expected a folder with pictures in it, or a number of samples")
+    size, channels = source.size, source.channels
+    files = [_stamp(file, folder) for file in found]
+
+    def encoded() -> Tables:
+        shape = (channels, size, size)
+        table = Table(Files([str(file) for file in found], size, channels), torch.full((len(found),), -1), shape)
+        identity = digest_of([size, channels, [(name, length) for name, length, _ in files]])
+        return Tables({"train": table}, (), identity)
+
+    origin = {"unlabelled": str(folder.resolve()), "files": files, "size": size, "channels": channels}
+    tables = kept(origin) or keep(origin, encoded(), skip=on_corrupt == "skip")
+    return Source(
+        source.train.join(tables.parts["train"]), source.validation, source.test, source.classes, channels, size,
+        digest_of([source.fingerprint, tables.fingerprint]),
+    )  # fmt: skip
+
+
 def _decoded(
     origin: Mapping[str, Any], encoded: Callable[[], Tables], size: int, channels: int, on_corrupt: str
 ) -> dict[str, Any]:

@@ -7,7 +7,7 @@ that a slice of any size holds each class in its share of the whole, and a small
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,7 +30,9 @@ class Parts:
     fingerprint: str
 
 
-def split(source: Source, validation: int | float, split_seed: int, subset: int | None = None) -> Parts:
+def split(
+    source: Source, validation: int | float, split_seed: int, subset: int | None = None, unlabelled: int | float = 0
+) -> Parts:
     """The parts of a run.
 
     Args:
@@ -39,6 +41,7 @@ def split(source: Source, validation: int | float, split_seed: int, subset: int 
             the source's own validation part included.
         split_seed: chooses the samples that are held out, and those of `subset`.
         subset: train on this many samples alone; None: on all.
+        unlabelled: how many of the training samples, or which share of them, lose their label.
 
     Raises:
         DataError: where so many samples cannot be taken.
@@ -54,11 +57,13 @@ def split(source: Source, validation: int | float, split_seed: int, subset: int 
         if not 1 <= subset <= len(rows):
             raise DataError(f"data.subset={subset}: expected null or 1 to {len(rows)}, the samples there are")
         rows = rows[stratified(train.labels[rows], split_seed)[:subset]].sort().values
+    taken = train if len(rows) == len(train) else train.take(rows)
+    labels = _withheld(taken.labels, unlabelled, split_seed)
     digest = hashlib.sha256(source.fingerprint.encode())
-    for part in (rows, chosen):
+    for part in (rows, chosen, *([labels] if unlabelled else [])):
         digest.update(len(part).to_bytes(8) + part.numpy().tobytes())
     return Parts(
-        train if len(rows) == len(train) else train.take(rows),
+        replace(taken, labels=labels) if unlabelled else taken,
         train.take(chosen) if own is None else own,
         train.take(chosen[:0]) if source.test is None else source.test,
         digest.hexdigest(),
@@ -88,6 +93,17 @@ def without(rows: Tensor, count: int) -> Tensor:
     kept = torch.ones(count, dtype=torch.bool)
     kept[rows] = False
     return kept.nonzero()[:, 0]
+
+
+def _withheld(labels: Tensor, unlabelled: int | float, seed: int) -> Tensor:
+    count = unlabelled if isinstance(unlabelled, int) else round(unlabelled * len(labels))
+    if not 0 <= count < len(labels):
+        raise DataError(
+            f"data.unlabelled={unlabelled}: expected a count below {len(labels)}, the training samples there are, "
+            "a share of them between 0 and 1, or a folder of pictures"
+        )
+    kept = stratified(labels, seed)[: len(labels) - count]
+    return torch.full_like(labels, -1).index_copy(0, kept, labels[kept])
 
 
 def _count(validation: int | float, labels: Tensor) -> int:

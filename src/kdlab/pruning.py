@@ -1,0 +1,223 @@
+"""Stops trials that cannot reach the front any more, where the front is of accuracy against a known cost.
+
+Optuna does not prune with several objectives. But here some of them (parameters, multiply-accumulates) are
+known before training. So a trial is dominated once its learning curve is worse, at the same share of its
+schedule, than that of a finished trial which costs no more in any of them.
+
+    python -m kdlab.pruning STUDY      # replays a study that was not pruned: what pruning would have saved and lost
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from kdlab.errors import UsageError
+from kdlab.study import COSTS, curve_of
+
+
+@dataclass(frozen=True)
+class Course:
+    """A trial as the pruner sees it: a larger curve is better, smaller costs are."""
+
+    curve: tuple[float, ...]
+    epochs: int
+    costs: tuple[float, ...]
+    best: tuple[float, ...] = field(init=False)
+    """The best of the curve so far, after each of its points."""
+
+    def __post_init__(self) -> None:
+        best: list[float] = []
+        for value in self.curve:
+            best.append(max(value, best[-1]) if best else value)
+        object.__setattr__(self, "best", tuple(best))
+
+    def at(self, share: float) -> float:
+        """The best up to a share of the schedule."""
+        return self.best[max(0, min(len(self.best), ceil(share * self.epochs - 1e-9)) - 1)]
+
+
+def dominated(course: Course, finished: Iterable[Course], *, grace: float, margin: float, patience: int) -> bool:
+    """Whether a trial may stop: in each of its last `patience` epochs, all after the grace, another was ahead of it.
+
+    Args:
+        course: the trial, up to now.
+        finished: the trials that ran to their end.
+        grace: the share of the schedule in which nothing is pruned.
+        margin: by how much it must be behind.
+        patience: for how many epochs in a row.
+    """
+    done = len(course.curve)
+    first = done - patience + 1
+    if first < 1 or first / course.epochs <= grace or done >= course.epochs:
+        return False
+    ahead = [other for other in finished if all(a <= b for a, b in zip(other.costs, course.costs, strict=True))]
+    return all(
+        any(other.at(epoch / course.epochs) > course.best[epoch - 1] + margin for other in ahead)
+        for epoch in range(first, done + 1)
+    )
+
+
+class DominatedPruner(BasePruner):
+    """Prunes by `dominated`, among the trials of a study that `kdlab.sweep` runs.
+
+    Args:
+        grace: the share of the schedule, from 0 to 1, before which nothing is pruned: it should reach past the
+            last jump of the learning curve, such as a step of the learning rate.
+        margin: in units of the metric.
+        patience: epochs in a row.
+    """
+
+    def __init__(self, grace: float = 0.5, margin: float = 0.0, patience: int = 1) -> None:
+        if not 0 <= grace <= 1:
+            raise ValueError(f"grace={grace}: expected a share of the schedule, from 0 to 1")
+        if margin < 0 or patience < 1:
+            raise ValueError(f"margin={margin}, patience={patience}: expected 0 or more, and 1 or more")
+        self.grace, self.margin, self.patience = grace, margin, patience
+        self._seen: dict[int, Course] = {}
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Whether a running trial is dominated."""
+        objectives = study.user_attrs["objectives"]
+        course = course_of(trial, objectives)
+        if course is None:
+            return False
+        for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            if other.number not in self._seen and all(broken <= 0 for broken in other.constraints.values()):
+                whole = course_of(other, objectives)
+                if whole is not None:
+                    self._seen[other.number] = whole
+        rules: Mapping[str, Any] = {"grace": self.grace, "margin": self.margin, "patience": self.patience}
+        return dominated(course, self._seen.values(), **rules)
+
+
+def course_of(trial: FrozenTrial, objectives: Sequence[Sequence[str]]) -> Course | None:
+    """What the pruner sees of a trial; None before its first epoch, or where it does not know what it costs."""
+    curve, metrics = curve_of(trial), trial.user_attrs.get("metrics", {})
+    followed = next(direction for metric, direction in objectives if metric.startswith("validation."))
+    signs = {metric: 1 if direction == "minimize" else -1 for metric, direction in objectives}
+    costs = [sign * metrics[metric] for metric, sign in signs.items() if metric in COSTS and metric in metrics]
+    if not curve or "epochs" not in trial.user_attrs:
+        return None
+    sign = 1 if followed == "maximize" else -1
+    return Course(tuple(sign * value for value in curve.values()), trial.user_attrs["epochs"], tuple(costs))
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What pruning would have done to a study whose trials came in another order.
+
+    saved: the share of its compute, epochs × multiply-accumulates, not spent. front: the points of the whole
+    study's front; lost: how many of them pruning missed. drop: by how much the followed metric is worse at
+    the worst of these, beside the best trial left that costs no more.
+    """
+
+    saved: float
+    front: int
+    lost: int
+    drop: float
+
+
+def replay(
+    trials: Sequence[FrozenTrial], objectives: Sequence[Sequence[str]], pruner: BasePruner, seed: int
+) -> Replay:
+    """Gives a study's trials, in a random order, to a pruner, epoch by epoch, one trial after another.
+
+    Args:
+        trials: complete ones, of a study that did not prune.
+        objectives: of that study, as its user attribute says.
+        pruner: a fresh one.
+        seed: of the order.
+    """
+    study = optuna.create_study(directions=[direction for _, direction in objectives], pruner=pruner)
+    study.set_user_attr("objectives", objectives)
+    order = random.Random(seed).sample(list(trials), len(trials))
+    spent, kept = 0.0, []
+    for place, trial in enumerate(order):
+        live = study.ask()
+        for key in ("metrics", "epochs"):
+            live.set_user_attr(key, trial.user_attrs[key])
+        curve = curve_of(trial)
+        for done, value in curve.items():
+            if len(objectives) == 1:
+                live.report(value, done)
+            else:
+                live.set_user_attr(f"curve/{done}", value)
+            if done < trial.user_attrs["epochs"] and pruner.prune(study, study.get_trials(deepcopy=False)[place]):
+                study.tell(live, state=TrialState.PRUNED)
+                break
+        else:
+            study.tell(live, trial.values)
+            kept.append(trial)
+        spent += done * _per_epoch(trial)
+    return _replay(trials, kept, objectives, spent)
+
+
+def front(points: Iterable[Sequence[float]]) -> set[tuple[float, ...]]:
+    """The points, smaller being better in each coordinate, that no other one is as good as in all and better in one."""
+    known = {tuple(point) for point in points}
+    return {p for p in known if not any(q != p and all(a <= b for a, b in zip(q, p, strict=True)) for q in known)}
+
+
+def _replay(
+    trials: Sequence[FrozenTrial], kept: Sequence[FrozenTrial], objectives: Sequence[Sequence[str]], spent: float
+) -> Replay:
+    signs = [1 if direction == "minimize" else -1 for _, direction in objectives]
+    followed = next(place for place, (metric, _) in enumerate(objectives) if metric.startswith("validation."))
+
+    def point(trial: FrozenTrial) -> tuple[float, ...]:
+        return tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
+
+    feasible = [trial for trial in trials if all(broken <= 0 for broken in trial.constraints.values())]
+    whole, left = front(point(trial) for trial in feasible), {point(trial) for trial in kept}
+    drops = []
+    for lost in whole - left:
+        others = [p[followed] for p in left if all(a <= b for i, (a, b) in enumerate(zip(p, lost, strict=True)) if i != followed)]
+        drops.append(min(others, default=float("inf")) - lost[followed])
+    total = sum(trial.user_attrs["epochs"] * _per_epoch(trial) for trial in trials)
+    return Replay(1 - spent / total, len(whole), len(drops), max(drops, default=0.0))
+
+
+def _per_epoch(trial: FrozenTrial) -> float:
+    return float(trial.user_attrs["metrics"]["student.multiply_accumulates"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m kdlab.pruning STUDY`: the table of a replay; exit code 2 where there is nothing to replay."""
+    from kdlab.build import build
+    from kdlab.ledger import stored
+
+    parser = argparse.ArgumentParser(prog="python -m kdlab.pruning", description=__doc__.split("\n\n")[0])
+    parser.add_argument("study", type=Path, help="the folder of a study that did not prune")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of the pruner: grace=0.5")
+    parser.add_argument("--orders", type=int, default=20)
+    given = parser.parse_args(arguments)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        settings = {"_target_": "kdlab.pruning.DominatedPruner", **_settings(given.settings)}
+        for study in stored(given.study):
+            objectives = study.user_attrs["objectives"]
+            trials = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+            if any(t.state == TrialState.PRUNED and not t.constraints for t in study.get_trials(deepcopy=False)):
+                raise UsageError(f"{study.study_name} was pruned itself; run it again with pruner=null")
+            if not trials:
+                raise UsageError(f"{study.study_name} has no complete trial")
+            found = [
+                replay(trials, objectives, build(settings, BasePruner, "pruner"), seed) for seed in range(given.orders)
+            ]
+            print(summary(study.study_name, len(trials), found))
+    except UsageError as error:
+        print(f"kdlab: {error}", file=sys.stderr)
+        return 2
+    return 0
