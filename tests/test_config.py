@@ -52,7 +52,7 @@ def test_a_heads_own_key_wins_over_the_dial():
 def test_command_line_overrides_touch_the_learner_and_not_the_teacher():
     config = compose(["teacher=resnet56", "optimizer.lr=0.3", "trainer.max_epochs=7", "seed=5", "model.width=0.5"])
     teacher = config["teacher"]
-    assert (teacher["optimizer"]["lr"], teacher["trainer"]["max_epochs"], teacher["seed"]) == (0.05, 30, 0)
+    assert (teacher["optimizer"]["lr"], teacher["trainer"]["max_epochs"], teacher["seed"]) == (0.1, 30, 0)
     assert teacher["model"]["depth"] == 56
     assert teacher["model"]["width"] == 1.0
     assert compose(["teacher.optimizer.lr=0.7"])["teacher"]["optimizer"]["lr"] == 0.7
@@ -60,7 +60,7 @@ def test_command_line_overrides_touch_the_learner_and_not_the_teacher():
 
 def test_one_cycle_reads_the_learning_rate_of_its_own_network():
     config = compose(["scheduler=one_cycle", "scheduler@teacher.scheduler=one_cycle", "optimizer.lr=0.3"])
-    assert (config["scheduler"]["max_lr"], config["teacher"]["scheduler"]["max_lr"]) == (0.3, 0.05)
+    assert (config["scheduler"]["max_lr"], config["teacher"]["scheduler"]["max_lr"]) == (0.3, 0.1)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from kdlab.errors import UsageError, nearest
 T = TypeVar("T")
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {
-    "model": ("kdlab.models", "kdlab.heads", "torchvision.models", "timm", "transformers"),
+    "model": ("kdlab.models", "kdlab.heads", "kdlab.modes", "torchvision.models", "timm", "transformers"),
     "loss": ("kdlab.heads",),
     "mode": ("kdlab.modes",),
     "task": ("kdlab.task",),

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any, cast
 
@@ -239,7 +240,7 @@ def make_scheduler(
 ) -> tuple[LRScheduler, str]:
     """A learning-rate schedule; the words `epochs` and `steps` in its settings stand for those of the phase.
 
-    `steps/4` is a quarter of them, a whole number.
+    `steps/4` is a quarter of them, rounded up.
 
     Returns:
         The schedule, and whether it moves every `epoch` or every `step`.
@@ -248,7 +249,7 @@ def make_scheduler(
 
     def meant(value: Any) -> Any:
         word, _, parts = value.partition("/") if isinstance(value, str) else ("", "", "")
-        return max(1, words[word] // int(parts or 1)) if word in words and (parts or "1").isdigit() else value
+        return max(1, ceil(words[word] / int(parts or 1))) if word in words else value
 
     own = {key: meant(value) for key, value in settings.items()}
     interval = str(own.pop("interval"))

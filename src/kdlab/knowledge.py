@@ -58,6 +58,10 @@ class Knowledge:
         """The same knowledge with half types raised to float32; float64 stays float64."""
         return self._map(raised)
 
+    def part(self, start: int, stop: int) -> Knowledge:
+        """The knowledge of the samples from `start` up to `stop`, of which each has one row."""
+        return replace(self._map(lambda value: value[start:stop]), rows=self.rows[: stop - start])
+
     def only(self, fields: Fields) -> Knowledge:
         """What `fields` asks for and no more, so that a head cannot read what it did not declare."""
         return replace(

@@ -187,7 +187,8 @@ class Ledger:
         self._presence = presence or Presence()
         self.me = identity()
         self.study: Study = optuna.create_study(
-            storage=storage.optuna, study_name=name, directions=list(directions), load_if_exists=True,
+            storage=storage.optuna, study_name=name, load_if_exists=True,
+            directions=["maximize" if direction == "maximize" else "minimize" for direction in directions],
             pruner=pruner or optuna.pruners.NopPruner(),
         )  # fmt: skip
 
@@ -290,7 +291,8 @@ def make_sampler(settings: Mapping[str, Any], seed: int, number: int) -> BaseSam
     """
     target = resolve(settings.get("_target_"), BaseSampler, "sampler")
     own = seed if issubclass(target, QMCSampler) else zlib.crc32(f"{seed}/{number}".encode())
-    return build(settings, BaseSampler, "sampler", seed=own)
+    made: BaseSampler = build(settings, BaseSampler, "sampler", seed=own)  # type: ignore[type-abstract]  # mypy #4717
+    return made
 
 
 def _machine() -> str:

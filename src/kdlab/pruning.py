@@ -129,9 +129,7 @@ class Replay:
     drop: float
 
 
-def replay(
-    trials: Sequence[FrozenTrial], objectives: Sequence[Sequence[str]], pruner: BasePruner, seed: int
-) -> Replay:
+def replay(trials: Sequence[FrozenTrial], objectives: Sequence[Sequence[str]], pruner: BasePruner, seed: int) -> Replay:
     """Gives a study's trials, in a random order, to a pruner, epoch by epoch, one trial after another.
 
     Args:
@@ -183,7 +181,11 @@ def _replay(
     whole, left = front(point(trial) for trial in feasible), {point(trial) for trial in kept}
     drops = []
     for lost in whole - left:
-        others = [p[followed] for p in left if all(a <= b for i, (a, b) in enumerate(zip(p, lost, strict=True)) if i != followed)]
+        others = [
+            p[followed]
+            for p in left
+            if all(a <= b for i, (a, b) in enumerate(zip(p, lost, strict=True)) if i != followed)
+        ]
         drops.append(min(others, default=float("inf")) - lost[followed])
     total = sum(trial.user_attrs["epochs"] * _per_epoch(trial) for trial in trials)
     return Replay(1 - spent / total, len(whole), len(drops), max(drops, default=0.0))

@@ -1,11 +1,11 @@
 """What a study searches: for each key of the config a range or choices, perhaps only where another choice says so.
 
-    loss.temperature: {low: 1.0, high: 16.0, log: true}      # numbers with a point: any between; whole ones: whole ones
-    model: {choices: [mobilenet, resnet8]}                   # an option of a group, or values of a key
-    model.width: {choices: [0.5, 1.0], when: {model: resnet8}}
-    optimizer.lr:                                            # several ranges, each for a choice of its own
-      - {low: 0.005, high: 0.5, log: true, when: {optimizer: sgd}}
-      - {low: 0.0001, high: 0.01, log: true, when: {optimizer: adamw}}
+loss.temperature: {low: 1.0, high: 16.0, log: true}      # numbers with a point: any between; whole ones: whole ones
+model: {choices: [mobilenet, resnet8]}                   # an option of a group, or values of a key
+model.width: {choices: [0.5, 1.0], when: {model: resnet8}}
+optimizer.lr:                                            # several ranges, each for a choice of its own
+  - {low: 0.005, high: 0.5, log: true, when: {optimizer: sgd}}
+  - {low: 0.0001, high: 0.01, log: true, when: {optimizer: adamw}}
 """
 
 from __future__ import annotations
@@ -183,19 +183,24 @@ def _distribution(key: str, spec: Mapping[str, Any]) -> BaseDistribution:
         if any(isinstance(choice, (list, dict)) for choice in choices):
             raise UsageError(f"space.{key}.choices={choices}: expected single values, words or numbers")
         return CategoricalDistribution(choices)
-    low, high, step = spec.get("low"), spec.get("high"), spec.get("step")
-    for name, value in (("low", low), ("high", high), ("step", step)):
-        if (isinstance(value, bool) or not isinstance(value, (int, float))) and (name != "step" or value is not None):
-            hint = "; YAML reads 1e-3 as a word, write 1.0e-3" if isinstance(value, str) else ""
-            raise UsageError(f"space.{key}.{name}={value}: expected a number{hint}")
+    low, high = _number(key, "low", spec), _number(key, "high", spec)
+    step = _number(key, "step", spec) if spec.get("step") is not None else None
     if low >= high:
         raise UsageError(f"space.{key}: nothing lies between low {low} and high {high}; for one value use overrides")
     try:
-        if all(isinstance(value, int) for value in (low, high)):
-            return IntDistribution(low, high, log=bool(spec.get("log")), step=step or 1)
+        if isinstance(low, int) and isinstance(high, int):
+            return IntDistribution(low, high, log=bool(spec.get("log")), step=int(step or 1))
         return FloatDistribution(low, high, log=bool(spec.get("log")), step=step)
     except ValueError as error:
         raise UsageError(f"space.{key}: {error}") from error
+
+
+def _number(key: str, name: str, spec: Mapping[str, Any]) -> int | float:
+    value = spec.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        hint = "; YAML reads 1e-3 as a word, write 1.0e-3" if isinstance(value, str) else ""
+        raise UsageError(f"space.{key}.{name}={value}: expected a number{hint}")
+    return value
 
 
 def _when(key: str, given: Any, before: Sequence[Dimension]) -> dict[str, tuple[Any, ...]]:

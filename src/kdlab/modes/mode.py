@@ -94,6 +94,10 @@ class Mode(nn.Module):
         """Every network that answers: learners, teachers, and copies that the mode keeps of a learner."""
         return (*self.observed, *self.teachers)
 
+    def learner(self, edge: Edge) -> Observed:
+        """The network that an edge teaches."""
+        return self.observed[edge.learner]
+
     def source(self, edge: Edge) -> Observed | None:
         """The network that answers for an edge's teacher; None where no network does, only logits."""
         return None
@@ -101,12 +105,12 @@ class Mode(nn.Module):
     def offers(self, edge: Edge) -> tuple[Fields, Fields]:
         """What the learner and the teacher of an edge can be asked for."""
         source = self.source(edge)
-        return self.observed[edge.learner].offers, Fields() if source is None else source.offers
+        return self.learner(edge).offers, Fields() if source is None else source.offers
 
     def listen(self, asked: Mapping[Edge, tuple[Fields, Fields]]) -> None:
         """Hooks in every network what the heads on its edges ask, and no more."""
         for network in self.sources:
-            ours = [ours for edge, (ours, _) in asked.items() if self.observed[edge.learner] is network]
+            ours = [ours for edge, (ours, _) in asked.items() if self.learner(edge) is network]
             theirs = [theirs for edge, (_, theirs) in asked.items() if self.source(edge) is network]
             network.listen(union((*ours, *theirs)))
 
@@ -118,7 +122,7 @@ class Mode(nn.Module):
     def examples(self, edge: Edge, batch: Batch) -> tuple[Example, Example]:
         """A dry run of both sides of an edge, with what was asked of them in `listen`."""
         source = self.source(edge)
-        ours = self.observed[edge.learner].example(batch["input"])
+        ours = self.learner(edge).example(batch["input"])
         theirs = source.example(batch["input"]) if source is not None else Example(ours.knowledge.only(Fields()))
         return ours, theirs
 

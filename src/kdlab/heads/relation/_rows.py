@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
+
+from kdlab.ranks import gathered as gathered
 
 _SHORTEST = 1e-12
 
@@ -28,12 +30,3 @@ def refuse_single(method: str, rows: Tensor) -> None:
             f"{method} compares the samples of a batch with each other and was given {len(rows)}; choose a "
             "batch size of two or more that leaves no single sample at the end of an epoch"
         )
-
-
-def gathered(rows: Tensor) -> Tensor:
-    """Rows of all ranks, in the order of the ranks; shapes must be equal. Alone: the rows themselves."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return rows
-    parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)

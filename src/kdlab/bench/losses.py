@@ -1,0 +1,98 @@
+"""What each distillation loss costs over plain `kd`: time of a training step and peak memory, all in the platform.
+
+Peak memory is that of everything between assembling a run and the end of its third step: on a GPU what
+`max_memory_allocated` says; on a CPU the largest sum of what torch allocated and freed, which the profiler
+writes down. Both leave out what lay there before, such as the pictures on a CPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from kdlab.assembly import Config
+from kdlab.bench.lane import Lane, Race, race
+from kdlab.bench.setting import Setting, noise, platform_loop
+from kdlab.data.data import Data
+from kdlab.knowledge import Batch
+
+# All heads from the first step on, whatever phases they propose, with the views that some of them read; noise
+# teaches nothing, so the weights hardly move.
+ALL_AT_ONCE = ("phases=[{epochs: 1}]", "+data.views.strong={}", "optimizer.lr=1e-6")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one loss.
+
+    race: against kd.
+    memory, over: peak MiB, and that less kd's.
+    """
+
+    race: Race
+    memory: float
+    over: float
+
+
+def measure(setting: Setting, names: Iterable[str], samples: int) -> Iterator[tuple[str, Cost | ValueError]]:
+    """(loss, its cost), or why the pair cannot be compared by it."""
+    plain = setting.config("loss=kd", *ALL_AT_ONCE)
+    data = noise(plain, samples)
+    least = peak_mib(plain, data)
+    for name in names:
+        try:
+            config = setting.config(f"loss={name}", *ALL_AT_ONCE)
+            memory = peak_mib(config, data)
+            with TemporaryDirectory() as one, TemporaryDirectory() as other:
+                ours = Lane(platform_loop(config, data, Path(one)))
+                theirs = Lane(platform_loop(plain, data, Path(other)))
+                measured = race(ours, theirs, setting.blocks, setting.steps)
+                ours.finish(), theirs.finish()
+            yield name, Cost(measured, memory, memory - least)
+        except ValueError as error:
+            yield name, error
+
+
+def peak_mib(config: Config, data: Data) -> float:
+    """The peak memory of a run, in MiB."""
+    peak = _peak_on_gpu if torch.cuda.is_available() else _peak_on_cpu
+    with TemporaryDirectory() as folder:
+        return peak(partial(platform_loop(config, data, Path(folder)), _three_steps)) / 2**20
+
+class _Enough(Exception):  # noqa: N818
+    """Three steps were made."""
+
+
+def _three_steps(batches: Iterable[Batch]) -> Iterator[Batch]:
+    yield from islice(batches, 3)
+    raise _Enough
+
+
+def _peak_on_gpu(loop: Callable[[], object]) -> float:
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    with suppress(_Enough):
+        loop()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _peak_on_cpu(loop: Callable[[], object]) -> float:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells standard error when it starts and stops
+    with (
+        profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler,
+        suppress(_Enough),
+    ):
+        loop()
+    assert profiler.profiler is not None
+    assert profiler.profiler.kineto_results is not None
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))

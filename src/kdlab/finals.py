@@ -1,0 +1,228 @@
+"""The end of a study: what it found is trained anew with other seeds, beside what the paper publishes, and tested.
+
+Trials were compared on validation, with the study's seeds; the best of many is partly the luckiest. So the refits
+take seeds that no trial had, and the test part is read here for the first time. `final.json` holds
+- `metric`, `direction`, `seeds`;
+- `settings`: for each, `name`, `arm`, `params`, `trial` (its number in the search, or null), `against` (the setting
+  it is compared with, or null), and by seed, in the order of `seeds`: `test` ({metric: [..]}), `alone` (the same for
+  the student trained with labels alone), `folders`; `parameters`, `multiply_accumulates`; `teacher` ({metric: value});
+- `comparisons`: for each setting with an `against`: `setting`, `against`, `differences` by seed, `mean`, `interval`
+  (95 %, bootstrap over seeds), `better`: true, false, or null where the interval holds 0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from rich.table import Table
+
+from kdlab.space import written
+from kdlab.study import Arm, Plan
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A setting to be trained anew. The fields are those of `settings` above."""
+
+    name: str
+    arm: str | None
+    params: Mapping[str, Any]
+    trial: int | None
+    against: str | None
+    overrides: tuple[str, ...]
+
+
+def choose(plan: Plan, studies: Mapping[str | None, Study]) -> list[Refit]:
+    """What is refitted: the best of each arm, or its whole front; and the published setting, if wanted.
+
+    Args:
+        plan: the study.
+        studies: the Optuna study of each arm, by its option.
+    """
+    found: dict[str, Refit] = {}
+    for arm in plan.arms:
+        for trial in _winners(plan, studies[arm.option]):
+            against, published = None, _published(plan, arm, trial)
+            if plan.settings["final"]["default"]:
+                found[published.name] = published
+                against = published.name
+            elif plan.arms[0].option != arm.option:
+                against = plan.arms[0].option
+            if against is not None and dict(published.params) == trial.params:
+                continue
+            name = arm.option or ("best" if plan.settings["final"]["of"] == "best" else f"trial {trial.number}")
+            found[name] = Refit(name, arm.option, trial.params, trial.number, against, _overrides(arm, trial.params))
+    return list(found.values())
+
+
+def seeds(plan: Plan) -> list[int]:
+    """Those of the refits: the first that no trial had."""
+    return [plan.settings["seeds"] + place for place in range(plan.settings["final"]["seeds"])]
+
+
+def summarise(plan: Plan, refits: Sequence[Refit], trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    """The content of final.json.
+
+    Args:
+        plan: the study.
+        refits: what was to be refitted.
+        trials: of NAME/final, whose attribute `result` holds a result.json.
+    """
+    done: dict[tuple[str, int], FrozenTrial] = {
+        (trial.user_attrs["setting"], trial.user_attrs["seed"]): trial
+        for trial in trials
+        if trial.state == TrialState.COMPLETE
+    }
+    wanted = [refit for refit in refits if all((refit.name, seed) in done for seed in seeds(plan))]
+    metric = plan.curve.removeprefix("validation.")
+    settings = [_setting(refit, [done[refit.name, seed] for seed in seeds(plan)]) for refit in wanted]
+    tests = {setting["name"]: setting["test"][metric] for setting in settings}
+    comparisons = [
+        {"setting": refit.name, "against": refit.against, **compare(plan, tests[refit.name], tests[refit.against])}
+        for refit in wanted
+        if refit.against in tests
+    ]
+    return {
+        "version": VERSION,
+        "name": plan.name,
+        "metric": metric,
+        "direction": plan.objectives[plan.curve],
+        "seeds": seeds(plan),
+        "settings": settings,
+        "comparisons": comparisons,
+        "missing": [refit.name for refit in refits if refit not in wanted],
+    }
+
+
+def compare(plan: Plan, values: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
+    """Two settings, seed by seed: differences, their mean, and an interval for it."""
+    differences = [value - other for value, other in zip(values, others, strict=True)]
+    low, high = interval(differences)
+    sign = 1 if plan.objectives[plan.curve] == "maximize" else -1
+    better = None if low <= 0 <= high else sign * fmean(differences) > 0
+    return {"differences": differences, "mean": fmean(differences), "interval": [low, high], "better": better}
+
+
+def interval(differences: Sequence[float]) -> tuple[float, float]:
+    """95 % for the mean of paired differences: percentile bootstrap over seeds, 9999 draws.
+
+    Efron, Tibshirani. An Introduction to the Bootstrap. 1993. With five seeds it is rather too narrow than too wide.
+    """
+    from scipy.stats import bootstrap
+
+    if len(set(differences)) == 1:
+        return differences[0], differences[0]
+    found = bootstrap((differences,), fmean, n_resamples=9999, method="percentile", vectorized=False, rng=0)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def verdict(final: Mapping[str, Any]) -> list[str]:
+    """What came of the study, a sentence for each comparison."""
+    if not final["comparisons"]:
+        return ["The search found nothing that is not published already: the default is its own best."]
+    words = {True: "is better than", False: "is worse than", None: "is not shown to differ from"}
+    return [
+        f"{found['setting']} {words[found['better']]} {found['against']}: {final['metric']} on test differs by "
+        f"{found['mean']:+.4f} (95 % interval {found['interval'][0]:+.4f} to {found['interval'][1]:+.4f}, "
+        f"{len(found['differences'])} seeds)."
+        for found in final["comparisons"]
+    ]
+
+
+def table(final: Mapping[str, Any]) -> Table:
+    """Settings, their parameters, and test values as mean ± standard deviation over seeds."""
+    metric = final["metric"]
+    shown = Table(title=f"{final['name']}: {metric} on test over seeds {final['seeds']}", title_justify="left")
+    for column in ("setting", "distilled", "alone", "multiply-accumulates", "parameters found"):
+        shown.add_column(column, justify="left" if column.startswith(("set", "param")) else "right")
+    for setting in final["settings"]:
+        params = " ".join(f"{name}={_short(value)}" for name, value in setting["params"].items())
+        alone = (setting["alone"] or {}).get(metric)
+        cost = f"{setting['multiply_accumulates']:,}"
+        shown.add_row(setting["name"], _spread(setting["test"][metric]), _spread(alone), cost, params)
+    return shown
+
+
+def attributes(refit: Refit, seed: int) -> dict[str, Any]:
+    """The user attributes of the trial that refits a setting with a seed."""
+    described = asdict(refit)
+    return {"setting": refit.name, "seed": seed, **{key: described[key] for key in ("arm", "params", "overrides")}}
+
+
+def _winners(plan: Plan, study: Study) -> list[FrozenTrial]:
+    signs = [1 if direction == "minimize" else -1 for direction in plan.objectives.values()]
+    first = list(plan.objectives).index(plan.curve)
+    order = sorted(range(len(signs)), key=lambda place: place != first)
+    complete = [
+        trial
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if all(broken <= 0 for broken in trial.constraints.values())
+    ]
+    ranked = sorted(complete, key=lambda trial: [signs[place] * trial.values[place] for place in order])
+    if plan.settings["final"]["of"] == "best":
+        return ranked[:1]
+    front = {trial.number for trial in study.best_trials}
+    return [trial for trial in ranked if trial.number in front]
+
+
+def _published(plan: Plan, arm: Arm, winner: FrozenTrial) -> Refit:
+    kept = {key: winner.params[key] for key in plan.settings["final"]["same"] if key in winner.params}
+    params = {**arm.default, **kept}
+    moved = [f"{key}={_short(value)}" for key, value in kept.items() if arm.default.get(key) != value]
+    name = ", ".join([f"{arm.option} default" if arm.option else "default", *moved])
+    return Refit(name, arm.option, params, None, None, _overrides(arm, params))
+
+
+def _overrides(arm: Arm, params: Mapping[str, Any]) -> tuple[str, ...]:
+    return (*arm.overrides, *written(params))
+
+
+def _setting(refit: Refit, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    results = [trial.user_attrs["result"] for trial in trials]
+    described = {key: value for key, value in asdict(refit).items() if key != "overrides"}
+    first = results[0]
+    return {
+        **described,
+        "test": _columns([result["test"] for result in results]),
+        "alone": _columns([result["alone"] for result in results]) if all(r["alone"] for r in results) else None,
+        "teacher": first["teacher"],
+        "parameters": first["parameters"],
+        "multiply_accumulates": first["multiply_accumulates"],
+        "folders": [trial.user_attrs["folder"] for trial in trials],
+    }
+
+
+def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _spread(values: Sequence[float] | None) -> str:
+    if not values:
+        return ""
+    return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def of_result(result: Mapping[str, Any], keep: str) -> dict[str, Any]:
+    """What a refit's trial remembers of its result.json: test rows of the epoch that the run keeps."""
+    student = result["student"]
+    rows = {name: result[name] and result[name]["test"].get("last") for name in ("teacher", "alone")}
+    costs = {key: student[key] for key in ("parameters", "multiply_accumulates")}
+    return {"test": student["test"].get(keep, student["test"]["last"]), **rows, **costs}
+
+
+def loads(text: str) -> dict[str, Any]:
+    """A final.json."""
+    found: dict[str, Any] = json.loads(text)
+    return found

@@ -1,0 +1,42 @@
+"""A student that is taught by a copy of itself, of other times: what its average and its snapshots have in common."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Self
+
+from kdlab.modes.mode import Cast, Edge, Mode
+from kdlab.teacher import Observed, Teacher
+
+
+class OwnCopy(Mode):
+    """One student, and a copy that is never trained: frozen, in eval mode, saved with the mode.
+
+    Args:
+        cast: who is there.
+        name: of the copy.
+    """
+
+    wants_teacher = False
+
+    def __init__(self, cast: Cast, name: str) -> None:
+        student = cast.learners()
+        super().__init__(student)
+        self.copy = deepcopy(student.network)
+        self.copied = Teacher(name, self.copy, student.taps)
+
+    @property
+    def sources(self) -> tuple[Observed, ...]:
+        return (*self.observed, self.copied)
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        return (Edge(0, 0, f"student-{self.copied.name}"),)
+
+    def source(self, edge: Edge) -> Observed:
+        return self.copied
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.copy.eval()
+        return self

@@ -1,0 +1,38 @@
+"""cotrain: teacher and student are trained from scratch together; the teacher hears only the labels.
+
+The online scheme of Gou, Yu, Maybank, Tao. Knowledge Distillation: A Survey. IJCV 2021, section 3.2, with one
+direction: the teacher's answers of each step are the student's soft targets of that step.
+"""
+
+from __future__ import annotations
+
+from kdlab.errors import UsageError
+from kdlab.knowledge import Batch, Lesson, Progress
+from kdlab.modes.mode import Cast, Edge, Mode
+from kdlab.teacher import Observed
+
+
+class CoTrain(Mode):
+    """A student, and the one peer that is its teacher."""
+
+    wants_teacher = False
+    wants_peers = True
+
+    def __init__(self, cast: Cast) -> None:
+        if cast.peers != 1:
+            raise UsageError(f"mode.peers: cotrain trains one network beside the student, not {cast.peers}")
+        super().__init__(cast.learners(), cast.learners(1))
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        return (Edge(0, 0, f"student-{self.observed[1].name}"),)
+
+    def source(self, edge: Edge) -> Observed:
+        return self.observed[1]
+
+    def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
+        student, teacher = (learner(batch["input"]) for learner in self.observed)
+        return [
+            Lesson(student, (teacher.detach(),), batch["target"], batch["index"]),
+            Lesson(teacher, (), batch["target"], batch["index"]),
+        ]

@@ -1,0 +1,98 @@
+"""dlb: half of each batch is the half before, and what the student said of it then teaches it now.
+
+Shen et al. Self-Distillation from the Last Mini-Batch for Consistency Regularization. CVPR 2022, equations 3 and 4.
+
+    L = CE over both halves + α T² KL(softmax(z_{t−1} / T) ‖ softmax(z_t / T)) over the half that is repeated
+
+A batch of the loader is the new half, so that a step costs twice a plain one; with `trainer.batch_size=32` its
+batch has 64 samples. The authors show the repeated half with another draw of the augmentation: name one of
+`data.views` to do so. The very first batch has no half before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdlab.knowledge import Batch, Knowledge, Lesson, Progress
+from kdlab.modes.mode import Cast, Edge, Mode
+from kdlab.ranks import gathered, own_share
+from kdlab.teacher import Observed
+
+REMEMBERED = ("input", "target", "index", "logits")
+
+
+class DLB(Mode):
+    """One network, heard as two learners: on the new half by the labels, on the repeated one by its own past too.
+
+    Args:
+        cast: who is there.
+        view: of `data.views`, which the repeated half is shown in; None: as it was.
+    """
+
+    wants_teacher = False
+    input: Tensor
+    target: Tensor
+    index: Tensor
+    logits: Tensor
+
+    def __init__(self, cast: Cast, view: str | None = None) -> None:
+        super().__init__(cast.learners())
+        self._view = view
+        self._new: list[Batch] = []  # of the present step, between its parts
+        for name in REMEMBERED:
+            self.register_buffer(name, torch.empty(0))
+
+    @property
+    def shows(self) -> tuple[str, ...]:
+        return () if self._view is None else (self._view,)
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        return (Edge(1, 0, "repeated-past"),)
+
+    def learner(self, edge: Edge) -> Observed:
+        return self.observed[0]
+
+    def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
+        student, target, index = self.observed[0], batch["target"], batch["index"]
+        if not len(self.logits):
+            said = student(batch["input"])
+            nothing = said.logits.new_zeros(1, len(said.logits))
+            return [
+                Lesson(said, (), target, index),
+                Lesson(said, (Knowledge(said.logits.detach(), rows=said.rows),), target, index, nothing, 0.0),
+            ]
+        start = sum(len(part["index"]) for part in self._new)
+        before = {name: own_share(getattr(self, name))[start : start + len(index)] for name in REMEMBERED}
+        said = student(torch.cat((batch["input"], before["input"])))
+        new, again = said.part(0, len(index)), said.part(len(index), len(said.logits))
+        past = Knowledge(before["logits"], rows=again.rows)
+        # Each half's rows are divided by the number of them: half of both is the mean over the whole batch.
+        return [
+            Lesson(new, (), target, index, task=0.5),
+            Lesson(again, (past,), before["target"], before["index"], task=0.5),
+        ]
+
+    def forward(self, batch: Batch, progress: Progress) -> list[Lesson]:
+        lessons = super().forward(batch, progress)
+        shown = batch if self._view is None else batch["views"][self._view]
+        logits = lessons[0].learner.logits.detach()
+        self._new.append({**{name: shown[name] for name in ("input", "target", "index")}, "logits": logits})
+        return lessons
+
+    def after_step(self, progress: Progress) -> None:
+        """The batch, all parts of it, becomes the one before."""
+        for name in REMEMBERED:
+            setattr(self, name, gathered(torch.cat([part[name] for part in self._new])))
+        self._new.clear()
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        # A batch has the size that it had, be it none.
+        for name in REMEMBERED:
+            if (saved := state_dict.get(f"{prefix}{name}")) is not None:
+                setattr(self, name, torch.empty_like(saved, device=getattr(self, name).device))
+        super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -1,0 +1,25 @@
+"""dml: peers are trained together, and each is taught by every other.
+
+Zhang, Xiang, Hospedales, Lu. Deep Mutual Learning. CVPR 2018, equations 6 and 9.
+
+    L_i = CE(p_i, y) + 1/(K − 1) Σ over j ≠ i of KL(p_j ‖ p_i)
+
+All peers learn from the predictions before the step, so K networks cost K forward passes; the authors'
+algorithm asks each of them again after it was updated.
+"""
+
+from __future__ import annotations
+
+from kdlab.knowledge import Batch, Lesson, Progress
+from kdlab.modes._peers import Peers
+
+
+class DML(Peers):
+    """Every peer teaches every other."""
+
+    def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
+        said = [peer(batch["input"]) for peer in self.observed]
+        return [
+            Lesson(own, tuple(said[other].detach() for other in self.others(place)), batch["target"], batch["index"])
+            for place, own in enumerate(said)
+        ]

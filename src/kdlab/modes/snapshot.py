@@ -1,0 +1,53 @@
+"""snapshot: the learning rate falls in cycles, and the student at the end of each teaches the next.
+
+Yang, Xie, Su, Yuille. Snapshot Distillation: Teacher-Student Optimization in One Generation. CVPR 2019, section 3.
+
+    L = λ_S CE(p, y) + λ_T KL(softmax(z_teacher / T) ‖ p)
+
+The teacher is the last snapshot, and its signal alone is softened: the temperature is the mode's. The first
+cycle has the labels alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import ceil
+
+from kdlab.knowledge import Batch, Lesson, Progress
+from kdlab.modes._own_copy import OwnCopy
+from kdlab.modes.mode import Cast
+
+
+class Snapshot(OwnCopy):
+    """One student, and a copy of it from the end of the last cycle.
+
+    Args:
+        cast: who is there.
+        cycles: of the learning rate, in the steps of a phase; `scheduler=cyclic` with as many.
+        temperature: T, of the teacher alone.
+    """
+
+    def __init__(self, cast: Cast, cycles: int, temperature: float) -> None:
+        super().__init__(cast, "snapshot")
+        self._cycles, self._temperature = cycles, temperature
+        self._filled = False
+
+    def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
+        taught = self.copied(batch["input"])
+        weight = taught.logits.new_full((1, len(taught.logits)), float(self._filled))
+        softened = replace(taught, logits=taught.logits / self._temperature)
+        return [Lesson(self.observed[0](batch["input"]), (softened,), batch["target"], batch["index"], weight)]
+
+    def after_step(self, progress: Progress) -> None:
+        """Takes a snapshot where the learning rate is about to rise again."""
+        if (progress.step + 1) % ceil(progress.steps / self._cycles) == 0:
+            self.copy.load_state_dict(self.learners[0].state_dict())
+            self._filled = True
+
+    def get_extra_state(self) -> dict[str, bool]:
+        """Whether there is a snapshot yet."""
+        return {"filled": self._filled}
+
+    def set_extra_state(self, state: dict[str, bool]) -> None:
+        """As `get_extra_state` gave it."""
+        self._filled = state["filled"]
