@@ -145,3 +145,32 @@ def test_the_composed_config_is_plain_data():
 
     assert plain(compose())
     assert Path(conf_folder() / "train.yaml").is_file()
+
+
+def test_a_list_of_teachers_is_an_ensemble_whose_twins_have_seeds_of_their_own():
+    members = compose(["teacher=[resnet8,resnet14,resnet8]", "teacher.members.m1.optimizer.lr=0.3"])["teacher"][
+        "members"
+    ]
+    told = [(m["model"]["depth"], m["seed"], m["optimizer"]["lr"]) for m in members.values()]
+    assert told == [(8, 0, 0.1), (14, 0, 0.3), (8, 1, 0.1)]
+
+
+def test_an_assistant_has_a_teacher_and_dials_of_its_own():
+    config = compose(["experiment=chain/teacher_assistant", "teacher.teacher=resnet56", "teacher.loss.temperature=2"])
+    assistant = config["teacher"]
+    assert (assistant["model"]["depth"], assistant["teacher"]["model"]["depth"]) == (8, 56)
+    assert assistant["mode"]["_target_"] == "kdlab.modes.offline.Offline"
+    assert assistant["loss"]["heads"]["kd"]["temperature"] == 2
+    assert config["loss"]["heads"]["kd"]["temperature"] == 4.0
+    assert assistant["loss"]["task_weight"] == 0.1
+
+
+def test_generations_are_students_in_a_row_the_first_of_them_taught_by_one_trained_alone():
+    config = compose(["experiment=chain/born_again", "generations=3", "model.width=0.3", "seed=7"])
+    links = []
+    link = config["teacher"]
+    while link:
+        assert link["model"] == config["model"]
+        links.append((link["seed"], link["loss"] and link["loss"]["heads"]["kd"]["weight"]))
+        link = link["teacher"]
+    assert links == [(10, 0.9), (9, 0.9), (8, None)]

@@ -144,6 +144,8 @@ def make_mode(config: Mapping[str, Any], cast: Cast) -> Mode:
     mode.kept = settings.get("kept") or mode.kept
     if mode.kept not in (students := ("best", *mode.students())):
         raise UsageError(f"mode.kept={mode.kept}: expected {' or '.join(students)}")
+    if mode.kept == "best" and config["data"].get("validation") == 0:
+        raise UsageError("mode.kept=best selects by validation, and data.validation=0 has none; type mode.kept=student")
     learners = [learner.name for learner in mode.observed]
     for name in settings.get("optimizers") or {}:
         if name not in learners:
@@ -193,7 +195,16 @@ def make_teacher(config: Mapping[str, Any], teacher: Mapping[str, Any], weights:
     named = str(teacher["model"].get("_target_", "network")).rsplit(".", 1)[-1]
     adjust = renormalisation(data["mean"], data["std"], teacher.get("mean"), teacher.get("std"))
     input = batch["input"] if size is None else torch.randn(2, data["channels"], size, size)
-    return Teacher(f"teacher {named}", network, find_taps(network, input, taps), renormalise=adjust, size=size)
+    taps_found = find_taps(network, input, taps)
+    classes = teacher.get("classes")
+    if classes is not None:
+        told = Observed(named, network, taps_found).example(input).knowledge.logits.shape[1]
+        if len(classes) != data["classes"] or not all(c is None or 0 <= c < told for c in classes):
+            raise UsageError(
+                f"teacher.classes: expected {data['classes']} entries, for each class of the data the teacher's class "
+                f"from 0 to {told - 1} that means the same, or null"
+            )
+    return Teacher(f"teacher {named}", network, taps_found, renormalise=adjust, size=size, classes=classes)
 
 
 def example_batch(data: Mapping[str, Any], samples: int = 2) -> Batch:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +16,47 @@ from kdlab.distiller import Distiller
 from kdlab.store import save_weights
 
 
+@dataclass
+class Validated:
+    """The primary metric of one student on the validation part: in the best epoch, counted from 1, and the last."""
+
+    best: float | None = None
+    epoch: int | None = None
+    last: float | None = None
+
+
 class KeepBest(Callback):
-    """Keeps the weights of the best epoch by the task's primary metric on the validation part."""
+    """Keeps the weights of each student's best epoch by the task's primary metric on the validation part."""
 
     def __init__(self, folder: Path) -> None:
-        self.file = folder / "best.safetensors"
-        self.best: float | None = None
-        self.epoch: int | None = None
-        self.last: float | None = None
+        self.folder = folder
+        self.of: defaultdict[str, Validated] = defaultdict(Validated)
+
+    def file(self, student: str) -> Path:
+        """Where the weights of a student's best epoch lie."""
+        return self.folder / f"best-{student}.safetensors"
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compares, and writes aside and renames where this epoch is better."""
         assert isinstance(pl_module, Distiller)
-        self.last = float(trainer.callback_metrics[f"validation/{pl_module.task.primary}"])
-        if pl_module.task.better(self.last, self.best):
-            self.best, self.epoch = self.last, trainer.current_epoch + 1
+        primary = pl_module.task.primary
+        for place, (name, network) in enumerate(pl_module.mode.validated().items()):
+            seen = self.of[name]
+            key = f"validation/{primary}" if place == 0 else f"validation/{name}/{primary}"
+            seen.last = float(trainer.callback_metrics[key])
+            if not pl_module.task.better(seen.last, seen.best):
+                continue
+            seen.best, seen.epoch = seen.last, trainer.current_epoch + 1
             if trainer.is_global_zero:
-                student = next(iter(pl_module.mode.students().values()))
-                save_weights(student.state_dict(), self.file.with_suffix(".writing"))
-                self.file.with_suffix(".writing").replace(self.file)
+                aside = self.file(name).with_suffix(".writing")
+                save_weights(network.state_dict(), aside)
+                aside.replace(self.file(name))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "epoch": self.epoch, "last": self.last}
+        return {name: asdict(seen) for name, seen in self.of.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.epoch, self.last = state_dict["best"], state_dict["epoch"], state_dict["last"]
+        self.of.update({name: Validated(**seen) for name, seen in state_dict.items()})
 
 
 def checkpoints(folder: Path, every_n_steps: int | None) -> list[Callback]:

@@ -4,7 +4,7 @@ A row is a head's own words (`kind`, `paper`, `link`, `compares`) and its YAML's
 come from JSON files, {method: {column: value}}:
 
     python -m kdlab.bench losses --json costs.json
-    python -m kdlab.trial --json digits.json
+    python -m kdlab.tryout --json digits.json
     python -m kdlab.catalogue costs.json digits.json
 """
 
@@ -51,9 +51,9 @@ def files() -> dict[str, str]:
 
 
 @cache
-def settings(name: str) -> Mapping[str, Any]:
+def settings(name: str) -> dict[str, Any]:
     """The settings that conf/loss has for a method, its dials set."""
-    found: Mapping[str, Any] = compose([f"loss={name}"])["loss"]["heads"][name]
+    found: dict[str, Any] = compose([f"loss={name}"])["loss"]["heads"][name]
     return found
 
 
@@ -99,7 +99,7 @@ def row(name: str) -> dict[str, str]:
         "year": year,
         "compares": head.compares,
         "weight": f"{chosen['weight']:g}{labels}",
-        "takes": extras(name),
+        "also takes": extras(name),
     }
 
 

@@ -83,7 +83,7 @@ class Distiller(pl.LightningModule):
         self._random: list[Any] = []
         self._window = torch.empty(0)
         self._broken = torch.empty(0)
-        self._metrics = nn.ModuleDict({name: self.task.metrics() for name in self.mode.students()})
+        self._metrics = nn.ModuleDict({name: self.task.metrics() for name in self.mode.validated()})
         # What a mode or a head remembers is the same on every rank by its own doing; DDP need not send it around.
         self._ddp_params_and_buffers_to_ignore = [
             f"{place}.{name}"
@@ -309,7 +309,7 @@ class Distiller(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The students alone, in eval mode; no teacher is asked."""
-        for name, network in self.mode.students().items():
+        for name, network in self.mode.validated().items():
             metrics = self._metrics[name]
             metrics.update(logits_of(network(batch["input"])).detach(), batch["target"])  # type: ignore[operator]
 

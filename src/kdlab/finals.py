@@ -76,14 +76,17 @@ def summarise(plan: Plan, refits: Sequence[Refit], trials: Sequence[FrozenTrial]
         refits: what was to be refitted.
         trials: of NAME/final, whose attribute `result` holds a result.json.
     """
-    done: dict[tuple[str, int], FrozenTrial] = {
-        (trial.user_attrs["setting"], trial.user_attrs["seed"]): trial
-        for trial in trials
-        if trial.state == TrialState.COMPLETE
-    }
-    wanted = [refit for refit in refits if all((refit.name, seed) in done for seed in seeds(plan))]
+    settings, wanted = [], []
+    for refit in refits:
+        done = {
+            trial.user_attrs["seed"]: trial
+            for trial in trials
+            if trial.state == TrialState.COMPLETE and is_of(refit, trial)
+        }
+        if all(seed in done for seed in seeds(plan)):
+            wanted.append(refit)
+            settings.append(_setting(refit, [done[seed] for seed in seeds(plan)]))
     metric = plan.curve.removeprefix("validation.")
-    settings = [_setting(refit, [done[refit.name, seed] for seed in seeds(plan)]) for refit in wanted]
     tests = {setting["name"]: setting["test"][metric] for setting in settings}
     comparisons = [
         {"setting": refit.name, "against": refit.against, **compare(plan, tests[refit.name], tests[refit.against])}
@@ -116,7 +119,7 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
 
     Efron, Tibshirani. An Introduction to the Bootstrap. 1993. With five seeds it is rather too narrow than too wide.
     """
-    from scipy.stats import bootstrap
+    from scipy.stats import bootstrap  # type: ignore[import-untyped]
 
     if len(set(differences)) == 1:
         return differences[0], differences[0]
@@ -155,6 +158,11 @@ def attributes(refit: Refit, seed: int) -> dict[str, Any]:
     """The user attributes of the trial that refits a setting with a seed."""
     described = asdict(refit)
     return {"setting": refit.name, "seed": seed, **{key: described[key] for key in ("arm", "params", "overrides")}}
+
+
+def is_of(refit: Refit, trial: FrozenTrial) -> bool:
+    """Whether a trial of NAME/final refits a setting; the best of a study that went on is another."""
+    return bool(trial.user_attrs["setting"] == refit.name and trial.user_attrs["params"] == dict(refit.params))
 
 
 def _winners(plan: Plan, study: Study) -> list[FrozenTrial]:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -33,6 +33,8 @@ from kdlab.tracking import MetricsFile, finish, wandb_logger
 # Lightning's notes on devices and products, and its own use of what torch deprecates, tell a user nothing.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+# A mode's frozen copies of its student are meant to be.
+warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
 
 
 class Batches(pl.LightningDataModule):
@@ -135,7 +137,7 @@ def fit(
     )
     validated = len(data.parts.validation) > 0
     columns = [f"loss/{name}" for name in (*parts.objective.names, "total")] + ["lr"]
-    for place, name in enumerate(parts.mode.students()):
+    for place, name in enumerate(parts.mode.validated()):
         prefix = "validation" if place == 0 else f"validation/{name}"
         columns += [f"{prefix}/{metric}" for metric in parts.task.metrics()]
     metrics = MetricsFile(folder / "metrics.csv", columns)
@@ -201,38 +203,60 @@ def fit(
 def _measured(
     config: Mapping[str, Any], data: Data, folder: Path, parts: Parts, distiller: Distiller, keep: KeepBest | None
 ) -> Trained:
-    """Tests the last and the best student, once each, and measures what they cost."""
+    """Tests the last and the best of every student, once each, and measures what they cost."""
     device = distiller.trainer.strategy.root_device
     parts.mode.move(device, torch.float32)
-    name, student = next(iter(parts.mode.students().items()))
-    student.to(device).float()
     loader = data.eval_loader("test", 256, rank=0, world=1, device=device)
     teacher = predict(parts.mode.reference, loader)[0] if parts.mode.teachers else None
-    weights = {"last": {key: value.detach().clone() for key, value in student.state_dict().items()}}
-    if keep is not None and keep.file.is_file():
-        weights["best"] = load_file(keep.file)
-    test = {}
-    for which, state in weights.items():
-        student.load_state_dict(state)
-        logits, targets = predict(student_of(student), loader)
-        test[which] = score(parts.task, logits, targets, teacher)
-    student.load_state_dict(weights["last"])
-    kept = weights.get(config["keep"], weights["last"])
+    rows: dict[str, Config] = {}
+    weights: dict[str, dict[str, State]] = {}
+    targets = torch.empty(0)
+    for name, student in parts.mode.validated().items():
+        student.to(device).float()
+        weights[name] = {"last": {key: value.detach().clone() for key, value in student.state_dict().items()}}
+        if keep is not None and keep.file(name).is_file():
+            weights[name]["best"] = load_file(keep.file(name))
+        test = {}
+        for which, state in weights[name].items():
+            student.load_state_dict(state)
+            logits, targets = predict(student_of(student), loader)
+            test[which] = score(parts.task, logits, targets, teacher)
+        student.load_state_dict(weights[name]["last"])
+        seen = None if keep is None else keep.of[name]
+        rows[name] = {
+            "test": test,
+            "validation": None
+            if seen is None
+            else {"metric": parts.task.primary, "best": seen.best, "best_epoch": seen.epoch, "last": seen.last},
+            "bytes": len(save({key: value.cpu().contiguous() for key, value in weights[name]["last"].items()})),
+            **cost(student, example_batch(config["data"])["input"]),
+            "network": parts.networks[name],
+        }
+    name = _chosen(parts, keep, config["keep"])
+    kept = weights[name].get(config["keep"], weights[name]["last"])
     save_weights(kept, folder / "student.safetensors")
     samples = distiller.steps * min(config["trainer"]["batch_size"], len(data.labels))
     result = {
-        "test": test,
-        "validation": None
-        if keep is None
-        else {"metric": parts.task.primary, "best": keep.best, "best_epoch": keep.epoch, "last": keep.last},
+        **rows[name],
         "epochs": distiller.steps / distiller.steps_per_epoch,
         "seconds": distiller.seconds,
         "samples_per_second": samples / distiller.seconds if distiller.seconds else None,
-        "bytes": (folder / "student.safetensors").stat().st_size,
-        **cost(student, example_batch(config["data"])["input"]),
-        "network": parts.networks[name],
+        "kept": name,
+        "peers": {other: row for other, row in rows.items() if other != name},
     }
     return Trained(kept, result, parts.task, teacher, targets)
+
+
+def _chosen(parts: Parts, keep: KeepBest | None, which: str) -> str:
+    """The student that is kept: that which was named, or the best by validation of those built like the first."""
+    first, *others = parts.mode.validated()
+    if parts.mode.kept != "best" or keep is None:
+        return first
+    for name in others:
+        ours, theirs = (getattr(keep.of[student], which) for student in (name, first))
+        if parts.networks[name] == parts.networks[first] and ours is not None and parts.task.better(ours, theirs):
+            first = name
+    return first
 
 
 def make_scheduler(

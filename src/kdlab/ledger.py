@@ -10,27 +10,21 @@ command, see that it is gone, mark them failed and put the same parameters back 
 from __future__ import annotations
 
 import os
-import re
 import socket
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock
-from optuna.samplers import BaseSampler, QMCSampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.study import Study
+from optuna.pruners import BasePruner
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from kdlab.build import build, resolve
-from kdlab.errors import UsageError
 from kdlab.space import Dimension, suggest
+from kdlab.storage import Storage
+from kdlab.study import make_sampler
 
 BEAT = 10.0
 """Seconds between two signs of life of a worker."""
@@ -41,90 +35,6 @@ LEASE = 90.0
 
 WRITTEN = ("setting", "arm", "seed", "params", "overrides")
 """The user attributes that say what a trial shall do, where its parameters do not."""
-
-
-class FileLease(JournalFileOpenLock):
-    """The lock of a journal: the system takes it back from a process that dies, and half a line with it.
-
-    Optuna's own would stand for 30 seconds, and a line that was cut off would spoil the one after it.
-    """
-
-    def __init__(self, file: str) -> None:
-        super().__init__(file)
-        self._file, self._lock = Path(file), FileLock(f"{file}.lock")
-
-    def acquire(self) -> bool:
-        """Waits for the lock, then takes back what a dead process wrote of a line."""
-        self._lock.acquire()
-        with self._file.open("rb+") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            back = min(size, 1)
-            stream.seek(-back, os.SEEK_END)
-            if back and stream.read(1) != b"\n":
-                stream.seek(0)
-                stream.truncate(stream.read().rfind(b"\n") + 1)
-        return True
-
-    def release(self) -> None:
-        self._lock.release()
-
-
-@dataclass(frozen=True)
-class Storage:
-    """Optuna's storage, and the lock that goes with it."""
-
-    where: str
-    optuna: BaseStorage
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Alone among all workers of all machines."""
-        with exclusively(self.where):
-            yield
-
-
-def open_storage(where: str) -> Storage:
-    """The storage of a journal file or of a PostgreSQL server, made where there is none.
-
-    Raises:
-        UsageError: where it cannot be reached.
-    """
-    if "://" not in where:
-        file = Path(where).absolute()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        return Storage(str(file), JournalStorage(JournalFileBackend(str(file), FileLease(str(file)))))
-    if not where.startswith(("postgresql://", "postgresql+psycopg://")):
-        raise UsageError(f"storage={shown(where)}: expected a file for a journal, or postgresql://USER@HOST/DATABASE")
-    try:
-        with exclusively(where):  # two that make its tables at once would stumble over each other
-            return Storage(where, RDBStorage(where, engine_kwargs={"pool_pre_ping": True}))
-    except ImportError as error:
-        raise UsageError(f"storage={shown(where)} needs psycopg: pip install 'kdlab[postgres]'") from error
-    except Exception as error:
-        if type(error).__module__.startswith(("sqlalchemy", "psycopg")):
-            raise UsageError(f"storage={shown(where)}: {str(error).splitlines()[0]}") from error
-        raise
-
-
-def shown(where: str) -> str:
-    """The name of a storage, less its password."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", where)
-
-
-@contextmanager
-def exclusively(where: str) -> Iterator[None]:
-    """A lock by the name of a storage, which ends with the process at the latest."""
-    if "://" not in where:
-        with FileLock(f"{where}.turn"):
-            yield
-        return
-    from sqlalchemy import create_engine, text
-    from sqlalchemy.pool import NullPool
-
-    engine = create_engine(where, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text("select pg_advisory_lock(:key)"), {"key": zlib.crc32(b"kdlab.sweep")})
-        yield  # closing the connection gives it back
 
 
 def identity() -> str:
@@ -179,7 +89,7 @@ class Ledger:
         space: Sequence[Dimension] = (),
         sampler: Mapping[str, Any] | None = None,
         seed: int = 0,
-        pruner: optuna.pruners.BasePruner | None = None,
+        pruner: BasePruner | None = None,
         presence: Presence | None = None,
     ) -> None:
         self.storage, self.name, self.space, self.seed = storage, name, space, seed
@@ -188,7 +98,7 @@ class Ledger:
         self.me = identity()
         self.study: Study = optuna.create_study(
             storage=storage.optuna, study_name=name, load_if_exists=True,
-            directions=["maximize" if direction == "maximize" else "minimize" for direction in directions],
+            directions=[StudyDirection[direction.upper()] for direction in directions],
             pruner=pruner or optuna.pruners.NopPruner(),
         )  # fmt: skip
 
@@ -281,18 +191,6 @@ class Ledger:
         self.storage.optuna.set_trial_user_attr(identity, "reason", reason)
         self.study.tell(trial.number, state=TrialState.FAIL)
         return True
-
-
-def make_sampler(settings: Mapping[str, Any], seed: int, number: int) -> BaseSampler:
-    """The sampler of one trial, seeded after the study and the trial's number.
-
-    Raises:
-        UsageError: where the settings describe no sampler.
-    """
-    target = resolve(settings.get("_target_"), BaseSampler, "sampler")
-    own = seed if issubclass(target, QMCSampler) else zlib.crc32(f"{seed}/{number}".encode())
-    made: BaseSampler = build(settings, BaseSampler, "sampler", seed=own)  # type: ignore[type-abstract]  # mypy #4717
-    return made
 
 
 def _machine() -> str:

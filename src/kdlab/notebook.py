@@ -120,8 +120,8 @@ def _validated(
     def tested() -> dict[str, float]:
         return score(task, predict(student_of(student), batches)[0], targets, said)
 
-    result: dict[str, Any] = {"teacher": score(task, said, targets), "last": tested(), "best_epoch": best.epoch}
-    student.load_state_dict(load_file(best.file))
+    result: dict[str, Any] = {"teacher": score(task, said, targets), "last": tested(), "best_epoch": best.of["student"].epoch}
+    student.load_state_dict(load_file(best.file("student")))
     result["best"] = tested()
     if keep == "last":
         student.load_state_dict(last)

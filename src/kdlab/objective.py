@@ -70,6 +70,11 @@ class Objective(nn.Module):
         self.task_weight = task_weight
         self.context = context
         self.edges = mode.edges
+        self._known: dict[Edge, int] = {}
+        for place, edge in enumerate(self.edges):
+            if (known := mode.known(edge)) is not None:
+                self._known[edge] = place
+                self.register_buffer(f"known{place}", known, persistent=False)
         self.heads = nn.ModuleDict()
         self._placed: dict[str, tuple[Placed, ...]] = {}
         for term in terms:
@@ -139,7 +144,7 @@ class Objective(nn.Module):
                     with torch.random.fork_rng():
                         torch.manual_seed(seed_of(seed, edge.name, name))
                         placed.head.build(
-                            replace(learner, knowledge=learner.knowledge.only(needs.learner)),
+                            replace(learner, knowledge=self._heard(learner.knowledge, edge, needs)),
                             replace(teacher, knowledge=teacher.knowledge.only(needs.teacher)),
                             self.context if needs.labels else replace(self.context, labels=None),
                         )
@@ -202,7 +207,7 @@ class Objective(nn.Module):
             if prepare:
                 value = placed.head.prepare(teacher)
             else:
-                learner = lesson.learner.raised().only(needs.learner)
+                learner = self._heard(lesson.learner.raised(), edge, needs)
                 narrowed = self._narrowed(lesson, learner, teacher, edge, needs)
                 value = placed.head(learner, teacher, narrowed, progress)
             if value.ndim:
@@ -217,19 +222,34 @@ class Objective(nn.Module):
         target = lesson.target
         views = {
             name: self._narrowed(
-                view, view.learner.raised().only(needs.learner),
+                view, self._heard(view.learner.raised(), edge, needs),
                 view.teachers[edge.teacher].raised().only(needs.teacher), edge, needs)
             for name, view in lesson.views.items() if name in needs.views
         }  # fmt: skip
         return Lesson(
             learner,
             (teacher,),
-            self.task.labels(target) if needs.labels and target is not None else None,
+            self._labels(target, edge) if needs.labels and target is not None else None,
             lesson.index,
             None if lesson.weight is None else lesson.weight[edge.teacher : edge.teacher + 1],
             lesson.task,
             views,
         )
+
+    def _heard(self, learner: Knowledge, edge: Edge, needs: Needs) -> Knowledge:
+        """A learner's knowledge as a head on this edge may see it, in the classes that the teacher knows."""
+        learner = learner.only(needs.learner)
+        if edge not in self._known:
+            return learner
+        return replace(learner, logits=learner.logits[:, self.get_buffer(f"known{self._known[edge]}")])
+
+    def _labels(self, target: Tensor, edge: Edge) -> Tensor:
+        """Hard labels [N], counted in the classes that the teacher knows; -1 for any other."""
+        labels = self.task.labels(target)
+        if edge not in self._known:
+            return labels
+        same = labels[:, None] == self.get_buffer(f"known{self._known[edge]}")
+        return torch.where(same.any(1), same.int().argmax(1), -1)
 
 
 def seed_of(seed: int, *names: str) -> int:

@@ -83,6 +83,9 @@ def print_table(result: Mapping[str, Any], console: Console | None = None) -> No
     for label, cells in _lines(result, shown):
         table.add_row(label, *cells)
     console.print(table)
+    for name, peer in result["student"].get("peers", {}).items():
+        console.print(f"{name}: test {result['primary']} {peer['test']['last'][result['primary']]:.4f}, "
+                      f"{peer['parameters']:,} parameters, {peer['latency_ms']:.3f} ms")  # fmt: skip
     for place, link in enumerate(result["chain"]):
         console.print(f"Link {place + 1} of the chain: test {result['primary']} "
                       f"{link['test']['last'][result['primary']]:.4f}, {link['parameters']:,} parameters")  # fmt: skip

@@ -6,10 +6,10 @@ Any number of these, on any machines, work on one storage; each is what `kdlab.l
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from kdlab import finals
-from kdlab.build import build
 from kdlab.errors import UsageError
-from kdlab.ledger import BEAT, Ledger, Presence, Storage, open_storage, shown
+from kdlab.ledger import BEAT, Ledger, Presence
 from kdlab.live import View
 from kdlab.space import written
-from kdlab.study import FREE, Arm, Plan
-from kdlab.trial import Assignment, Work
-from kdlab.workers import Crew, Diverged, Done, Epoch, Failed, Job, Known, Message
+from kdlab.storage import Storage, open_storage, shown
+from kdlab.study import FREE, Arm, Plan, make_pruner
+from kdlab.workers import Assignment, Crew, Diverged, Done, Epoch, Failed, Job, Known, Message, Work
 
 
 @dataclass
@@ -44,9 +43,7 @@ class Held:
 
     queue: Queue
     trial: optuna.Trial
-    started: float = field(default_factory=time.monotonic)
     stopped: str | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
     epochs: int = 0
 
 
@@ -93,16 +90,20 @@ class Search:
         (self.plan.folder / "final.json").write_text(json.dumps(final, indent=2) + "\n")
         return final
 
+    def complete(self) -> int:
+        """How many trials came to their end."""
+        states = [trial.state for queue in self.queues for trial in queue.ledger.trials()]
+        return states.count(TrialState.COMPLETE)
+
     # ---- beginning
 
     def _begin(self, arm: Arm) -> Queue:
         """The queue of an arm, its study made where there is none; under the lock."""
         plan = self.plan
-        pruner = plan.settings["pruner"]
         ledger = Ledger(
             self.storage, plan.titled(arm), list(plan.objectives.values()), space=arm.space, presence=self._presence,
             sampler=plan.settings["sampler"], seed=plan.settings["seed"],
-            pruner=build(pruner, optuna.pruners.BasePruner, "pruner") if pruner else None,  # type: ignore[type-abstract]
+            pruner=make_pruner(plan.settings["pruner"]),
         )  # fmt: skip
         settings = json.loads(json.dumps({**plan.settings, "storage": shown(plan.storage)}))
         begun = ledger.study.user_attrs.get("plan")
@@ -127,11 +128,10 @@ class Search:
         direction = self.plan.objectives[self.plan.curve]
         with self.storage.lock():
             ledger = Ledger(self.storage, f"{self.plan.name}/final", [direction], presence=self._presence)
-            known = [(trial.user_attrs["setting"], trial.user_attrs["params"], trial.user_attrs["seed"])
-                     for trial in ledger.trials()]  # fmt: skip
             for refit in refits:
+                known = [trial.user_attrs["seed"] for trial in ledger.trials() if finals.is_of(refit, trial)]
                 for seed in finals.seeds(self.plan):
-                    if (refit.name, dict(refit.params), seed) not in known:
+                    if seed not in known:
                         ledger.study.enqueue_trial({}, finals.attributes(refit, seed))
         return Queue(ledger, None, 0)
 
@@ -184,8 +184,9 @@ class Search:
     def _start(self, queue: Queue, trial: optuna.Trial, slot: int) -> None:
         plan, attributes = self.plan, trial.user_attrs
         if queue.arm is None:
-            name = "-".join(str(attributes[key]) for key in ("setting", "seed") if key in attributes)
-            place = Path("final") / f"{name.replace(', ', '-').replace(' ', '-').replace('-', '-seed', 0)}"
+            setting = re.sub(r"[^\w.=]+", "-", attributes["setting"])
+            name = f"{plan.name}-{setting}-seed{attributes['seed']}"
+            place = Path("final") / f"{trial.number:04d}-{setting}-seed{attributes['seed']}"
             overrides = [*attributes["overrides"], f"seed={attributes['seed']}", "alone=true"]
         else:
             number = f"{trial.number:04d}" if queue.arm.option is None else f"{queue.arm.option}-{trial.number:04d}"

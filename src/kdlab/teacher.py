@@ -53,7 +53,11 @@ class Observed:
 class Teacher(Observed):
     """A frozen network: eval mode, no gradients, with its own input normalisation and resolution.
 
-    `mean`, `std` are its own, per channel, where they differ from the data set's; `size` its input side.
+    Args:
+        renormalise: scale and shift from the data set's normalisation to its own, see `renormalisation`.
+        size: its input side, where it is not the data set's.
+        classes: per class of the student, the teacher's class that means the same, or None: logits are brought
+            into the student's order, and classes that the teacher does not know are left out on both sides.
     """
 
     def __init__(
@@ -64,11 +68,18 @@ class Teacher(Observed):
         *,
         renormalise: tuple[Tensor, Tensor] | None = None,
         size: int | None = None,
+        classes: Sequence[int | None] | None = None,
     ) -> None:
         network.eval().requires_grad_(False)
         super().__init__(name, network, taps)
         self._renormalise = renormalise
         self._size = size
+        self.known: Tensor | None = None
+        self._order: Tensor | None = None
+        if classes is not None:
+            pairs = [(ours, theirs) for ours, theirs in enumerate(classes) if theirs is not None]
+            self.known = torch.tensor([ours for ours, _ in pairs])
+            self._order = torch.tensor([theirs for _, theirs in pairs])
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
         """Moves and casts the teacher; it lies outside the module tree that would do so."""
@@ -76,13 +87,19 @@ class Teacher(Observed):
         if self._renormalise is not None:
             scale, shift = self._renormalise
             self._renormalise = (scale.to(device), shift.to(device))
+        if self._order is not None:
+            self._order = self._order.to(device)
 
     def __call__(self, input: Tensor) -> Knowledge:
         with torch.no_grad():
-            return super().__call__(self.prepared(input))
+            return self._ordered(super().__call__(self.prepared(input)))
 
     def example(self, input: Tensor) -> Example:
-        return super().example(self.prepared(input))
+        example = super().example(self.prepared(input))
+        return replace(example, knowledge=self._ordered(example.knowledge))
+
+    def _ordered(self, knowledge: Knowledge) -> Knowledge:
+        return knowledge if self._order is None else replace(knowledge, logits=knowledge.logits[:, self._order])
 
     def prepared(self, input: Tensor) -> Tensor:
         """The batch as this teacher was trained to see it."""

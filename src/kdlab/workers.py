@@ -14,14 +14,15 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from kdlab.errors import UsageError
+from kdlab.study import Plan
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,35 @@ class Diverged:
     """A third end."""
 
     reason: str
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a process is to do: a run, described by overrides, called `name`, in a folder.
+
+    slot: which of the processes of this machine it is, from 0.
+    """
+
+    name: str
+    overrides: Sequence[str]
+    folder: Path
+    slot: int
+
+
+class Work(Protocol):
+    """What the processes of a study do."""
+
+    def check(self, plan: Plan) -> None:
+        """Refuses a plan that cannot be carried out, before anything slow; raises UsageError."""
+
+    def prepare(self, plan: Plan) -> None:
+        """Obtains, once, what all trials share."""
+
+    def trial(self, line: Line, plan: Plan, assignment: Assignment) -> dict[str, float]:
+        """Does a trial, in a process of its own; its metrics."""
+
+    def refit(self, line: Line, plan: Plan, assignment: Assignment) -> dict[str, Any]:
+        """Does a final refit, in a process of its own; what `kdlab.finals.of_result` says."""
 
 
 Message = Known | Epoch | Done | Failed | Diverged

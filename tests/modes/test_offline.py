@@ -2,15 +2,19 @@
 
 import pytest
 import torch
-from test_objective import batch, put_together
-from toys import Everything, Net, Rows
 from torch.nn.functional import cross_entropy, kl_div
 
 from kdlab.errors import UsageError
 from kdlab.heads.response.kd import KD
-from kdlab.knowledge import Progress
+from kdlab.knowledge import Needs, Progress
+from kdlab.modes.mode import Cast
 from kdlab.modes.offline import Offline, confidence_weights
-from kdlab.objective import Counts, Term
+from kdlab.objective import Counts, Objective, Term
+from kdlab.observe import find_taps
+from kdlab.task import Classification
+from kdlab.teacher import Observed, Teacher
+from test_objective import CONTEXT, batch, put_together
+from toys import Everything, Net, Rows
 
 WHOLE = Counts(6.0, 6.0)
 
@@ -89,7 +93,7 @@ def test_the_reference_of_several_teachers_is_their_ensemble():
 
 
 def test_teachers_may_be_shown_another_view():
-    mode, objective = put_together([Term("rows", Rows, 1.0)], mode=lambda cast: Offline(cast, teacher_view="clean"))
+    mode, _ = put_together([Term("rows", Rows, 1.0)], mode=lambda cast: Offline(cast, teacher_view="clean"))
     assert mode.shows == ("clean",)
     clean = {**batch(), "input": batch()["input"] * 0.5}
     (lesson,) = mode.lessons({**batch(), "views": {"clean": clean}}, Progress())
@@ -119,3 +123,41 @@ def test_a_teacher_is_frozen_and_no_part_of_the_mode():
     mode.train()
     assert not any(network.training for network in networks)
     assert cross_entropy(lessons[0].learner.logits, batch()["target"]).requires_grad
+
+
+def test_a_teacher_of_other_classes_is_heard_in_those_that_both_know():
+    torch.manual_seed(0)
+    network = Net(classes=4)
+    input = batch()["input"]
+    classes = [2, None, None, 0, None, None, None, None, None, 3]
+    teacher = Teacher("teacher", network, find_taps(network, input), classes=classes)
+    student = Net(width=0.5)
+    cast = Cast(lambda place=0: Observed("student", student, find_taps(student, input)), (teacher,), CONTEXT, batch())
+    mode = Offline(cast)
+    seen = {}
+
+    class Watching(KD):
+        def needs(self):
+            return Needs(labels=True)
+
+        def forward(self, learner, teacher, lesson, progress):
+            seen["labels"] = lesson.target
+            return super().forward(learner, teacher, lesson, progress)
+
+    objective = Objective(mode, Classification(10), [Term("kd", lambda: Watching(2.0), 1.0)], 1.0, CONTEXT)
+    objective.build(mode, batch(), 0)
+    whole = {**batch(), "target": torch.tensor([0, 1, 3, 9, -1, 5])}
+    lessons = mode(whole, Progress())
+    _, (task, kd) = objective(lessons, WHOLE, Progress())
+    s, t = lessons[0].learner.logits[:, [0, 3, 9]], network(input)[:, [2, 0, 3]]
+    torch.testing.assert_close(
+        kd, (4 * kl_div((s / 2).log_softmax(1), (t / 2).softmax(1), reduction="batchmean")).detach()
+    )
+    assert seen["labels"].tolist() == [0, -1, 1, 2, -1, -1]
+    every = cross_entropy(lessons[0].learner.logits, whole["target"], ignore_index=-1, reduction="sum") / 6
+    torch.testing.assert_close(task, every.detach())
+    spread = mode.reference(input).softmax(1)
+    torch.testing.assert_close(spread[:, [0, 3, 9]], t.softmax(1))
+    assert spread[:, [1, 2, 4, 5, 6, 7, 8]].max() < 1e-20
+    with pytest.raises(UsageError, match="teachers of other classes are heard one by one; type separate"):
+        Offline(Cast(cast.learners, (teacher, teacher), CONTEXT, batch()))

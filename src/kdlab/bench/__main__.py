@@ -1,17 +1,115 @@
-"""`python -m kdlab.bench`: what the platform costs, against loops written by hand."""
+"""`python -m kdlab.bench [step|losses|modes]`: what the platform costs, beside loops written by hand."""
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Sequence
 
 import torch
 
-from kdlab.bench import step
-from kdlab.bench.setting import PAIRS, Setting, hardware
+from kdlab.bench.losses import losses_over_kd
+from kdlab.bench.modes import mode_over_parts
+from kdlab.bench.setting import PAIRS, PRECISIONS, Setting, hardware
+from kdlab.bench.step import step_over_hand
+from kdlab.config import groups
+from kdlab.errors import UsageError
 
-torch.set_num_threads(int(sys.argv[1]))
-print(hardware())
-for name in sys.argv[2:]:
-  for _ in range(3 if name=='small' else 1):
-    r, d = step.measure(Setting(PAIRS[name], *((30,25) if name=='small' else (8,1))), 50000)
-    print(name, r, d, flush=True)
+WHAT = {
+    "step": "the training step beside a loop written by hand; both pairs",
+    "losses": "every loss beside kd: time of a step, peak memory; the standard pair",
+    "modes": "every mode beside the sum of its forward passes, a backward pass and an update; the standard pair",
+}
+
+BLOCKS = {"step": (30, 25), "losses": (10, 10), "modes": (10, 10)}
+"""Blocks, and steps in each."""
+
+BLOCKS_OF_SECONDS = {"step": (8, 2), "losses": (4, 1), "modes": (4, 2)}
+"""The same, where a step takes seconds: the standard pair on a CPU."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; the exit code is 0, or 2 for what the user must change."""
+    given = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        {"step": step, "losses": losses, "modes": modes}[given.what](given)
+    except UsageError as error:
+        print(f"kdlab: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m kdlab.bench",
+        description="Times blocks of training steps of two loops in turns, in one process.",
+        epilog="\n".join(f"  {name:8}{text}" for name, text in WHAT.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", nargs="?", choices=WHAT, default="step")
+    parser.add_argument("names", nargs="*", help="losses or modes; all, where none is named")
+    parser.add_argument("--pair", choices=PAIRS, help="resnet32x4 → resnet8x4, or one that is quick")
+    parser.add_argument("--blocks", type=int, help="how many blocks of each loop are timed")
+    parser.add_argument("--steps", type=int, help="in a block")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--samples", type=int, default=50_000, help="of the data set, which is noise")
+    parser.add_argument("--precision", choices=PRECISIONS, default="32-true")
+    parser.add_argument("--channels-last", action="store_true")
+    return parser.parse_args(arguments)
+
+
+def step(given: argparse.Namespace) -> None:
+    """The training step, for both pairs unless one is named."""
+
+    header(28, "kdlab ms", "by hand ms")
+    for name in (given.pair,) if given.pair else ("small", "standard"):
+        race, apart = step_over_hand(setting(given, name))
+        same = "the same weights in the end" if apart == 0 else f"weights {apart:.1e} apart in the end"
+        print(f"{PAIRS[name].title:28}{race}  wanted {PAIRS[name].wanted}; {same}", flush=True)
+
+
+def losses(given: argparse.Namespace) -> None:
+    """Every loss over kd."""
+
+    header(12, "ms", "kd ms", "MiB", "over kd")
+    for name, cost in losses_over_kd(setting(given, given.pair or "standard"), given.names or groups()["loss"]):
+        figures = cost if isinstance(cost, ValueError) else f"{cost.race}{cost.memory:10.1f}{cost.over:+10.1f}"
+        print(f"{name:12}{figures}", flush=True)
+
+
+def modes(given: argparse.Namespace) -> None:
+    """Every mode over its parts."""
+
+    header(12, "ms", "parts ms", "passes")
+    for name in given.names or groups()["mode"]:
+        race, passes = mode_over_parts(setting(given, given.pair or "standard"), name)
+        print(f"{name:12}{race}  {passes}", flush=True)
+
+
+def setting(given: argparse.Namespace, pair: str) -> Setting:
+    """What the command line says, for one pair."""
+
+    slow = pair == "standard" and not torch.cuda.is_available()
+    blocks, steps = (BLOCKS_OF_SECONDS if slow else BLOCKS)[given.what]
+    return Setting(
+        PAIRS[pair],
+        blocks if given.blocks is None else given.blocks,
+        steps if given.steps is None else given.steps,
+        given.batch_size,
+        given.samples,
+        given.precision,
+        given.channels_last,
+    )
+
+
+def header(width: int, ours: str, theirs: str, *others: str) -> None:
+    """The machine, and the names of the columns."""
+
+    print(hardware())
+    columns = f"{ours:>10}{theirs:>12}{'ratio':>8}{'quartiles':>17}{'n':>10}"
+    print(" " * width + columns + "".join(f"{other:>10}" for other in others), flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -106,10 +106,9 @@ class Race:
 
     def __str__(self) -> str:
         low, _, high = quantiles(self.ratios, n=4, method="inclusive")
-        return (
-            f"{median(self.ours):10.2f} {median(self.theirs):10.2f} {self.ratio:8.3f}  {low:6.3f} to {high:.3f}"
-            f"  {len(self.ratios):3} × {self.steps}"
-        )
+        ours, theirs = median(self.ours), median(self.theirs)
+        blocks = f"{len(self.ratios)} × {self.steps}"
+        return f"{ours:10.2f}{theirs:12.2f}{self.ratio:8.3f}{low:8.3f} to {high:5.3f}{blocks:>10}"
 
 
 def race(ours: Lane[Any], theirs: Lane[Any], blocks: int, steps: int) -> Race:

@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from kdlab.assembly import Config
 from kdlab.bench.lane import Lane, Race, race
-from kdlab.bench.setting import Setting, noise, platform_loop
+from kdlab.bench.setting import Setting, platform_loop
 from kdlab.data.data import Data
 from kdlab.knowledge import Batch
 
@@ -43,10 +43,10 @@ class Cost:
     over: float
 
 
-def measure(setting: Setting, names: Iterable[str], samples: int) -> Iterator[tuple[str, Cost | ValueError]]:
+def losses_over_kd(setting: Setting, names: Iterable[str]) -> Iterator[tuple[str, Cost | ValueError]]:
     """(loss, its cost), or why the pair cannot be compared by it."""
     plain = setting.config("loss=kd", *ALL_AT_ONCE)
-    data = noise(plain, samples)
+    data = setting.data(plain)
     least = peak_mib(plain, data)
     for name in names:
         try:
@@ -67,6 +67,7 @@ def peak_mib(config: Config, data: Data) -> float:
     peak = _peak_on_gpu if torch.cuda.is_available() else _peak_on_cpu
     with TemporaryDirectory() as folder:
         return peak(partial(platform_loop(config, data, Path(folder)), _three_steps)) / 2**20
+
 
 class _Enough(Exception):  # noqa: N818
     """Three steps were made."""
@@ -95,4 +96,4 @@ def _peak_on_cpu(loop: Callable[[], object]) -> float:
     assert profiler.profiler is not None
     assert profiler.profiler.kineto_results is not None
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+    return float(max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))))

@@ -16,14 +16,13 @@ from kdlab.config import compose
 from kdlab.data.data import Data, prepare
 from kdlab.data.loader import Loader
 from kdlab.data.table import Source, Table
+from kdlab.errors import UsageError
 from kdlab.fit import Trained, fit
 from kdlab.knowledge import Batch
 from kdlab.result import provenance
 
-SAMPLES = 50_000
-"""As many as CIFAR-100 has: memories of samples have their usual size."""
-
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+"""Those that the loop written by hand knows too."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,32 @@ class Setting:
     """How a benchmark runs.
 
     blocks, steps: how many blocks are timed, of how many steps.
+    samples: of the data set; as many as CIFAR-100 has, so that memories of samples have their usual size.
     """
 
     pair: Pair
     blocks: int
     steps: int
     batch_size: int = 64
+    samples: int = 50_000
     precision: str = "32-true"
     channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.blocks < 2 or self.steps < 1:
+            raise UsageError(
+                f"--blocks {self.blocks} --steps {self.steps}: expected 2 or more blocks of 1 step or more"
+            )
+        if self.total > self.samples // self.batch_size:
+            raise UsageError(
+                f"--blocks {self.blocks} --steps {self.steps}: {self.total} steps, with one block that does not count; "
+                f"expected at most {self.samples // self.batch_size}, an epoch of --samples {self.samples}"
+            )
+
+    @property
+    def total(self) -> int:
+        """All steps, with those of the block that does not count."""
+        return (self.blocks + 1) * self.steps
 
     @property
     def device(self) -> torch.device:
@@ -76,6 +93,20 @@ class Setting:
                  f"trainer.accelerator={self.device.type}", *overrides]
             )
         )  # fmt: skip
+
+    def data(self, config: Config) -> Data:
+        """Random pictures with random labels, in the shape of the config's data set."""
+        data = config["data"]
+        generator = torch.Generator().manual_seed(0)
+
+        def table(rows: int) -> Table:
+            shape = (rows, data["channels"], data["size"], data["size"])
+            images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+            return Table(images, torch.randint(data["classes"], (rows,), generator=generator))
+
+        classes = tuple(map(str, range(data["classes"])))
+        noise = Source(table(self.samples), None, table(2), classes, data["channels"], data["size"], "noise")
+        return prepare(noise, data)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,20 +133,6 @@ class _GatedLoader:
         return getattr(self._loader, name)
 
 
-def noise(config: Config, samples: int = SAMPLES) -> Data:
-    """Random pictures with random labels, in the shape of the config's data set."""
-    data = config["data"]
-    generator = torch.Generator().manual_seed(0)
-
-    def table(rows: int) -> Table:
-        shape = (rows, data["channels"], data["size"], data["size"])
-        images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
-        return Table(images, torch.randint(data["classes"], (rows,), generator=generator))
-
-    classes = tuple(map(str, range(data["classes"])))
-    return prepare(Source(table(samples), None, table(2), classes, data["channels"], data["size"], "noise"), data)
-
-
 def platform_loop(config: Config, data: Data, folder: Path) -> Callable[[Gate], Trained]:
     """A run as kdlab trains it, Lightning, log and checkpoints included."""
     known = {each.name: getattr(data, each.name) for each in fields(data)}
@@ -134,4 +151,3 @@ def hardware() -> str:
     machine, versions = found["hardware"], found["versions"]
     where = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads"
     return f"{where}; torch {versions['torch']}, lightning {versions['lightning']}, Python {platform.python_version()}"
-

@@ -20,22 +20,22 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from kdlab.assembly import Config, assemble
 from kdlab.bench.lane import Gate, Lane, Race, race
-from kdlab.bench.setting import Setting, noise, platform_loop
+from kdlab.bench.setting import Setting, platform_loop
 from kdlab.knowledge import Batch
 from kdlab.store import State
 
 
-def measure(setting: Setting, samples: int) -> tuple[Race, float]:
+def step_over_hand(setting: Setting) -> tuple[Race, float]:
     """Races the platform against the loop by hand.
 
     Returns:
         The race, and the largest difference between the weights with which the two end.
     """
     config, device = setting.config("loss=kd"), setting.device
-    data = noise(config, samples)
+    data = setting.data(config)
     epoch = data.steps_per_epoch(setting.batch_size)
     loader = data.train_loader(setting.batch_size, config["seed"], device=device)
-    batches = list(islice(loader, setting.steps * (setting.blocks + 1)))
+    batches = list(islice(loader, setting.total))
     with TemporaryDirectory() as folder:
         ours = Lane(platform_loop(config, data, Path(folder)))
         theirs = Lane(by_hand(config, batches, device, epoch))
@@ -65,7 +65,7 @@ def by_hand(config: Config, batches: Sequence[Batch], device: torch.device, epoc
 
     def loop(gate: Gate) -> State:
         for network in (student, teacher):
-            network.to(device=device, dtype=dtype, memory_format=layout)
+            network.to(device, dtype).to(memory_format=layout)  # type: ignore[call-overload]
         student.train()
         teacher.eval()
         settings = {key: value for key, value in config["optimizer"].items() if key != "_target_"}

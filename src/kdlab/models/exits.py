@@ -87,11 +87,11 @@ class UpToExit(nn.Module):
             network.set_submodule(name, nn.Identity())
         self.network = network
         self.exit = exit or Exit(source, target, kernel, classes)
-        self._tap = tap
+        self._tap, self._stage = tap, module_of(network, tap)
 
     def forward(self, input: Tensor) -> Tensor:
         """A batch [B, ...] to logits [B, C]."""
-        module, before = module_of(self.network, self._tap)
+        module, before = self._stage
 
         def reached(_: nn.Module, *passed: object) -> None:
             stage = first_tensor(passed[0] if before else passed[-1])

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from kdlab.models.ensemble import Ensemble
-from kdlab.modes.mode import Cast, Edge, Mode
+from kdlab.modes.mode import Edge, Mode
 from kdlab.teacher import Observed
 
 
@@ -19,13 +19,12 @@ class Peers(Mode):
     """
 
     wants_teacher = False
-    wants_peers = True
     kept = "best"
 
-    def __init__(self, cast: Cast) -> None:
-        super().__init__(*(cast.learners(place) for place in range(1 + cast.peers)))
+    def __init__(self, *learners: Observed) -> None:
+        super().__init__(*learners)
         # Not registered: its parts are, as learners.
-        self._ensemble = (Ensemble([learner.network for learner in self.observed]),)
+        self._ensemble: tuple[nn.Module] = (Ensemble([learner.network for learner in learners]),)
 
     def others(self, learner: int) -> list[int]:
         """The places of all learners but one."""
@@ -47,10 +46,34 @@ class Peers(Mode):
         return {**super().students(), "ensemble": self._ensemble[0]}
 
     def describe(self, student: str, networks: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-        if student != "ensemble":
-            return networks[student]
-        members = [without_taps(networks[learner.name]) for learner in self.observed]
-        return {"_target_": "kdlab.models.ensemble.Ensemble", "networks": members}
+        return networks[student] if student != "ensemble" else self.described_ensemble(networks)
+
+    def described_ensemble(self, networks: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+        """The plain config that rebuilds the ensemble, from those of the learners."""
+        return {"_target_": "kdlab.models.ensemble.Ensemble", "networks": self.members(networks)}
+
+    def members(self, networks: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        """The configs of the learners' networks, as their classes read them."""
+        return [without_taps(networks[learner.name]) for learner in self.observed]
+
+
+class TaughtTogether(Peers):
+    """Peers whose response heads hear one ensemble of all; feature and relation heads hear each peer for itself.
+
+    The ensemble is the last teacher of every lesson.
+    """
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        last = len(self.observed) - 1
+        each = [edge._replace(kinds=("feature", "relation")) for edge in super().edges]
+        together = [
+            Edge(place, last, f"{peer.name}-ensemble", ("response",)) for place, peer in enumerate(self.observed)
+        ]
+        return (*each, *together)
+
+    def source(self, edge: Edge) -> Observed | None:
+        return super().source(edge) if edge.teacher < len(self.observed) - 1 else None
 
 
 def without_taps(network: Mapping[str, Any]) -> dict[str, Any]:

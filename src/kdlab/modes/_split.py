@@ -16,7 +16,7 @@ from kdlab.trace import Call, Trace, module_of, trace
 class Split:
     """The outermost modules of a network, by name, on either side of a tap.
 
-    before: those of which every run has ended when the tap fires.
+    before: those of which every run has ended when the tap fires, in the order of ending.
     after: those of which every run begins then or later.
     """
 
@@ -38,7 +38,9 @@ def split(network: nn.Module, input: Tensor, tap: str) -> Split:
             found += [prefix + name] if whole else outermost(there, child, f"{prefix}{name}.") if runs else []
         return found
 
+    ends = {call.module: call.end for call in seen.calls}
     before = outermost(lambda call: call.end <= moment, network)
+    before.sort(key=lambda name: ends[network.get_submodule(name)])
     return Split(tuple(before), tuple(outermost(lambda call: call.start >= moment, network)))
 
 

@@ -12,10 +12,16 @@ from __future__ import annotations
 
 from kdlab.knowledge import Batch, Lesson, Progress
 from kdlab.modes._peers import Peers
+from kdlab.modes.mode import Cast
 
 
 class DML(Peers):
     """Every peer teaches every other."""
+
+    wants_peers = True
+
+    def __init__(self, cast: Cast) -> None:
+        super().__init__(*(cast.learners(place) for place in range(1 + cast.peers)))
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
         said = [peer(batch["input"]) for peer in self.observed]

@@ -27,9 +27,8 @@ from torch.nn.functional import cross_entropy
 
 from kdlab.errors import UsageError
 from kdlab.knowledge import Batch, Knowledge, Lesson, Progress, raised
-from kdlab.modes._peers import Peers
-from kdlab.modes.mode import Cast, Edge
-from kdlab.teacher import Observed
+from kdlab.modes._peers import TaughtTogether
+from kdlab.modes.mode import Cast
 
 Combine = Literal["linear", "naive", "min_logit", "mean"]
 
@@ -73,7 +72,7 @@ def min_logit(logits: Tensor, target: Tensor) -> Tensor:
     return (logits - logits.gather(2, target.expand(len(logits), -1)[:, :, None])).amin(0)
 
 
-class KDCL(Peers):
+class KDCL(TaughtTogether):
     """Every peer hears the ensemble.
 
     Args:
@@ -82,10 +81,11 @@ class KDCL(Peers):
         views: of `data.views`, one per peer: each then sees its own draw of the augmentation, as published.
     """
 
+    wants_peers = True
     wants_labels = True
 
     def __init__(self, cast: Cast, combine: Combine, views: Sequence[str] = ()) -> None:
-        super().__init__(cast)
+        super().__init__(*(cast.learners(place) for place in range(1 + cast.peers)))
         if combine not in get_args(Combine):
             raise UsageError(f"mode.combine={combine}: expected {' or '.join(get_args(Combine))}")
         if len(views) not in (0, cast.peers):
@@ -96,18 +96,6 @@ class KDCL(Peers):
     @property
     def shows(self) -> tuple[str, ...]:
         return self._views
-
-    @property
-    def edges(self) -> tuple[Edge, ...]:
-        last = len(self.observed) - 1
-        each = [edge._replace(kinds=("feature", "relation")) for edge in super().edges]
-        return (
-            *each,
-            *(Edge(place, last, f"{peer.name}-ensemble", ("response",)) for place, peer in enumerate(self.observed)),
-        )
-
-    def source(self, edge: Edge) -> Observed | None:
-        return super().source(edge) if edge.teacher < len(self.observed) - 1 else None
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
         views = [batch, *(batch["views"][name] for name in self._views)]

@@ -102,6 +102,11 @@ class Mode(nn.Module):
         """The network that answers for an edge's teacher; None where no network does, only logits."""
         return None
 
+    def known(self, edge: Edge) -> Tensor | None:
+        """The learner's classes that the teacher of an edge tells apart, in its order; None: all of them."""
+        source = self.source(edge)
+        return source.known if isinstance(source, Teacher) else None
+
     def offers(self, edge: Edge) -> tuple[Fields, Fields]:
         """What the learner and the teacher of an edge can be asked for."""
         source = self.source(edge)
@@ -147,8 +152,13 @@ class Mode(nn.Module):
         return None
 
     def students(self) -> dict[str, nn.Module]:
-        """The networks that are validated, the learners and what is made of them."""
+        """The networks that can be kept, by name: the learners, and what is made of them."""
         return {learner.name: learner.network for learner in self.observed}
+
+    def validated(self) -> dict[str, nn.Module]:
+        """The `students`, the one to be kept first where it was named."""
+        students = self.students()
+        return students if self.kept == "best" else {self.kept: students[self.kept], **students}
 
     def describe(self, student: str, networks: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         """The plain config that rebuilds one of the `students`, from those of the learners."""

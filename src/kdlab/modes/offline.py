@@ -65,7 +65,10 @@ class Offline(Mode):
             raise UsageError(f"mode.combine={combine}: expected {' or '.join(get_args(Combine))}")
         if weights is not None and (combine != "separate" or len(weights) != len(cast.teachers)):
             raise UsageError(f"mode.weights={list(weights)}: expected {len(cast.teachers)}, with mode.combine=separate")
+        if combine != "separate" and len(cast.teachers) > 1 and any(t.known is not None for t in cast.teachers):
+            raise UsageError(f"mode.combine={combine}: teachers of other classes are heard one by one; type separate")
         super().__init__(cast.learners())
+        self._classes = cast.context.classes
         self._teachers = cast.teachers
         self._combine = combine if len(cast.teachers) > 1 else "separate"
         self._weights = None if weights is None else torch.tensor(weights) * len(weights) / sum(weights)
@@ -103,7 +106,17 @@ class Offline(Mode):
 
     def reference(self, input: Tensor) -> Tensor | None:
         said = tuple(teacher(input) for teacher in self._teachers)
+        if any(teacher.known is not None for teacher in self._teachers):
+            return self._spread(said)
         return said[0].logits if len(said) == 1 else soft_logits(self._together(said))
+
+    def _spread(self, said: Sequence[Knowledge]) -> Tensor:
+        """The mean probability that the teachers who know a class give it, as logits of every class."""
+        total = said[0].logits.new_zeros(len(said[0].logits), self._classes)
+        for teacher, knowledge in zip(self._teachers, said, strict=True):
+            known = torch.arange(self._classes) if teacher.known is None else teacher.known
+            total[:, known] += knowledge.logits.softmax(1) / len(said)
+        return total.clamp(min=1e-30).log()
 
     def _together(self, said: Sequence[Knowledge]) -> Knowledge:
         members = tuple(knowledge.logits for knowledge in said)

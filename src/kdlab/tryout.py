@@ -1,4 +1,4 @@
-"""`python -m kdlab.trial`: two epochs of every distillation loss on the digits, in which its own term has to fall.
+"""`python -m kdlab.tryout`: two epochs of every distillation loss on the digits, in which its own term has to fall.
 
 The student hears no labels, so that it is the head's term alone that trains it, from a teacher twice as wide.
 Adam's steps do not grow with the weight of a loss: the published ones suit other maps and other optimizers.
@@ -18,7 +18,7 @@ from statistics import mean
 from typing import NamedTuple
 
 from kdlab.config import compose, groups
-from kdlab.errors import UsageError, nearest
+from kdlab.errors import nearest
 
 EPOCHS, LIMIT, STEPS = 2, 0.9, 8
 
@@ -30,7 +30,7 @@ EXCEPTIONS: Mapping[str, tuple[int, float, str]] = {
 """Losses that take more epochs or fall less far: epochs, the largest ratio of end to start, and why."""
 
 
-class Trial(NamedTuple):
+class Tryout(NamedTuple):
     """What came of a short run: the term's mean over its first steps and over its last, and the student's accuracy."""
 
     start: float
@@ -43,7 +43,7 @@ class Trial(NamedTuple):
         return self.end / self.start
 
 
-def digits_result(name: str, folder: Path) -> Trial:
+def digits_result(name: str, folder: Path) -> Tryout:
     """A short run of one loss on the digits; its teacher is trained once, into the store.
 
     Args:
@@ -73,33 +73,36 @@ def digits_result(name: str, folder: Path) -> Trial:
         terms = [float(row[f"loss/{name}"]) for row in csv.DictReader(file) if row[f"loss/{name}"]]
     terms = terms[len(terms) // 2 :] if prepares else terms
     accuracy = outcome.result["student"]["test"]["last"]["accuracy"]
-    return Trial(mean(terms[:STEPS]), mean(terms[-STEPS:]), accuracy)
+    return Tryout(mean(terms[:STEPS]), mean(terms[-STEPS:]), accuracy)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line: one line for each loss; the exit code is 1 where a term did not fall."""
-    parser = argparse.ArgumentParser(prog="python -m kdlab.trial", description=__doc__.splitlines()[0].split(": ")[1])
+    """Runs the command line: a line for each loss, its term at the start and in the end, their ratio, the accuracy.
+
+    The exit code is 1 where a term did not fall.
+    """
+    parser = argparse.ArgumentParser(prog="python -m kdlab.tryout", description=__doc__.splitlines()[0].split(": ")[1])
     parser.add_argument("losses", nargs="*", help="options of loss; none: all")
     parser.add_argument("--json", type=Path, help="also write {loss: {start, end, ratio, accuracy}} to this file")
     given = parser.parse_args(arguments)
     known = groups()["loss"]
-    try:
-        for name in given.losses:
-            if name not in known:
-                raise UsageError(f"{name}: no such loss{nearest(name, known)}")
-    except UsageError as error:
-        print(f"kdlab: {error}", file=sys.stderr)
-        return 2
+    for name in given.losses:
+        if name not in known:
+            print(f"kdlab: {name}: no such loss{nearest(name, known)}", file=sys.stderr)
+            return 2
     found: dict[str, dict[str, float]] = {}
     fell = True
     for name in given.losses or known:
         with tempfile.TemporaryDirectory() as folder:
-            trial = digits_result(name, Path(folder))
+            tryout = digits_result(name, Path(folder))
         epochs, limit, reason = EXCEPTIONS.get(name, (EPOCHS, LIMIT, ""))
-        fell = fell and trial.ratio < limit
+        fell = fell and tryout.ratio < limit
         note = f"  {epochs} epochs, below {limit}: {reason}" if reason else ""
-        print(f"{name:12}{trial.start:12.5g}{trial.end:12.5g}{trial.ratio:8.3f}{trial.accuracy:8.3f}{note}", flush=True)
-        found[name] = {**trial._asdict(), "ratio": trial.ratio}
+        print(
+            f"{name:12}{tryout.start:12.5g}{tryout.end:12.5g}{tryout.ratio:8.3f}{tryout.accuracy:8.3f}{note}",
+            flush=True,
+        )
+        found[name] = {**tryout._asdict(), "ratio": tryout.ratio}
     if given.json is not None:
         given.json.write_text(json.dumps(found, indent=2) + "\n")
     return 0 if fell else 1

@@ -1,0 +1,123 @@
+"""What a person sees of a study while it runs: on a terminal a live table, else one line for each finished trial."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from kdlab.ledger import Ledger
+    from kdlab.search import Queue
+    from kdlab.workers import Job
+
+WORDS = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
+class View:
+    """Shows a study.
+
+    Args:
+        title: the study's name.
+        console: where to; standard error by default.
+    """
+
+    def __init__(self, title: str, console: Console | None = None) -> None:
+        self.title = title
+        self.console = console or Console(stderr=True)
+        self.queues: Sequence[Queue] = ()
+        self._live: Live | None = None
+        self._start = self._drawn = time.monotonic()
+        self._finished = 0
+
+    @contextmanager
+    def showing(self, queues: Sequence[Queue]) -> Iterator[None]:
+        """Within it the live table stands, where there is a terminal. No thread draws it: processes are forked here."""
+        self.queues = queues
+        if not self.console.is_terminal:
+            yield
+            return
+        with Live(console=self.console, auto_refresh=False, transient=True) as self._live:
+            yield
+        self._live = None
+
+    def ended(self, ledger: Ledger, number: int) -> None:
+        """A trial came to its end."""
+        self._finished += 1
+        self.console.print(
+            line(ledger.name, ledger.trials()[number], ledger.study.user_attrs), highlight=False, soft_wrap=True
+        )
+
+    def draw(self, jobs: Sequence[Job]) -> None:
+        """Draws the table anew, at most twice a second."""
+        if self._live is None or time.monotonic() - self._drawn < 0.5:
+            return
+        self._drawn = time.monotonic()
+        self._live.update(self._table(jobs), refresh=True)
+
+    def _table(self, jobs: Sequence[Job]) -> Table:
+        shown = Table(title=f"study {self.title}", title_justify="left")
+        for column in ("", "done", "pruned", "failed", "running", "to do", "best so far"):
+            shown.add_column(column, justify="left" if column in ("", "best so far") else "right")
+        left = 0
+        for queue in self.queues:
+            trials = queue.ledger.trials()
+            states = [trial.state for trial in trials]
+            waiting = states.count(TrialState.WAITING)
+            to_do = max(waiting, queue.most - len(queue.ledger.originals()) + waiting)
+            left += to_do + states.count(TrialState.RUNNING)
+            counts = [states.count(state) for state in (*WORDS, TrialState.RUNNING)]
+            found = best(trials, queue.ledger.study.user_attrs)
+            cells = [*map(str, counts), str(to_do), found and numbers(found, queue.ledger.study.user_attrs)]
+            shown.add_row(queue.ledger.name, *[cell or "" for cell in cells])
+        spent = time.monotonic() - self._start
+        about = f"about {duration(spent / self._finished * left)} left" if self._finished else "just begun"
+        shown.caption = f"{len(jobs)} at work here, {duration(spent)} gone, {about}"
+        return shown
+
+
+def line(name: str, trial: FrozenTrial, about: dict[str, Any]) -> str:
+    """A finished trial in one line: state, values or reason, parameters."""
+    params = trial.params or trial.user_attrs.get("params", {})
+    given = " ".join(f"{key}={short(value)}" for key, value in params.items())
+    what = numbers(trial, about) if trial.values else trial.user_attrs.get("reason", "")
+    whose = f" {trial.user_attrs['setting']}, seed {trial.user_attrs['seed']}:" if "setting" in trial.user_attrs else ""
+    return f"{name} {trial.number}:{whose} {WORDS[trial.state]}, {what}  ({given})"
+
+
+def best(trials: Sequence[FrozenTrial], about: dict[str, Any]) -> FrozenTrial | None:
+    """The feasible complete trial with the best value of the metric that is followed."""
+    objectives = about.get("objectives")
+    if not objectives:
+        return None
+    place, sign = next((place, -1 if direction == "minimize" else 1)
+                       for place, (metric, direction) in enumerate(objectives) if metric == about["curve"])  # fmt: skip
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    feasible = [trial for trial in complete if all(broken <= 0 for broken in trial.constraints.values())]
+    return max(feasible, key=lambda trial: sign * trial.values[place], default=None)
+
+
+def numbers(trial: FrozenTrial, about: dict[str, Any]) -> str:
+    """A trial's values with the names of their metrics."""
+    names = [metric.split(".")[-1] for metric, _ in about.get("objectives", [])] or ["test"]
+    return ", ".join(f"{name} {short(value)}" for name, value in zip(names, trial.values, strict=True))
+
+
+def short(value: Any) -> str:
+    """A number in few digits."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() and abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,120 @@
+"""Networks on one trunk: they share their first modules, and a gate mixes what they say.
+
+Lan, Zhu, Gong. Knowledge Distillation by On-the-Fly Native Ensemble. NeurIPS 2018, equations 1 to 3.
+
+    z = Σ g_i z_i,   g = softmax(ReLU(BN(W f))), f the pooled map that the branches begin from
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from kdlab.knowledge import Fields
+from kdlab.observe import Observer, Taps
+from kdlab.trace import logits_of
+
+T = TypeVar("T")
+
+
+class Gate(nn.Module):
+    """How much each branch counts, sample by sample, from the map that they share."""
+
+    def __init__(self, width: int, branches: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, branches)
+        self.norm = nn.BatchNorm1d(branches)
+
+    def forward(self, stage: Tensor, logits: Sequence[Tensor]) -> Tensor:
+        """The map [B, D, H, W] or tokens [B, L, D], and each branch's logits [B, C], to the mixed logits [B, C]."""
+        pooled = stage.mean((2, 3) if stage.ndim == 4 else 1)
+        weights = self.norm(self.linear(pooled)).relu().softmax(1)
+        mixed: Tensor = (weights[:, :, None] * torch.stack(tuple(logits), dim=1)).sum(1)
+        return mixed
+
+
+class Branches(nn.Module):
+    """Networks of one build, of which the first lends the others its first modules.
+
+    Args:
+        networks: two or more; all but the first lose their own.
+        shared: names of the modules that they share, in the order of running.
+        tap: the stage that the gate reads, made by the last of those.
+        width: its channels.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], shared: Sequence[str], tap: str, width: int) -> None:
+        super().__init__()
+        for network in networks[1:]:
+            share(networks[0], network, shared)
+        self.networks = nn.ModuleList(networks)
+        self.gate = Gate(width, len(networks))
+        self._shared, self._tap = tuple(shared), tap
+
+    def each(self, asks: Sequence[Callable[[], T]]) -> list[T]:
+        """What the networks answer, each asked in turn; the shared modules run once, for the first.
+
+        Networks that were compiled run whole, every time.
+        """
+        if any(network._compiled_call_impl is not None for network in self.networks):
+            return [ask() for ask in asks]
+        modules = [self.networks[0].get_submodule(name) for name in self._shared]
+        tapes: list[list[Any]] = [[] for _ in modules]
+
+        def lent(place: int, said: Any) -> Any:
+            # What the branches begin from, they may write over.
+            return said.clone() if place == len(modules) - 1 and isinstance(said, Tensor) else said
+
+        def record(place: int, forward: Callable[..., Any], *given: Any, **named: Any) -> Any:
+            tapes[place].append(forward(*given, **named))
+            return lent(place, tapes[place][-1])
+
+        def replay(place: int, tape: Iterator[Any], *given: Any, **named: Any) -> Any:
+            return lent(place, next(tape))
+
+        with _instead(modules, [partial(record, place, module.forward) for place, module in enumerate(modules)]):
+            answers = [asks[0]()]
+        for ask in asks[1:]:
+            with _instead(modules, [partial(replay, place, iter(tape)) for place, tape in enumerate(tapes)]):
+                answers.append(ask())
+        return answers
+
+    def forward(self, input: Tensor) -> Tensor:
+        """A batch [B, ...] to the mixed logits [B, C]."""
+        first, *others = self.networks
+        with Observer(first, Taps(stages=(self._tap,)), Fields(stages="all")) as observer:
+            asks = [partial(observer, input), *(partial(network, input) for network in others)]
+            student, *answers = self.each(asks)
+        logits = (student.logits, *(logits_of(answer) for answer in answers))
+        mixed: Tensor = self.gate(student.stage(0), logits)
+        return mixed
+
+
+def share(network: nn.Module, other: nn.Module, modules: Sequence[str]) -> None:
+    """Makes modules of another network of the same build those of `network`, with the tensors directly around them."""
+    for name in modules:
+        other.set_submodule(name, network.get_submodule(name))
+        parts = name.split(".")
+        for depth in range(len(parts)):
+            around = ".".join(parts[:depth])
+            ours, theirs = network.get_submodule(around), other.get_submodule(around)
+            theirs._parameters.update(ours._parameters)
+            theirs._buffers.update(ours._buffers)
+
+
+@contextmanager
+def _instead(modules: Sequence[nn.Module], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    before = [vars(module).get("forward") for module in modules]
+    try:
+        for module, forward in zip(modules, forwards, strict=True):
+            vars(module)["forward"] = forward
+        yield
+    finally:
+        for module, own in zip(modules, before, strict=True):
+            vars(module).pop("forward", None)
+            vars(module).update({} if own is None else {"forward": own})

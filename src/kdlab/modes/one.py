@@ -1,0 +1,109 @@
+"""one: branches on a shared trunk; a gate mixes them into the teacher, which learns from the labels as they do.
+
+Lan, Zhu, Gong. Knowledge Distillation by On-the-Fly Native Ensemble. NeurIPS 2018, equations 3 to 7.
+
+    L = Σ_i [ CE(p_i, y) + T² KL(p_e ‖ p_i) ] + CE(p_e, y),   z_e = Σ g_i z_i
+
+Any network is a branch: the trunk is what has run when its last stage but one is there. A step costs the trunk
+once and the rest of the network once per branch; compiled networks run whole. Every branch is the student with
+weights of its own from there on, so one of them is kept, or the gated ensemble. Feature and relation heads hear
+each other branch for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from kdlab.errors import UsageError
+from kdlab.knowledge import Batch, Example, Fields, Knowledge, Lesson, Positions, Progress, positions
+from kdlab.models.branches import Branches
+from kdlab.modes._peers import TaughtTogether
+from kdlab.modes._split import split
+from kdlab.modes.mode import Cast, Edge, union
+
+
+class ONE(TaughtTogether):
+    """Branches of one network, and their gate.
+
+    Args:
+        cast: who is there.
+        branches: how many, the student's own end among them.
+    """
+
+    def __init__(self, cast: Cast, branches: int) -> None:
+        if branches < 2:
+            raise UsageError(f"mode.branches={branches}: expected 2 or more, such as 3")
+        super().__init__(*(cast.learners(place) for place in range(branches)))
+        student = self.observed[0]
+        self._stages = len(student.taps.stages)
+        if self._stages < 2:
+            raise UsageError(f"mode=one needs a network of two stages or more, and {student.name} has {self._stages}")
+        tap = student.taps.stages[-2]
+        student.listen(Fields(stages=(-2,)))
+        stage = student.example(cast.batch["input"]).knowledge.stage(-2)
+        student.close()
+        self._settings: dict[str, Any] = {
+            "shared": list(split(student.network, cast.batch["input"], tap).before),
+            "tap": tap,
+            "width": stage.shape[1 if stage.ndim == 4 else -1],
+        }
+        branched = Branches([branch.network for branch in self.observed], **self._settings)
+        self._ensemble, self.gate = (branched,), branched.gate
+        self._each = branched.each
+
+    def described_ensemble(self, networks: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "_target_": "kdlab.models.branches.Branches", "networks": self.members(networks), **self._settings
+        }  # fmt: skip
+
+    def listen(self, asked: Mapping[Edge, tuple[Fields, Fields]]) -> None:
+        """The student listens for the trunk on behalf of all; a branch, for what comes after it."""
+        student = [Fields(stages=(-2,))]
+        for branch in self.observed:
+            ours = [ours for edge, (ours, _) in asked.items() if self.learner(edge) is branch]
+            theirs = [theirs for edge, (_, theirs) in asked.items() if self.source(edge) is branch]
+            fields = union((*ours, *theirs))
+            student.append(fields if branch is self.observed[0] else self._narrowed(fields, trunk=True))
+            branch.listen(self._narrowed(fields, trunk=False))
+        self.observed[0].listen(union(student))
+
+    def examples(self, edge: Edge, batch: Batch) -> tuple[Example, Example]:
+        student = self.observed[0].example(batch["input"]).knowledge
+        ours, theirs = (
+            replace(example, knowledge=self._joined(example.knowledge, student))
+            for example in super().examples(edge, batch)
+        )
+        return ours, theirs
+
+    def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
+        input, target, index = batch["input"], batch["target"], batch["index"]
+        student, *others = self._each([partial(branch, input) for branch in self.observed])
+        said = [student, *(self._joined(branch, student) for branch in others)]
+        mixed = Knowledge(self.gate(student.stage(-2), [branch.logits for branch in said]), rows=student.rows)
+        heard = [branch.detach() for branch in said]
+        return [
+            *(
+                Lesson(own, (*(heard[other] for other in self.others(place)), mixed.detach()), target, index)
+                for place, own in enumerate(said)
+            ),
+            Lesson(mixed, (), target, index),
+        ]
+
+    def _narrowed(self, fields: Fields, *, trunk: bool) -> Fields:
+        def chosen(places: Positions) -> tuple[int, ...]:
+            return tuple(p for p in positions(places, self._stages) if (p < self._stages - 1) == trunk)
+
+        return replace(fields, stages=chosen(fields.stages), preactivations=chosen(fields.preactivations))
+
+    def _joined(self, branch: Knowledge, student: Knowledge) -> Knowledge:
+        """A branch's knowledge, with that of the trunk, which only the student was asked for."""
+        if not branch.stages:
+            return branch
+        return replace(
+            branch,
+            stages=(*student.stages[:-1], branch.stages[-1]),
+            preactivations=(*student.preactivations[:-1], branch.preactivations[-1]),
+        )

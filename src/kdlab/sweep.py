@@ -1,0 +1,95 @@
+"""`python -m kdlab.sweep sweeps/kd.yaml`: search over runs, train anew what was found, say what it is worth."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdlab.errors import UsageError
+
+if TYPE_CHECKING:
+    from kdlab.study import Plan
+    from kdlab.workers import Work
+
+USAGE = """\
+KEY=VALUE changes the study (workers=4, budget.trials=20, storage=postgresql://USER@HOST/DATABASE) or its runs
+(data=cifar10, trainer.max_epochs=10). Several of these commands, on any machines, share one study where they share
+its storage. A study that stopped, however it did, goes on with the same command."""
+
+
+def _distillation() -> Work:
+    from kdlab.work import Distillation  # with torch and Lightning, seconds that a wrong study need not wait
+
+    return Distillation()
+
+
+def main(arguments: Sequence[str] | None = None, work: Callable[[], Work] = _distillation) -> int:
+    """Runs the command line; the exit code is 0, 2 for what the user must change, 1 where no trial came to its end.
+
+    Args:
+        arguments: of the command line.
+        work: makes what the trials do, in place of distilling.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads of this process would be missing in its forks
+    parser = argparse.ArgumentParser(prog="python -m kdlab.sweep", description=__doc__, epilog=USAGE)
+    parser.add_argument("study", type=Path, help="a YAML file, as in sweeps/")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--config-dir", action="append", default=[], type=Path, help="a folder of your own configs")
+    given = parser.parse_args(arguments)
+    try:
+        from kdlab.study_file import read_plan
+
+        return conduct(read_plan(given.study, given.overrides, given.config_dir), work)
+    except UsageError as error:
+        print(f"kdlab: {error}", file=sys.stderr)
+        return 2
+
+
+def conduct(plan: Plan, work: Callable[[], Work] = _distillation) -> int:
+    """Carries out a study to its end, or until it is interrupted.
+
+    Raises:
+        UsageError: before the first trial, where it cannot be.
+    """
+    import optuna
+    from rich.console import Console
+
+    from kdlab import finals
+    from kdlab.live import View
+    from kdlab.search import Search
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        made = work()
+        made.check(plan)
+        search = Search(plan, made, View(plan.name))
+        made.prepare(plan)
+        final = search.run()
+    except KeyboardInterrupt:
+        print("kdlab: stopped; the same command goes on where the study stands", file=sys.stderr)
+        return 130
+    print(f"Everything is in {plan.folder}")
+    if not search.complete():
+        print("kdlab: no trial came to its end; their reasons stand above", file=sys.stderr)
+        return 1
+    if final is not None:
+        Console().print(finals.table(final))
+        for sentence in finals.verdict(final):
+            print(sentence)
+    return 0
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

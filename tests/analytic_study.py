@@ -1,0 +1,62 @@
+"""A study whose trials compute a formula instead of training: run as a command, in place of `python -m kdlab.sweep`.
+
+What goes wrong is told by the environment, as `NAME=number of a trial`: DIE kills that trial's process, once; HANG
+keeps it from ending; RAISE lets it fail, every time. SECONDS is how long each trial takes.
+"""
+
+import os
+import signal
+import sys
+import time
+
+from kdlab.workers import Known, Epoch, Work
+
+EPOCHS = 4
+
+
+class Analytic(Work):
+    """The closer the temperature is to 4 and alpha to 0.5, the better; a wider student costs more and is better."""
+
+    def check(self, plan):
+        pass
+
+    def prepare(self, plan):
+        pass
+
+    def trial(self, line, plan, assignment):
+        number = int(assignment.folder.name.rsplit("-", 1)[-1])
+        with (plan.folder / "executed").open("a") as log:
+            log.write(f"{number}\n")
+        point = dict(override.split("=", 1) for override in assignment.overrides)
+        temperature, alpha = float(point["loss.temperature"]), float(point["loss.alpha"])
+        width = float(point.get("model.width", 0.2))
+        accuracy = 1 - 0.01 * abs(temperature - 4) - 0.1 * abs(alpha - 0.5) - 0.02 / width
+        costs = {"student.parameters": 1000 * width, "student.multiply_accumulates": 10000 * width}
+        stop = line.stop(Known(costs, EPOCHS))
+        done = 0
+        while done < EPOCHS and not stop:
+            time.sleep(float(os.environ.get("SECONDS", 0)) / EPOCHS)
+            done += 1
+            stop = line.stop(Epoch(done, accuracy * done / EPOCHS))
+            self.misbehave(plan, number)
+        return {"validation.accuracy": accuracy * done / EPOCHS, **costs}
+
+    def misbehave(self, plan, number):
+        if os.environ.get("RAISE") == str(number):
+            raise RuntimeError("no good")
+        if os.environ.get("HANG") == str(number):
+            signal.pause()
+        if os.environ.get("DIE") == str(number):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def refit(self, line, plan, assignment):
+        point = dict(override.split("=", 1) for override in assignment.overrides)
+        accuracy = 1 - 0.01 * abs(float(point["loss.temperature"]) - 4) + 0.001 * int(point["seed"])
+        row = {"accuracy": accuracy}
+        return {"test": row, "teacher": row, "alone": row, "parameters": 1000, "multiply_accumulates": 10000}
+
+
+if __name__ == "__main__":
+    from kdlab.sweep import main
+
+    sys.exit(main(sys.argv[1:], work=Analytic))

@@ -1,0 +1,89 @@
+import torch
+from torch.nn.functional import cross_entropy, kl_div
+
+from kdlab.heads.response.kd import KD
+from kdlab.knowledge import Progress
+from kdlab.modes.dlb import DLB
+from kdlab.objective import Counts, Term
+from modes.school import batch, cast, step, taught
+
+
+def lesson_plan():
+    mode = DLB(cast())
+    return mode, taught(mode, Term("kd", lambda: KD(3.0), 1.0))
+
+
+def test_the_first_batch_has_the_labels_alone():
+    mode, objective = lesson_plan()
+    given = batch(6)
+    logits = mode.observed[0](given["input"]).logits.detach()
+    loss, terms = step(mode, objective, given, Progress())
+    torch.testing.assert_close(loss, cross_entropy(logits, given["target"]))
+    assert terms[1] == 0
+
+
+def test_half_of_the_next_batch_is_the_half_before_taught_by_what_was_said_then():
+    mode, objective = lesson_plan()
+    first, second, third = (batch(6, seed, first=6 * seed) for seed in (1, 2, 3))
+    step(mode, objective, first, Progress())
+    before = mode.logits.clone()
+    for previous, present in ((first, second), (second, third)):
+        whole = mode.observed[0](torch.cat((present["input"], previous["input"]))).logits.detach()
+        task = cross_entropy(whole, torch.cat((present["target"], previous["target"])))
+        teacher, student = (before / 3).softmax(1), (whole[6:] / 3).log_softmax(1)
+        loss, terms = step(mode, objective, present, Progress())
+        torch.testing.assert_close(terms[0], task)
+        torch.testing.assert_close(terms[1], 9 * kl_div(student, teacher, reduction="batchmean"))
+        torch.testing.assert_close(loss, terms.sum())
+        torch.testing.assert_close(mode.logits, whole[:6])
+        before = mode.logits.clone()
+
+
+def test_the_repeated_half_brings_its_own_labels_and_places():
+    mode, objective = lesson_plan()
+    first, second = batch(4, 1, first=0), batch(4, 2, first=20)
+    step(mode, objective, first, Progress())
+    new, again = mode(second, Progress())
+    assert (new.index.tolist(), again.index.tolist()) == ([20, 21, 22, 23], [0, 1, 2, 3])
+    assert torch.equal(again.target, first["target"])
+    assert (new.teachers, len(again.teachers)) == ((), 1)
+    assert (len(new.learner.logits), len(again.learner.logits), again.learner.rows.tolist()) == (4, 4, [0, 1, 2, 3])
+
+
+def test_the_repeated_half_may_be_shown_in_another_view():
+    mode = DLB(cast(), view="again")
+    objective = taught(mode, Term("kd", lambda: KD(3.0), 1.0))
+    first, second = ({**batch(4, seed), "views": {"again": batch(4, seed + 10)}} for seed in (1, 2))
+    step(mode, objective, first, Progress())
+    assert torch.equal(mode.input, first["views"]["again"]["input"])
+    lessons = mode(second, Progress())
+    whole = torch.cat((second["input"], first["views"]["again"]["input"]))
+    torch.testing.assert_close(lessons[1].learner.logits, mode.observed[0](whole).logits[4:])
+    assert lessons[0].views == {}
+
+
+def test_parts_of_a_batch_meet_the_same_parts_of_the_batch_before():
+    mode, objective = lesson_plan()
+    first, second = (batch(6, seed, first=6 * seed) for seed in (1, 2))
+    for given in (first, second):
+        places = []
+        for start in (0, 3):
+            part = {key: value[start : start + 3] for key, value in given.items()}
+            lessons = mode(part, Progress())
+            places.append(lessons[1].index.tolist())
+            objective(lessons, Counts(6.0, 6.0, 0.5), Progress())
+        mode.after_step(Progress())
+    assert places == [[6, 7, 8], [9, 10, 11]]
+
+
+def test_the_half_before_survives_a_checkpoint_whatever_its_size():
+    mode, objective = lesson_plan()
+    state = DLB(cast()).state_dict()
+    step(mode, objective, batch(6), Progress())
+    other = DLB(cast())
+    other.load_state_dict(mode.state_dict())
+    for name in ("input", "target", "index", "logits"):
+        assert torch.equal(getattr(other, name), getattr(mode, name))
+        assert getattr(other, name).dtype == getattr(mode, name).dtype
+    mode.load_state_dict(state)
+    assert len(mode.logits) == 0
