@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 
-from kdlab.workers import Known, Epoch, Work
+from kdlab.workers import Epoch, Known, Work
 
 EPOCHS = 4
 
@@ -28,7 +28,7 @@ class Analytic(Work):
         with (plan.folder / "executed").open("a") as log:
             log.write(f"{number}\n")
         point = dict(override.split("=", 1) for override in assignment.overrides)
-        temperature, alpha = float(point["loss.temperature"]), float(point["loss.alpha"])
+        temperature, alpha = float(point["loss.temperature"]), float(point.get("loss.alpha", 0.5))
         width = float(point.get("model.width", 0.2))
         accuracy = 1 - 0.01 * abs(temperature - 4) - 0.1 * abs(alpha - 0.5) - 0.02 / width
         costs = {"student.parameters": 1000 * width, "student.multiply_accumulates": 10000 * width}

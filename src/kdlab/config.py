@@ -1,54 +1,22 @@
 """Composes a run's config from `conf/`, and refuses a wrong one in one line. The one file that knows Hydra.
 
-The YAML files are the schema: a key must exist there, and its value keeps the type it has there. What
-a type cannot say (a temperature is positive) stands in `RULES`, by the last part of the key. Nothing here
-imports torch, so that a slip of the keyboard is answered at once.
+The YAML files are the schema: a key must exist there, and its value keeps the type it has there; what a type
+cannot say stands in `values.py`. Nothing here imports torch, so that a slip of the keyboard is answered at once.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from kdlab.dials import set_dials, set_task_weight, tune
 from kdlab.errors import UsageError, nearest
 from kdlab.proposals import is_set, proposals
+from kdlab.values import check, check_known, check_value, lookup
 
 Config = dict[str, Any]
-
-DIALS = ("alpha", "temperature")
-
-Rule = tuple[Callable[[Any], bool], str]
-_POSITIVE: Rule = (lambda value: value > 0, "a number above 0")
-_NOT_NEGATIVE: Rule = (lambda value: value >= 0, "0 or more")
-_UNIT: Rule = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
-_BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "a number from 0 up to, not including, 1")
-_WHOLE: Rule = (lambda value: isinstance(value, int) and value >= 0, "a whole number, 0 or more")
-_COUNT: Rule = (lambda value: isinstance(value, int) and value >= 1, "a whole number, 1 or more")
-
-
-def _one_of(*options: str) -> Rule:
-    return (lambda value: value in options, " or ".join(options))
-
-
-RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(("temperature", "width", "gamma", "span", "lr", "max_lr", "gradient_clip", "size"), _POSITIVE),
-    **dict.fromkeys(("weight", "task_weight", "weight_decay", "mixup", "cutmix", "ramp"), _NOT_NEGATIVE),
-    **dict.fromkeys(("alpha", "pct_start", "translation"), _UNIT),
-    **dict.fromkeys(("momentum", "label_smoothing", "decay"), _BELOW_ONE),
-    **dict.fromkeys(("max_epochs", "epochs", "seed", "split_seed", "workers", "crop"), _WHOLE),
-    **dict.fromkeys(
-        ("batch_size", "accumulate", "classes", "channels", "num_nodes", "log_every_n_steps", "depth", "subset",
-         "checkpoint_every_n_steps", "max_steps", "generations", "branches", "cycles"), _COUNT),
-    "validation": _NOT_NEGATIVE,
-    "precision": _one_of("32-true", "16-mixed", "bf16-mixed", "64-true", "bf16-true", "16-true"),
-    "interval": _one_of("epoch", "step"),
-    "keep": _one_of("last", "best"),
-    "train": _one_of("all", "head", "body"),
-    "on_corrupt": _one_of("stop", "skip"),
-}  # fmt: skip
 
 
 def conf_folder() -> Path:
@@ -112,64 +80,33 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
         made = base.hydra.runtime.choices
         OmegaConf.set_struct(base, False)
         base.pop("hydra")
-        _tune(base.loss)
+        tune(base.loss)
         shape = _plain(OmegaConf.to_container(base))
         for override in values:
             key, value = override.key_or_group, override.value()
             if override.is_delete():
                 raise UsageError(f"~{key} would leave a hole; set {key}=null instead")
             if not override.is_add():
-                _check_known(key, shape)
-            _check_value(key, value, _lookup(shape, key))
+                check_known(key, shape)
+            check_value(key, value, lookup(shape, key))
             OmegaConf.update(base, key, value, force_add=override.is_add())
         for key, value in proposed.items():
-            if not is_set(key, _lookup(shape, key), given):
-                _check_known(key, shape)
+            if not is_set(key, lookup(shape, key), given):
+                check_known(key, shape)
                 OmegaConf.update(base, key, value)
         config = _plain(OmegaConf.to_container(base))
-        _set_dials(config)
+        set_dials(config)
         resolved = _plain(OmegaConf.to_container(OmegaConf.create(config), resolve=True, throw_on_missing=True))
     except HydraException as error:
         raise UsageError(" ".join(str(error).split())) from error
     except OmegaConfBaseException as error:
         raise UsageError(str(error).splitlines()[0]) from error
-    _set_task_weight(resolved)
+    set_task_weight(resolved)
     _follow_generations(resolved)
     check(resolved)
     chosen = {group: made[group] for group in ("model", "mode", "data", "task")}
     names = {**chosen, "teacher": made.get("model@teacher.model"), "loss": "+".join(resolved["loss"]["heads"])}
     return {**resolved, "names": names}
-
-
-def check(config: Mapping[str, Any]) -> None:
-    """Refuses a value outside its range, wherever it stands.
-
-    Raises:
-        UsageError: naming key, value and range.
-    """
-    for key, value in leaves(config):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"{key}={value}: expected a finite number")
-        name = key.rsplit(".", 1)[-1]
-        rule = RULES.get(name, _NOT_NEGATIVE if name.endswith("_weight") else None)
-        if rule is None or value is None or isinstance(value, (dict, list)):
-            continue
-        holds, expected = rule
-        try:
-            fine = not isinstance(value, bool) and holds(value)
-        except TypeError:
-            fine = False
-        if not fine:
-            raise UsageError(f"{key}={value}: expected {expected}")
-
-
-def leaves(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) for every value of a nested config that is no mapping."""
-    if not isinstance(config, Mapping):
-        yield key, config
-        return
-    for name, value in config.items():
-        yield from leaves(value, f"{key}.{name}" if key else str(name))
 
 
 def _spelled(override: str, known: Mapping[str, list[str]]) -> list[str]:
@@ -223,89 +160,6 @@ def _is_choice(key: str, value: Any, known: Mapping[str, list[str]]) -> bool:
     return True
 
 
-def _check_known(key: str, shape: Mapping[str, Any]) -> None:
-    if _lookup(shape, key) is not _ABSENT:
-        return
-    known = [name for name, _ in leaves(shape)] + list(shape)
-    where, _, last = key.rpartition(".")
-    beside = _lookup(shape, where) if where else shape
-    if isinstance(beside, Mapping) and beside:
-        near = nearest(last, map(str, beside))
-        raise UsageError(f"{key}: {where or 'the config'} has no key {last}{near}")
-    raise UsageError(f"{key}: there is no such key{nearest(key, known)}")
-
-
-def _check_value(key: str, value: Any, default: Any) -> None:
-    if value is None or default is None or default is _ABSENT:
-        return
-    if isinstance(default, str) and "${" in default:
-        return
-    expected = type(default)
-    fits = isinstance(value, expected) and isinstance(value, bool) == isinstance(default, bool)
-    if isinstance(default, float):
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if expected is int and isinstance(value, float) and key.rsplit(".", 1)[-1] == "validation":
-        fits = True
-    if isinstance(default, str) and key.rsplit(".", 1)[-1] in ("devices", "resident", "T_max", "T_0", "total_steps"):
-        fits = True
-    if expected is int and key.endswith("devices"):
-        fits = fits or value == "auto" or isinstance(value, list)
-    if not fits:
-        names = {float: "a number", int: "a whole number", bool: "true or false", str: "a word", list: "a list",
-                 dict: "a group of keys"}  # fmt: skip
-        raise UsageError(f"{key}={value}: expected {names.get(expected, expected.__name__)}, as in {key}={default}")
-
-
-def _tune(loss: Any) -> None:
-    """Gives the chosen losses the settings that an overlay has for them in `loss.tuned`, and drops the others'."""
-    from omegaconf import OmegaConf
-
-    for name, settings in loss.pop("tuned", {}).items():
-        if name in loss.heads:
-            OmegaConf.update(loss, f"heads.{name}", settings, merge=True)
-
-
-def _set_dials(config: Config, path: str = "") -> None:
-    """Fills `loss.alpha` and `loss.temperature` from what the chosen losses publish, and drops what only tells that.
-
-    A loss reads a dial where its settings refer to it, `${...temperature}`: by a relative path, so that the
-    losses of a run and those of its teacher's own training each have dials of their own.
-    """
-    if isinstance(config.get("teacher"), dict):
-        _set_dials(config["teacher"], f"{path}teacher.")
-    if isinstance(config.get("mode"), dict):
-        config["mode"].pop("proposes", None)
-    loss = config.get("loss")
-    if not isinstance(loss, dict):
-        return
-    published = loss.pop("published", {})
-    loss.pop("space", None)
-    heads = loss.get("heads", {})
-    for dial in DIALS:
-        reference = f"...{dial}}}"
-        readers = [name for name, head in heads.items() if any(reference in str(v) for _, v in leaves(head))]
-        proposals = {name: published[name][dial] for name in readers}
-        if loss.setdefault(dial, None) is not None:
-            if not readers:
-                chosen = ", ".join(heads)
-                raise UsageError(f"{path}loss.{dial}={loss[dial]} has no use: none of {chosen} reads it")
-        elif len(set(proposals.values())) > 1:
-            said = ", ".join(f"{name} {value}" for name, value in proposals.items())
-            raise UsageError(f"{path}loss.{dial}: the chosen losses disagree ({said}); set {path}loss.{dial}=VALUE")
-        elif proposals:
-            loss[dial] = next(iter(proposals.values()))
-    for dial in DIALS:  # before anything is computed from them
-        check({"loss": {dial: loss.get(dial)}})
-
-
-def _set_task_weight(config: Config) -> None:
-    if isinstance(config.get("teacher"), dict):
-        _set_task_weight(config["teacher"])
-    loss = config.get("loss")
-    if loss and loss.get("task_weight") is None:
-        loss["task_weight"] = round(math.prod(head.get("task_weight", 1.0) for head in loss["heads"].values()), 12)
-
-
 def _follow_generations(config: Config) -> None:
     """`generations=3`: three students in a row, each taught by the one before, the first by one trained alone.
 
@@ -329,14 +183,3 @@ def _follow_generations(config: Config) -> None:
 def _plain(container: Any) -> Config:
     assert isinstance(container, dict)
     return container
-
-
-_ABSENT = object()
-
-
-def _lookup(config: Any, key: str) -> Any:
-    for part in key.split("."):
-        if not isinstance(config, Mapping) or part not in config:
-            return _ABSENT
-        config = config[part]
-    return deepcopy(config)

@@ -81,8 +81,7 @@ class Distiller(pl.LightningModule):
         self._phase, self._phase_start = 0, 0
         self._stepping: list[tuple[LightningOptimizer, LRScheduler, str]] = []
         self._random: list[Any] = []
-        self._window = torch.empty(0)
-        self._broken = torch.empty(0)
+        self._said: list[tuple[Tensor, Tensor]] = []
         self._metrics = nn.ModuleDict({name: self.task.metrics() for name in self.mode.validated()})
         # What a mode or a head remembers is the same on every rank by its own doing; DDP need not send it around.
         self._ddp_params_and_buffers_to_ignore = [
@@ -131,10 +130,7 @@ class Distiller(pl.LightningModule):
     def on_train_start(self) -> None:
         """Restores what a checkpoint holds beside weights; the last moment before the first batch."""
         self._take_optimizer()
-        self._window = self._window.to(self.device)
-        if not len(self._window):
-            self._clear_window()
-        self._broken = torch.full((len(self.objective.names),), -1, device=self.device)
+        self._said = [(terms.to(self.device), loss.to(self.device)) for terms, loss in self._said]
         if self._random:
             set_random_state(self._random[self.global_rank % len(self._random)])
         self._clock = time.perf_counter()
@@ -215,7 +211,7 @@ class Distiller(pl.LightningModule):
             ):
                 # Ranks average their gradients, while the loss is already divided by the count over all ranks.
                 self.manual_backward(loss * world if world > 1 else loss)
-            self._add(loss.detach(), terms, last)
+            self._said.append((terms, loss.detach()))
         self._step()
         self.mode.after_step(progress)
         if self.steps % self.log_every == 0:
@@ -248,14 +244,15 @@ class Distiller(pl.LightningModule):
 
     # ---- what is logged
 
-    def _clear_window(self) -> None:
-        self._window = torch.zeros(len(self.objective.names) + 2, dtype=torch.float64, device=self.device)
-
-    def _add(self, loss: Tensor, terms: Tensor, last: bool) -> None:
-        values = torch.cat([terms.double(), loss.double()[None], terms.new_full((1,), float(last)).double()])
-        self._window += values
-        fresh = (self._broken < 0) & ~terms.isfinite()
-        self._broken = torch.where(fresh, self.steps + 1, self._broken)
+    def window(self) -> Tensor:
+        """[parts, terms + 1] float64: the terms and the loss of every part of every step since the last row."""
+        if not self._said:
+            return torch.zeros(0, len(self.objective.names) + 1, dtype=torch.float64, device=self.device)
+        terms, losses = (torch.stack(said).double() for said in zip(*self._said, strict=True))
+        window = torch.cat([terms, losses[:, None]], dim=1)
+        if self.trainer.world_size > 1:
+            dist.all_reduce(window)
+        return window
 
     def write_window(self) -> None:
         """One row of the log: the mean of every term since the last row. The only place that waits for the device.
@@ -263,18 +260,13 @@ class Distiller(pl.LightningModule):
         Raises:
             DivergedError: where a term was no number, with its name and step.
         """
-        self.refuse_broken()
-        window = self._window.clone()
-        if self.trainer.world_size > 1:
-            dist.all_reduce(window)
-            window[-1] /= self.trainer.world_size
-        self._clear_window()
-        *values, steps = window.tolist()
-        if not steps:
+        window = self.window()
+        self._said.clear()
+        self.refuse_broken(window)
+        if not len(window):
             return
-        row = {
-            f"loss/{name}": value / steps for name, value in zip((*self.objective.names, "total"), values, strict=True)
-        }
+        means = (window.sum(0) * self._accumulate / len(window)).tolist()
+        row = {f"loss/{name}": mean for name, mean in zip((*self.objective.names, "total"), means, strict=True)}
         row["lr"] = float(self._stepping[0][0].param_groups[0]["lr"])
         self.write(row)
 
@@ -287,19 +279,17 @@ class Distiller(pl.LightningModule):
         """Epochs since the start of the run, in fractions."""
         return self.steps / self.steps_per_epoch
 
-    def refuse_broken(self) -> None:
+    def refuse_broken(self, window: Tensor) -> None:
         """Stops where a term was no number.
 
         Raises:
             DivergedError: naming the first broken term and the step.
         """
-        broken = [
-            (step, name) for name, step in zip(self.objective.names, self._broken.tolist(), strict=True) if step >= 0
-        ]
-        if broken:
-            step, name = min(broken)
+        for part, name in (~window[:, :-1].isfinite()).nonzero().tolist():
+            step = self.steps - (len(window) - 1 - part) // self._accumulate
             raise DivergedError(
-                f"loss/{name} is no finite number at step {step}, in epoch {step / self.steps_per_epoch:.2f}"
+                f"loss/{self.objective.names[name]} is no finite number at step {step}, "
+                f"in epoch {step / self.steps_per_epoch:.2f}"
             )
 
     def on_validation_start(self) -> None:
@@ -334,12 +324,13 @@ class Distiller(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What a run needs to go on exactly, beside weights and optimizer."""
-        self.refuse_broken()
+        window = self.window()
+        self.refuse_broken(window)
         checkpoint["kdlab"] = {
             "steps": self.steps,
             "phase": self._phase,
             "seconds": self.seconds,
-            "window": self._window.cpu(),
+            "window": window.cpu(),
             "random": gather_random_state(),
         }
 
@@ -347,7 +338,10 @@ class Distiller(pl.LightningModule):
         """Before the optimizer is made: which phase it belongs to is decided here."""
         own = checkpoint["kdlab"]
         self.steps, self.seconds = own["steps"], own["seconds"]
-        self._window, self._random = own["window"], own["random"]
+        self._random = own["random"]
+        # It is the sum over ranks, so the first goes on with it, the others with none.
+        window = own["window"] * (self.global_rank == 0)
+        self._said = [(row[:-1], row[-1]) for row in window]
         self._enter_phase(own["phase"])
 
 

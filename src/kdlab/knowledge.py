@@ -111,8 +111,8 @@ class Fields:
     """What is read of one network beside its logits, or what one network can offer.
 
     `stages="all"` asks for every stage the network has, and at least one; `preactivations="all"` for those
-    that there are, be it none. `classifier` and `normalisations` are modules,
-    handed over once, in the Example.
+    that its stages have, be it none. `classifier` and `normalisations` are modules, handed over once, in the
+    Example.
     """
 
     embedding: bool = False
@@ -155,7 +155,8 @@ class Needs:
                 ("the teacher", self.teacher, offer.teacher),
             )
             for name in ("embedding", "stages", "preactivations", "classifier", "normalisations")
-            if getattr(asked, name) and not getattr(given, name) and (name, getattr(asked, name)) != _OPTIONAL
+            if getattr(asked, name) and not getattr(given, name)
+            if (name, getattr(asked, name)) != _OPTIONAL or not given.stages
         ]
         found += ["class labels"] if self.labels and not offer.labels else []
         found += ["fixed places in the training set"] if self.index and not offer.index else []

@@ -186,44 +186,44 @@ class Objective(nn.Module):
                     values.append(self._term(term.name, lessons, counts, progress, prepare))
                     weights.append(term.weight_at(progress.epoch))
         parts = [weight * value for weight, value in zip(weights, values, strict=True) if weight]
-        loss = torch.stack(parts).sum() if parts else values[0] * 0.0
+        loss = sum(parts[1:], parts[0]) if parts else values[0] * 0.0
         return loss, torch.stack([value.detach() for value in values])
 
     def _task(self, lessons: Sequence[Lesson], counts: Counts) -> Tensor:
-        total = lessons[0].learner.logits.new_zeros((), dtype=torch.float32)
+        said = []
         for lesson in lessons:
             if lesson.target is not None:
-                rows = self.task.loss(lesson.learner.logits, lesson.target) * lesson.task
-                total = total + rows.sum() / counts.labelled
-        return total
+                rows = self.task.loss(lesson.learner.logits, lesson.target)
+                said.append(_scaled(rows, lesson.task).sum() / counts.labelled)
+        return _sum(said, lessons)
 
     def _term(self, name: str, lessons: Sequence[Lesson], counts: Counts, progress: Progress, prepare: bool) -> Tensor:
-        total = lessons[0].learner.logits.new_zeros((), dtype=torch.float32)
+        said = []
         for placed in self._placed[name]:
             edge, needs = placed.edge, placed.needs
             lesson = lessons[edge.learner]
-            teacher = lesson.teachers[edge.teacher].raised().only(needs.teacher)
+            teacher = lesson.teachers[edge.teacher].only(needs.teacher).raised()
             weight = None if lesson.weight is None else lesson.weight[edge.teacher]
             if prepare:
                 value = placed.head.prepare(teacher)
             else:
-                learner = self._heard(lesson.learner.raised(), edge, needs)
+                learner = self._heard(lesson.learner, edge, needs)
                 narrowed = self._narrowed(lesson, learner, teacher, edge, needs)
                 value = placed.head(learner, teacher, narrowed, progress)
             if value.ndim:
                 value = (value if weight is None else value * weight).sum() / counts.rows
             else:
-                value = (value if weight is None else value * weight.mean()) * counts.share
-            total = total + value * placed.share
-        return total
+                value = _scaled(value if weight is None else value * weight.mean(), counts.share)
+            said.append(_scaled(value, placed.share))
+        return _sum(said, lessons)
 
     def _narrowed(self, lesson: Lesson, learner: Knowledge, teacher: Knowledge, edge: Edge, needs: Needs) -> Lesson:
         """The lesson as one head on one edge may see it: one teacher, and of the rest what it asked for."""
         target = lesson.target
         views = {
             name: self._narrowed(
-                view, self._heard(view.learner.raised(), edge, needs),
-                view.teachers[edge.teacher].raised().only(needs.teacher), edge, needs)
+                view, self._heard(view.learner, edge, needs),
+                view.teachers[edge.teacher].only(needs.teacher).raised(), edge, needs)
             for name, view in lesson.views.items() if name in needs.views
         }  # fmt: skip
         return Lesson(
@@ -238,7 +238,7 @@ class Objective(nn.Module):
 
     def _heard(self, learner: Knowledge, edge: Edge, needs: Needs) -> Knowledge:
         """A learner's knowledge as a head on this edge may see it, in the classes that the teacher knows."""
-        learner = learner.only(needs.learner)
+        learner = learner.only(needs.learner).raised()
         if edge not in self._known:
             return learner
         return replace(learner, logits=learner.logits[:, self.get_buffer(f"known{self._known[edge]}")])
@@ -250,6 +250,17 @@ class Objective(nn.Module):
             return labels
         same = labels[:, None] == self.get_buffer(f"known{self._known[edge]}")
         return torch.where(same.any(1), same.int().argmax(1), -1)
+
+
+def _sum(values: Sequence[Tensor], lessons: Sequence[Lesson]) -> Tensor:
+    if not values:
+        return lessons[0].learner.logits.new_zeros((), dtype=torch.float32)
+    return sum(values[1:], values[0])
+
+
+def _scaled(value: Tensor, factor: float | Tensor) -> Tensor:
+    # Most factors are one, and each would cost two kernels of a step.
+    return value if isinstance(factor, float) and factor == 1.0 else value * factor
 
 
 def seed_of(seed: int, *names: str) -> int:

@@ -26,7 +26,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from kdlab.errors import UsageError
-from kdlab.study import COSTS, curve_of
+from kdlab.study import COSTS, curve_of, make_pruner
 
 
 @dataclass(frozen=True)
@@ -215,9 +215,20 @@ def _per_epoch(trial: FrozenTrial) -> float:
     return float(trial.user_attrs["metrics"]["student.multiply_accumulates"])
 
 
+def _replayed(study: Study, settings: Mapping[str, Any], orders: int) -> str:
+    trials = study.get_trials(deepcopy=False)
+    if any(trial.state == TrialState.PRUNED and curve_of(trial) for trial in trials):
+        raise UsageError(f"{study.study_name} was pruned itself; run another one with pruner=null")
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if not complete:
+        raise UsageError(f"{study.study_name} has no complete trial")
+    objectives = study.user_attrs["objectives"]
+    found = [replay(complete, objectives, make_pruner(settings), seed) for seed in range(orders)]
+    return summary(study.study_name, len(complete), found)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m kdlab.pruning STUDY`: the table of a replay; exit code 2 where there is nothing to replay."""
-    from kdlab.build import build
     from kdlab.storage import stored
 
     parser = argparse.ArgumentParser(prog="python -m kdlab.pruning", description=__doc__.split("\n\n")[0])
@@ -229,21 +240,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         settings = {"_target_": "kdlab.pruning.DominatedPruner", **_settings(given.settings)}
-        for study in stored(given.study, given.storage):
-            if "objectives" not in study.user_attrs:
-                continue
-            objectives = study.user_attrs["objectives"]
-            trials = study.get_trials(deepcopy=False)
-            if any(t.state == TrialState.PRUNED and curve_of(t) for t in trials):
-                raise UsageError(f"{study.study_name} was pruned itself; run another one with pruner=null")
-            complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-            if not complete:
-                raise UsageError(f"{study.study_name} has no complete trial")
-            found = []
-            for seed in range(given.orders):
-                pruner: BasePruner = build(settings, BasePruner, "pruner")  # type: ignore[type-abstract]  # mypy #4717
-                found.append(replay(complete, objectives, pruner, seed))
-            print(summary(study.study_name, len(complete), found))
+        with stored(given.study, given.storage) as studies:
+            for study in studies:
+                if "objectives" in study.user_attrs:
+                    print(_replayed(study, settings, given.orders))
     except UsageError as error:
         print(f"kdlab: {error}", file=sys.stderr)
         return 2

@@ -9,6 +9,7 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ class Search:
         """
         seconds = self.plan.settings["budget"]["seconds"]
         deadline = time.monotonic() + seconds if seconds else float("inf")
-        with self.view.showing(self.queues):
+        with closing(self.storage), self.view.showing(self.queues):
             self._drain(self.queues, deadline)
             studies = {queue.arm.option: queue.ledger.study for queue in self.queues if queue.arm}
             refits = finals.choose(self.plan, studies) if self.plan.settings["final"]["seeds"] else []
@@ -86,7 +87,7 @@ class Search:
             queue = self._begin_refits(refits)
             self.view.queues = [*self.queues, queue]
             self._drain([queue], float("inf"))
-        final = finals.summarise(self.plan, refits, queue.ledger.trials())
+            final = finals.summarise(self.plan, refits, queue.ledger.trials())
         (self.plan.folder / "final.json").write_text(json.dumps(final, indent=2) + "\n")
         return final
 
@@ -105,7 +106,7 @@ class Search:
             sampler=plan.settings["sampler"], seed=plan.settings["seed"],
             pruner=make_pruner(plan.settings["pruner"]),
         )  # fmt: skip
-        settings = json.loads(json.dumps({**plan.settings, "storage": shown(plan.storage)}))
+        settings = json.loads(json.dumps({**plan.settings, "storage": shown(plan.settings["storage"])}))
         begun = ledger.study.user_attrs.get("plan")
         if begun is None:
             for point in arm.first:
@@ -119,8 +120,8 @@ class Search:
             ledger.study.set_user_attr("plan", settings)
         elif changed := [key for key in settings if key not in FREE and begun.get(key) != settings[key]]:
             raise UsageError(
-                f"{changed[0]}={settings[changed[0]]}: the study {plan.name} was begun with {begun.get(changed[0])}; "
-                f"give this one another name=NAME, or remove {plan.folder}"
+                f"{changed[0]}: the study {plan.name} was begun with other ones, see {plan.folder / 'study.yaml'}; "
+                "give this one a name of its own, name=NAME"
             )
         return Queue(ledger, arm, plan.settings["budget"]["trials"])
 

@@ -22,8 +22,10 @@ import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
-from kdlab.config import DIALS, check, compose, conf_folder, groups
+from kdlab.config import compose, conf_folder, groups
+from kdlab.dials import DIALS
 from kdlab.errors import UsageError, nearest
+from kdlab.values import check
 
 Point = Mapping[str, Any]
 """A value for each parameter that is active, by its name."""

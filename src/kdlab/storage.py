@@ -58,6 +58,12 @@ class Storage:
         with exclusively(self.where):
             yield
 
+    def close(self) -> None:
+        """Gives back connections to a server."""
+        if isinstance(self.optuna, RDBStorage):
+            self.optuna.remove_session()
+            self.optuna.engine.dispose()
+
 
 def open_storage(where: str) -> Storage:
     """The storage of a journal file or of a PostgreSQL server, made where there is none.
@@ -82,8 +88,9 @@ def open_storage(where: str) -> Storage:
         raise
 
 
-def stored(folder: Path, where: str | None = None) -> list[Study]:
-    """The Optuna studies that a study's folder belongs to, the one of the refits last.
+@contextmanager
+def stored(folder: Path, where: str | None = None) -> Iterator[list[Study]]:
+    """Opens the Optuna studies that a study's folder belongs to, the one of the refits last.
 
     Args:
         folder: as `kdlab.study` describes it.
@@ -96,15 +103,22 @@ def stored(folder: Path, where: str | None = None) -> list[Study]:
     if not file.is_file():
         raise UsageError(f"{folder} is no folder of a study; expected one with a study.yaml, as runs/kd")
     settings = yaml.safe_load(file.read_text())
-    storage = open_storage(where or settings["storage"]).optuna
-    names = [name for name in optuna.get_all_study_names(storage) if name.split("/")[0] == settings["name"]]
-    final = f"{settings['name']}/final"
-    return [optuna.load_study(study_name=name, storage=storage) for name in sorted(names, key=lambda n: n == final)]
+    where = where or settings["storage"] or str(folder / "journal.log")
+    if "://" not in where and not Path(where).is_file():
+        raise UsageError(f"{folder}: its storage {where} is gone")
+    storage = open_storage(where)
+    try:
+        known = optuna.get_all_study_names(storage.optuna)
+        names = sorted(name for name in known if name.split("/")[0] == settings["name"])
+        names.sort(key=lambda name: name == f"{settings['name']}/final")
+        yield [optuna.load_study(study_name=name, storage=storage.optuna) for name in names]
+    finally:
+        storage.close()
 
 
-def shown(where: str) -> str:
+def shown(where: str | None) -> str | None:
     """The name of a storage, less its password."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", where)
+    return where and re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", where)
 
 
 @contextmanager

@@ -103,6 +103,8 @@ def make_plan(given: Settings, folders: Sequence[Path] = ()) -> Plan:
         UsageError: where they describe none.
     """
     settings = _filled(given)
+    if (where := settings["storage"]) is not None and "://" not in str(where):
+        settings["storage"] = str(Path(where).absolute())
     _check_numbers(settings)
     objectives = _objectives(settings["objectives"])
     constraints = tuple(read_constraint(text) for text in settings["constraints"])

@@ -100,5 +100,5 @@ def test_each_peer_may_see_a_view_of_its_own():
     assert torch.equal(lessons[1].learner.logits, mode.observed[1](again["input"]).logits)
     with pytest.raises(UsageError, match=r"mode.views=\['a', 'b'\]: expected one for each of the 1 peers"):
         KDCL(cast(peers=1), "mean", views=["a", "b"])
-    with pytest.raises(UsageError, match="mode.combine=median: expected linear or naive or min_logit or mean"):
+    with pytest.raises(UsageError, match=r"mode\.combine=median: expected linear or naive or min_logit or mean"):
         KDCL(cast(peers=1), "median")

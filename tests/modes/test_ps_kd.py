@@ -31,7 +31,7 @@ def test_the_gradient_is_that_of_cross_entropy_with_the_mixed_targets():
     step(mode, objective, given, Progress(0, 0, 4, 4), rate=5.0)
     said = mode.observed[0](given["input"]).logits
     alpha = 0.8 * 2 / 4
-    mixed = (1 - alpha) * torch.nn.functional.one_hot(given["target"], 10) + alpha * past
+    mixed = (1 - alpha) * torch.nn.functional.one_hot(given["target"], 10).double() + alpha * past
     mean = torch.nn.functional.cross_entropy(said, mixed)
     by_hand = torch.autograd.grad(mean, list(mode.learners.parameters()))
     step(mode, objective, given, progress, rate=0.0)

@@ -41,5 +41,5 @@ def test_a_sample_without_a_label_has_no_virtual_teacher():
 
 
 def test_a_probability_is_below_one():
-    with pytest.raises(UsageError, match="mode.correct=1.0: expected a number between 0 and 1"):
+    with pytest.raises(UsageError, match=r"mode\.correct=1\.0: expected a number between 0 and 1"):
         TfKD(cast(), 1.0, 20.0)

@@ -1,0 +1,205 @@
+"""Reads run folders, and puts together those that differ in nothing but the seed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from kdlab.config import leaves
+from kdlab.errors import UsageError
+from kdlab.recipe import key_of, recipe_of, teachers_of
+
+Config = dict[str, Any]
+Curve = Sequence[tuple[float, float]]
+
+NAMES = ("model", "loss", "mode", "teacher", "data")
+"""What a run is called by, where that is enough to tell it from others."""
+
+EPOCHS = {"last": "last", "best": "best by validation"}
+"""The epochs that were tested."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One complete run: its folder, its config and its result.json."""
+
+    folder: Path
+    config: Config
+    result: Config
+
+    @property
+    def seed(self) -> int:
+        return int(self.result["seeds"]["run"])
+
+    @property
+    def primary(self) -> str:
+        """The metric that its task is judged by."""
+        return str(self.result["primary"])
+
+    def test(self, row: str, epoch: str) -> float | None:
+        """The primary metric on the test part: of `student`, `alone` or `teacher`, at the `last` or `best` epoch."""
+        found = (self.result[row] or {}).get("test", {}).get(epoch, {}).get(self.primary)
+        return None if found is None else float(found)
+
+    def validation(self, row: str) -> float | None:
+        """The primary metric on the validation part, at the last epoch."""
+        found = ((self.result[row] or {}).get("validation") or {}).get("last")
+        return None if found is None else float(found)
+
+    @cached_property
+    def setting(self) -> Config:
+        """All that decides its student, less every seed."""
+        teacher = self.config.get("teacher")
+        config = {**self.config, "seed": None, "teacher": _seedless(teacher)}
+        checkpoints = {path: path for path in (t.get("checkpoint") for t in teachers_of(config)) if path}
+        return recipe_of(config, self.result["data"]["fingerprint"], checkpoints)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one setting with any seeds, and what tells it from the others."""
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def distils(self) -> bool:
+        """Whether there is a student alone to compare with."""
+        return all(run.result["alone"] for run in self.runs)
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({run.seed for run in self.runs})
+
+    def test(self, row: str, epoch: str) -> dict[int, float]:
+        """Test values by seed, where every run has one; runs that share a seed count once, by their mean."""
+        found = defaultdict(list)
+        for run in self.runs:
+            if (value := run.test(row, epoch)) is None:
+                return {}
+            found[run.seed].append(value)
+        return {seed: fmean(found[seed]) for seed in sorted(found)}
+
+
+@dataclass(frozen=True)
+class Board:
+    """The groups that were tested on the same data by the same metric. title: of the metric."""
+
+    data: str
+    samples: int
+    metric: str
+    title: str
+    direction: str
+    groups: tuple[Group, ...]
+
+    @property
+    def common(self) -> str:
+        """What all its runs are called by."""
+        runs = [run for group in self.groups for run in group.runs]
+        shared = {name: {run.result["names"].get(name) for run in runs} for name in NAMES if name != "data"}
+        return ", ".join(f"{name} {next(iter(of))}" for name, of in shared.items() if len(of) == 1 and any(of))
+
+
+def read_run(folder: Path) -> Run:
+    """Reads a run folder.
+
+    Raises:
+        UsageError: where it holds no complete run.
+    """
+    file = folder / "result.json"
+    if not file.is_file():
+        raise UsageError(f"{folder}: the run is not complete; go on with python -m kdlab.train resume={folder}")
+    try:
+        result = json.loads(file.read_text())
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"{folder}: {' '.join(str(error).split())}") from error
+    if result.get("version") != 1:
+        raise UsageError(f"{file}: version {result.get('version')} of results; this kdlab reads version 1")
+    return Run(folder, config, result)
+
+
+def boards(runs: Sequence[Run]) -> list[Board]:
+    """Groups runs by all but their seeds, and the groups by what they were tested on."""
+    tested: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        tested[run.result["data"]["fingerprint"], run.primary].append(run)
+    found = []
+    for (_, metric), several in tested.items():
+        settings: dict[str, list[Run]] = defaultdict(list)
+        for run in several:
+            settings[key_of(run.setting)].append(run)
+        labels = tell_apart([_described(members[0]) for members in settings.values()])
+        result = several[0].result
+        found.append(
+            Board(
+                str(result["names"]["data"]), result["data"]["test"], metric, result["titles"][metric],
+                result["directions"][metric],
+                tuple(Group(label, tuple(runs)) for label, runs in zip(labels, settings.values(), strict=True)),
+            )  # fmt: skip
+        )
+    return found
+
+
+def tell_apart(described: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A label for each of several settings, of as few of their keys as tell them apart.
+
+    Args:
+        described: of each, a value by key; keys that come first are preferred.
+    """
+    keys = list(dict.fromkeys(key for one in described for key in one))
+    chosen: list[str] = []
+    apart = 1
+    for key in keys:
+        now = len({json.dumps([one.get(k) for k in [*chosen, key]], default=str) for one in described})
+        if now > apart:
+            chosen.append(key)
+            apart = now
+    chosen = chosen or keys[:1]
+    return [" ".join(_said(key, one.get(key)) for key in chosen if key in NAMES or key in one) for one in described]
+
+
+def curve(file: Path, metric: str) -> Curve:
+    """(epoch, value) of a metric in a metrics.csv, in order; empty where there is none."""
+    if not file.is_file():
+        return []
+    with file.open(newline="") as stream:
+        return [(float(row["epoch"]), float(row[metric])) for row in csv.DictReader(stream) if row.get(metric)]
+
+
+def terms(file: Path) -> dict[str, Curve]:
+    """The curve of every term of the loss in a metrics.csv, by its name."""
+    with file.open(newline="") as stream:
+        columns = next(csv.reader(stream), [])
+    return {name.removeprefix("loss/"): curve(file, name) for name in columns if name.startswith("loss/")}
+
+
+def _seedless(settings: Any) -> Any:
+    """A teacher's settings, its own teachers' included, less their seeds."""
+    if isinstance(settings, Mapping):
+        return {key: None if key == "seed" else _seedless(value) for key, value in settings.items()}
+    return settings
+
+
+def _described(run: Run) -> dict[str, Any]:
+    """A run by its names, then by every key that decides it, those nearest to the root first."""
+    depth: Callable[[tuple[str, Any]], int] = lambda pair: pair[0].count(".")  # noqa: E731
+    decisive = {key: value for key, value in run.setting.items() if key != "teachers"}
+    decisive["loss"] = {**run.config["loss"], **decisive["loss"]}
+    named = {name: run.result["names"].get(name) for name in NAMES}
+    return {**named, **dict(sorted(leaves({**decisive, "teacher": _seedless(run.config.get("teacher"))}), key=depth))}
+
+
+def _said(key: str, value: Any) -> str:
+    if key in NAMES:
+        return str(value) if value else f"no {key}"
+    return f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"

@@ -1,0 +1,118 @@
+"""What a value of the config may be: a key that exists, of the type it has in the YAML, within its range.
+
+A range is known by the last part of its key, wherever that stands. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from typing import Any
+
+from kdlab.errors import UsageError, nearest
+
+Rule = tuple[Callable[[Any], bool], str]
+_POSITIVE: Rule = (lambda value: value > 0, "a number above 0")
+_NOT_NEGATIVE: Rule = (lambda value: value >= 0, "0 or more")
+_UNIT: Rule = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
+_BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "a number from 0 up to, not including, 1")
+_WHOLE: Rule = (lambda value: isinstance(value, int) and value >= 0, "a whole number, 0 or more")
+_COUNT: Rule = (lambda value: isinstance(value, int) and value >= 1, "a whole number, 1 or more")
+
+
+def _one_of(*options: str) -> Rule:
+    return (lambda value: value in options, " or ".join(options))
+
+
+RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(("temperature", "width", "gamma", "span", "lr", "max_lr", "gradient_clip", "size"), _POSITIVE),
+    **dict.fromkeys(("weight", "task_weight", "weight_decay", "mixup", "cutmix", "ramp"), _NOT_NEGATIVE),
+    **dict.fromkeys(("alpha", "pct_start", "translation"), _UNIT),
+    **dict.fromkeys(("momentum", "label_smoothing", "decay"), _BELOW_ONE),
+    **dict.fromkeys(("max_epochs", "epochs", "seed", "split_seed", "workers", "crop"), _WHOLE),
+    **dict.fromkeys(
+        ("batch_size", "accumulate", "classes", "channels", "num_nodes", "log_every_n_steps", "depth", "subset",
+         "checkpoint_every_n_steps", "max_steps", "generations", "branches", "cycles"), _COUNT),
+    "validation": _NOT_NEGATIVE,
+    "precision": _one_of("32-true", "16-mixed", "bf16-mixed", "64-true", "bf16-true", "16-true"),
+    "interval": _one_of("epoch", "step"),
+    "keep": _one_of("last", "best"),
+    "train": _one_of("all", "head", "body"),
+    "on_corrupt": _one_of("stop", "skip"),
+}  # fmt: skip
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuses a value outside its range, wherever it stands.
+
+    Raises:
+        UsageError: naming key, value and range.
+    """
+    for key, value in leaves(config):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{key}={value}: expected a finite number")
+        name = key.rsplit(".", 1)[-1]
+        rule = RULES.get(name, _NOT_NEGATIVE if name.endswith("_weight") else None)
+        if rule is None or value is None or isinstance(value, (dict, list)):
+            continue
+        holds, expected = rule
+        try:
+            fine = not isinstance(value, bool) and holds(value)
+        except TypeError:
+            fine = False
+        if not fine:
+            raise UsageError(f"{key}={value}: expected {expected}")
+
+
+def leaves(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) for every value of a nested config that is no mapping."""
+    if not isinstance(config, Mapping):
+        yield key, config
+        return
+    for name, value in config.items():
+        yield from leaves(value, f"{key}.{name}" if key else str(name))
+
+
+def check_known(key: str, shape: Mapping[str, Any]) -> None:
+    if lookup(shape, key) is not ABSENT:
+        return
+    known = [name for name, _ in leaves(shape)] + list(shape)
+    where, _, last = key.rpartition(".")
+    beside = lookup(shape, where) if where else shape
+    if isinstance(beside, Mapping) and beside:
+        near = nearest(last, map(str, beside))
+        raise UsageError(f"{key}: {where or 'the config'} has no key {last}{near}")
+    raise UsageError(f"{key}: there is no such key{nearest(key, known)}")
+
+
+def check_value(key: str, value: Any, default: Any) -> None:
+    if value is None or default is None or default is ABSENT:
+        return
+    if isinstance(default, str) and "${" in default:
+        return
+    expected = type(default)
+    fits = isinstance(value, expected) and isinstance(value, bool) == isinstance(default, bool)
+    if isinstance(default, float):
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if expected is int and isinstance(value, float) and key.rsplit(".", 1)[-1] == "validation":
+        fits = True
+    if isinstance(default, str) and key.rsplit(".", 1)[-1] in ("devices", "resident", "T_max", "T_0", "total_steps"):
+        fits = True
+    if expected is int and key.endswith("devices"):
+        fits = fits or value == "auto" or isinstance(value, list)
+    if not fits:
+        names = {float: "a number", int: "a whole number", bool: "true or false", str: "a word", list: "a list",
+                 dict: "a group of keys"}  # fmt: skip
+        raise UsageError(f"{key}={value}: expected {names.get(expected, expected.__name__)}, as in {key}={default}")
+
+
+ABSENT = object()
+
+
+def lookup(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        if not isinstance(config, Mapping) or part not in config:
+            return ABSENT
+        config = config[part]
+    return deepcopy(config)

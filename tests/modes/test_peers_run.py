@@ -1,0 +1,117 @@
+"""Whole runs of modes with several students: each is validated and listed, and the right one is kept."""
+
+import json
+
+import jsonschema
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.optim import SGD, Adam
+
+from kdlab.assembly import assemble, without_use
+from kdlab.config import compose
+from kdlab.data.data import prepare
+from kdlab.data.source import Digits
+from kdlab.errors import UsageError
+from kdlab.fit import fit, make_scheduler
+from kdlab.result import SCHEMA
+from kdlab.run import load_student, run
+from kdlab.store import load_file as _  # noqa: F401
+from kdlab.tracking import read_metrics
+
+TINY = ["model=resnet8", "model.width=0.125", "trainer.max_epochs=2", "logger=csv", "alone=false", "data.subset=256",
+        "trainer.progress=false", "trainer.accelerator=cpu"]  # fmt: skip
+
+
+def outcome(tmp_path, monkeypatch, *overrides):
+    monkeypatch.setenv("KDLAB_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("KDLAB_RUN", raising=False)
+    monkeypatch.setenv("KDLAB_RUN", str(tmp_path / "run"))
+    (tmp_path / "run").mkdir()
+    done = run(compose([*TINY, *overrides]), folder=tmp_path / "run")
+    jsonschema.validate(json.loads((tmp_path / "run" / "result.json").read_text()), json.loads(SCHEMA.read_text()))
+    return done.result["student"]
+
+
+def says(folder):
+    network = load_student(folder)
+    with torch.no_grad():
+        return network(torch.ones(1, 1, 8, 8)), sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_the_best_of_equal_peers_by_validation_is_kept_and_all_are_listed(tmp_path, monkeypatch):
+    student = outcome(tmp_path, monkeypatch, "mode=dml", "mode.peers=2")
+    rows = {student["kept"]: student, **student["peers"]}
+    assert set(rows) == {"student", "peer1", "peer2", "ensemble"}
+    last = {name: row["validation"]["last"] for name, row in rows.items() if name != "ensemble"}
+    assert last[student["kept"]] == max(last.values())
+    assert rows["ensemble"]["parameters"] == 3 * rows["peer1"]["parameters"]
+    final = read_metrics(tmp_path / "run" / "metrics.csv")[-1]
+    assert final["validation/peer2/accuracy"] == rows["peer2"]["validation"]["last"]
+    assert says(tmp_path / "run")[1] == rows["student"]["parameters"]
+
+
+def test_a_larger_peer_is_never_kept_in_the_students_place(tmp_path, monkeypatch):
+    student = outcome(tmp_path, monkeypatch, "mode=dml", "mode.peers=[resnet8]", "trainer.max_epochs=1")
+    assert student["kept"] == "student"
+    assert student["peers"]["peer1"]["parameters"] > student["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "kept", "others"),
+    [
+        ("kdcl", "ensemble", {"student", "peer1"}),
+        ("one", "ensemble", {"student", "peer1", "peer2"}),
+        ("byot", "exit1", {"student", "exit2"}),
+        ("ema", "average", {"student"}),
+    ],
+)
+def test_what_was_asked_for_is_kept_and_rebuilt_from_the_run_folder(tmp_path, monkeypatch, mode, kept, others):
+    student = outcome(tmp_path, monkeypatch, f"mode={mode}", f"mode.kept={kept}", "trainer.max_epochs=1")
+    assert student["kept"] == kept
+    assert set(student["peers"]) == others
+    logits, parameters = says(tmp_path / "run")
+    assert logits.shape == (1, 10)
+    assert parameters == student["parameters"]
+    final = read_metrics(tmp_path / "run" / "metrics.csv")[-1]
+    assert final["validation/accuracy"] == student["validation"]["last"]
+    if mode == "byot":
+        assert student["multiply_accumulates"] < student["peers"]["student"]["multiply_accumulates"]
+
+
+def test_each_learner_may_step_with_an_optimizer_of_its_own(tmp_path):
+    config = without_use(
+        compose([*TINY, "mode=dml", "+optimizer@mode.optimizers.peer1=adam", "mode.optimizers.peer1.lr=0.01",
+                 "mode.optimizers.peer1.weight_decay=0", "trainer.max_steps=3", "scheduler=constant",
+                 "optimizer.momentum=0", "optimizer.weight_decay=0", "trainer.precision=64-true"])
+    )  # fmt: skip
+    data = prepare(Digits(), config["data"])
+    fit(config, data, tmp_path, job="dml")
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False) if False else None
+    assert state is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["mode=dml", "mode.kept=peer7"], r"^mode.kept=peer7: expected best or student or peer1 or ensemble$"),
+        (["mode=dml", "data.validation=0"], r"^mode.kept=best selects by validation, and data.validation=0 has none"),
+        (["mode=dml", "+optimizer@mode.optimizers.peer9=adamw"],
+         r"^mode.optimizers.peer9: expected one of the learners, student or peer1$"),
+        (["mode=offline", "mode.peers=[resnet8]"], r"^mode.peers=.*: expected none: this mode trains one network$"),
+        (["mode=kdcl", "mode.views=[again]"], r"the mode shows the view 'again', which data.views does not have"),
+        (["mode=one", "mode.branches=1"], r"^mode.branches=1: expected 2 or more"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_before_anything_trains(overrides, said):
+    with pytest.raises(UsageError, match=said):
+        assemble(without_use(compose([*TINY, *overrides])))
+
+
+def test_words_of_a_schedule_stand_for_the_phase():
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    cyclic = compose(["scheduler=cyclic"])["scheduler"]
+    schedule, interval = make_scheduler(cyclic, optimizer, 3, 10, [])
+    assert (schedule.T_0, interval) == (3, "step")
+    assert isinstance(Adam, type)
+    assert load_file

@@ -1,0 +1,294 @@
+"""A study ends with every trial accounted for, whatever is killed, by however many workers, in either storage."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from kdlab.storage import stored
+from kdlab.study import curve_of
+
+ANALYTIC = [sys.executable, str(Path(__file__).parent / "analytic_study.py")]
+STUDY = {
+    "overrides": ["loss=kd"],
+    "space": {"loss.temperature": {"low": 1.0, "high": 16.0, "log": True}, "loss.alpha": {"low": 0.0, "high": 1.0}},
+    "budget": {"trials": 6},
+    "final": {"seeds": 0},
+}
+
+
+class Command:
+    """The study of a folder, run as commands. `environment` says what goes wrong in its trials."""
+
+    def __init__(self, folder, **changes):
+        self.folder, self.home = folder, folder / "runs" / "study"
+        (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, **changes}))
+
+    def start(self, *overrides, command=ANALYTIC, **environment):
+        known = {**os.environ, "KDLAB_HOME": str(self.folder / "home"), "OMP_NUM_THREADS": "1", **environment}
+        return subprocess.Popen(
+            [*command, "study.yaml", *overrides], cwd=self.folder, env=known, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    def run(self, *overrides, code=0, **given):
+        process = self.start(*overrides, **given)
+        said = process.communicate(timeout=280)[0]
+        assert process.returncode == code, said
+        return said
+
+    def trials(self, storage=None, name="study"):
+        with stored(self.home, storage) as studies:
+            return next(study for study in studies if study.study_name == name).get_trials()
+
+    def wait_for(self, holds, seconds=60):
+        end = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    def executed(self):
+        file = self.home / "executed"
+        return Counter(file.read_text().split()) if file.is_file() else Counter()
+
+
+def accounted(trials, budget):
+    """Every trial of the budget came to its end once, itself or as the repetition of one that failed."""
+    ends = Counter()
+    for trial in trials:
+        assert trial.state.is_finished()
+        root = trial
+        while "retry_of" in root.user_attrs:
+            root = trials[root.user_attrs["retry_of"]]
+            assert root.state == TrialState.FAIL
+            assert root.user_attrs["reason"]
+        ends[root.number] += trial.state != TrialState.FAIL
+    originals = [trial.number for trial in trials if "retry_of" not in trial.user_attrs]
+    assert len(originals) == budget
+    assert ends == dict.fromkeys(originals, 1)
+
+
+def test_a_trial_whose_process_is_killed_is_marked_failed_and_done_again(tmp_path):
+    study = Command(tmp_path)
+    said = study.run("workers=2", DIE="2")
+    trials = study.trials()
+    accounted(trials, 6)
+    failed = trials[2]
+    again = next(trial for trial in trials if trial.user_attrs.get("retry_of") == 2)
+    assert failed.user_attrs["reason"] == "its process was killed by SIGKILL, as where memory runs out"
+    assert again.params == failed.params
+    assert again.user_attrs["retries"] == 1
+    assert study.executed()["2"] == 1
+    assert "study 2: failed, its process was killed" in said
+
+
+def test_a_trial_that_keeps_failing_is_given_up_and_the_study_goes_on(tmp_path):
+    study = Command(tmp_path)
+    process = study.start("workers=2", "retries=0", RAISE="1")
+    process.communicate(timeout=60)
+    trials = study.trials()
+    assert [trial.state for trial in trials].count(TrialState.COMPLETE) == 5
+    assert trials[1].state == TrialState.FAIL
+    assert trials[1].user_attrs["reason"] == "RuntimeError: no good"
+    assert "no good" in (study.home / trials[1].user_attrs["folder"] / "output.log").read_text()
+    assert len(trials) == 6
+
+
+def test_a_trial_that_hangs_is_killed(tmp_path):
+    study = Command(tmp_path)
+    study.run("workers=2", "hang_seconds=1", HANG="3")
+    trials = study.trials()
+    accounted(trials, 6)
+    assert trials[3].user_attrs["reason"] == "hung: it showed no sign of life for 1 s"
+
+
+def test_two_runs_with_one_worker_and_one_seed_give_the_same_trials(tmp_path):
+    both = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        study = Command(tmp_path / name, budget={"trials": 14})
+        study.run()
+        both.append([(trial.params, trial.values, curve_of(trial)) for trial in study.trials()])
+    assert both[0] == both[1]
+    assert len({str(params) for params, _, _ in both[0]}) == 14
+    assert both[0][0][0] == {"loss.temperature": 4.0, "loss.alpha": 0.9}
+
+
+def test_one_of_two_commands_is_killed_and_the_other_does_its_trials(tmp_path):
+    study = Command(tmp_path)
+    doomed = study.start("workers=2", SECONDS="30")
+    study.wait_for(lambda: len(study.executed()) == 2)
+    doomed.kill()
+    doomed.communicate()
+    study.run("workers=2")
+    trials = study.trials()
+    accounted(trials, 6)
+    lost = [trial for trial in trials if trial.user_attrs.get("reason", "").startswith("its worker is gone")]
+    assert [trial.number for trial in lost] == [0, 1]
+    repeated = [trial for trial in trials if "retry_of" in trial.user_attrs]
+    assert [trial.params for trial in repeated] == [trial.params for trial in lost]
+    assert all(trial.user_attrs["retries"] == 0 for trial in repeated)
+
+
+def test_ctrl_c_stops_a_study_and_the_same_command_goes_on(tmp_path):
+    study = Command(tmp_path)
+    process = study.start("workers=2", SECONDS="30")
+    study.wait_for(lambda: len(study.executed()) == 2)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=20)[0]
+    assert process.returncode == 130
+    assert "the same command goes on" in said
+    states = [trial.state for trial in study.trials()]
+    assert states.count(TrialState.WAITING) == states.count(TrialState.FAIL) == 2
+    study.run("workers=2")
+    accounted(study.trials(), 6)
+
+
+def test_no_process_of_a_killed_study_lives_on(tmp_path):
+    study = Command(tmp_path)
+    process = study.start("workers=2", SECONDS="60")
+    study.wait_for(lambda: len(study.executed()) == 2)
+    process.kill()
+    process.communicate()
+    study.wait_for(lambda: not _group_lives(process.pid), seconds=10)
+
+
+def _group_lives(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_time_budget_ends_a_study_which_then_goes_on(tmp_path):
+    study = Command(tmp_path)
+    study.run("budget.seconds=1", SECONDS="0.8")
+    assert 1 <= len(study.trials()) < 6
+    study.run()
+    accounted(study.trials(), 6)
+
+
+def test_a_trial_that_breaks_a_constraint_is_not_trained(tmp_path):
+    space = {**STUDY["space"], "model.width": {"choices": [0.2, 0.4]}}
+    study = Command(tmp_path, space=space, constraints=["student.parameters <= 300"], budget={"trials": 12})
+    study.run()
+    trials = study.trials()
+    for trial in trials:
+        wide = trial.params["model.width"] == 0.4
+        assert trial.state == (TrialState.PRUNED if wide else TrialState.COMPLETE)
+        assert len(curve_of(trial)) == (0 if wide else 4)
+        assert trial.constraints["student.parameters <= 300"] == pytest.approx((1 / 3) if wide else (-1 / 3))
+    assert {trial.state for trial in trials} == {TrialState.PRUNED, TrialState.COMPLETE}
+
+
+def test_compared_options_get_the_same_number_of_trials_each_in_its_own_space(tmp_path):
+    study = Command(tmp_path, compare={"loss": ["kd", "dkd"]}, space={}, budget={"trials": 3}, final={"seeds": 2})
+    said = study.run()
+    own = {"kd": "loss.heads.kd.weight", "dkd": "loss.heads.dkd.nontarget_weight"}
+    for option, key in own.items():
+        trials = study.trials(name=f"study/{option}")
+        accounted(trials, 3)
+        assert all(key in trial.params for trial in trials)
+        assert trials[0].params["loss.temperature"] == 4.0
+    final = json.loads((study.home / "final.json").read_text())
+    assert [(found["setting"], found["against"]) for found in final["comparisons"]] == [
+        ("kd", "kd default"),
+        ("dkd", "dkd default"),
+    ]
+    assert said.index("study/dkd 0") < said.index("study/kd 2")
+
+
+def test_refits_are_tested_with_seeds_that_no_trial_had(tmp_path):
+    study = Command(tmp_path, budget={"trials": 12}, final={"seeds": 3})
+    said = study.run("workers=2")
+    final = json.loads((study.home / "final.json").read_text())
+    best = max(study.trials(), key=lambda trial: trial.value)
+    assert final["seeds"] == [1, 2, 3]
+    assert [setting["name"] for setting in final["settings"]] == ["default", "best"]
+    assert final["settings"][1]["params"] == best.params
+    away = abs(best.params["loss.temperature"] - 4)
+    assert final["settings"][1]["test"]["accuracy"] == pytest.approx([1 - 0.01 * away + 0.001 * s for s in (1, 2, 3)])
+    assert final["comparisons"][0]["mean"] == pytest.approx(-0.01 * away)
+    assert "best is worse than default" in said
+
+
+# ---- minutes rather than seconds
+
+
+@pytest.fixture
+def postgres():
+    """The URL of a PostgreSQL server of its own, on a free port."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [Path(shutil.which("initdb") or "none").parent]
+    if not (found[-1] / "initdb").exists():
+        pytest.skip("PostgreSQL's binaries are not installed")
+    folder = Path(tempfile.mkdtemp())
+    user = {"user": "nobody", "extra_groups": []} if os.getuid() == 0 else {}
+    if user:
+        shutil.chown(folder, "nobody")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, **user}
+    data = folder / "data"
+    subprocess.run([found[-1] / "initdb", "-D", data, "-U", "kdlab", "-A", "trust", "--no-sync"], check=True, **quiet)
+    options = ["-D", data, "-p", str(port), "-k", folder, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+    server = subprocess.Popen([found[-1] / "postgres", *options], **quiet)
+    try:
+        ready = [found[-1] / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
+        while subprocess.run(ready, **quiet).returncode:
+            assert server.poll() is None
+            time.sleep(0.1)
+        yield f"postgresql://kdlab:secret@127.0.0.1:{port}/postgres"
+    finally:
+        server.send_signal(signal.SIGQUIT)
+        server.wait()
+        shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_eight_commands_on_one_journal_neither_lose_nor_double_a_trial(tmp_path):
+    share(Command(tmp_path, budget={"trials": 200}))
+
+
+@pytest.mark.slow
+def test_eight_commands_on_one_postgresql_neither_lose_nor_double_a_trial(tmp_path, postgres):
+    share(Command(tmp_path, budget={"trials": 200}, storage=postgres), postgres)
+    assert "secret" not in (tmp_path / "runs" / "study" / "study.yaml").read_text()
+
+
+def share(study, storage=None):
+    processes = [study.start() for _ in range(8)]
+    for process in processes:
+        said = process.communicate(timeout=280)[0]
+        assert process.returncode == 0, said
+    trials = study.trials(storage)
+    accounted(trials, 200)
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 200
+    assert study.executed() == {str(number): 1 for number in range(200)}
+    assert len({trial.user_attrs["worker"] for trial in trials}) == 8
+
+
+@pytest.mark.slow
+def test_eight_commands_some_of_which_are_killed_neither_lose_nor_double_a_trial(tmp_path, postgres):
+    study = Command(tmp_path, budget={"trials": 60}, storage=postgres)
+    processes = [study.start(SECONDS="0.5") for _ in range(8)]
+    for count, process in zip((10, 20, 30), processes, strict=False):
+        study.wait_for(lambda count=count: sum(study.executed().values()) >= count)
+        process.kill()
+    for process in processes:
+        process.communicate(timeout=280)
+    trials = study.trials(postgres)
+    accounted(trials, 60)
+    assert sum(study.executed().values()) == len(trials)
