@@ -238,4 +238,4 @@ def _grafted(
     network = head.graft(student.network, learner, teacher)
     describe: Any = network.config
     rebuilt = describe({key: value for key, value in config.items() if key != "taps"})
-    return Observed(student.name, network, find_taps(network, batch["input"])), rebuilt
+    return Observed(student.name, network, find_taps(network, batch["input"], getattr(network, "taps", None))), rebuilt

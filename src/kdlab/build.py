@@ -45,14 +45,12 @@ def build(config: Mapping[str, Any], kind: type[T], key: str, *, allow: Sequence
     target = resolve(config.get("_target_"), kind, key, allow=allow)
     given = {name: _nested(value, f"{key}.{name}", allow) for name, value in config.items() if name != "_target_"}
     try:
-        inspect.signature(target).bind(**given, **arguments)
-    except TypeError as error:
-        raise UsageError(f"{key}: {config['_target_']} does not fit its settings: {error}") from error
-    try:
         result = target(**given, **arguments)
-    except ValueError as error:
-        if str(error).partition("=")[0].split(".")[0] in PACKAGES:  # it names its key
+    except TypeError as error:
+        if _fits(target, {**given, **arguments}):
             raise
+        raise UsageError(f"{key}: {config['_target_']} does not fit its settings: {error}") from error
+    except ValueError as error:
         raise UsageError(f"{key}: {error}") from error
     if not isinstance(result, kind):
         raise UsageError(f"{key}._target_={config['_target_']} made a {type(result).__name__}, not a {kind.__name__}")
@@ -85,6 +83,14 @@ def resolve(path: object, kind: type, key: str, *, allow: Sequence[str] = ()) ->
     if not _makes(found, kind):
         raise UsageError(f"{key}._target_={path}: expected a {kind.__name__}, a class or a factory annotated so")
     return found
+
+
+def _fits(target: Any, arguments: Mapping[str, Any]) -> bool:
+    try:
+        inspect.signature(target).bind(**arguments)
+    except TypeError:
+        return False
+    return True
 
 
 def _makes(found: object, kind: type) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from kdlab.dials import set_dials, set_task_weight, tune
 from kdlab.errors import UsageError, nearest
-from kdlab.proposals import is_set, proposals
+from kdlab.proposals import holds, proposals
 from kdlab.values import check, check_known, check_value, lookup
 
 Config = dict[str, Any]
@@ -91,7 +91,7 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
             check_value(key, value, lookup(shape, key))
             OmegaConf.update(base, key, value, force_add=override.is_add())
         for key, value in proposed.items():
-            if not is_set(key, lookup(shape, key), given):
+            if holds(key, _plain(OmegaConf.to_container(base)), lookup(shape, key), given):
                 check_known(key, shape)
                 OmegaConf.update(base, key, value)
         config = _plain(OmegaConf.to_container(base))

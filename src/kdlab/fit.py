@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -207,7 +207,8 @@ def _measured(
     device = distiller.trainer.strategy.root_device
     parts.mode.move(device, torch.float32)
     loader = data.eval_loader("test", 256, rank=0, world=1, device=device)
-    teacher = predict(parts.mode.reference, loader)[0] if parts.mode.teachers else None
+    reference = cast("Callable[[Tensor], Tensor]", parts.mode.reference)
+    teacher = predict(reference, loader)[0] if parts.mode.teachers else None
     rows: dict[str, Config] = {}
     weights: dict[str, dict[str, State]] = {}
     targets = torch.empty(0)

@@ -184,7 +184,7 @@ class Objective(nn.Module):
                     weights.append(0.0)
                 else:
                     values.append(self._term(term.name, lessons, counts, progress, prepare))
-                    weights.append(term.weight_at(progress.epoch))
+                    weights.append(1.0 if prepare else term.weight_at(progress.epoch))
         parts = [weight * value for weight, value in zip(weights, values, strict=True) if weight]
         loss = sum(parts[1:], parts[0]) if parts else values[0] * 0.0
         return loss, torch.stack([value.detach() for value in values])

@@ -13,6 +13,8 @@ from typing import Any
 
 Config = dict[str, Any]
 
+_DIALS = ("loss.alpha", "loss.temperature")
+
 
 def proposals(mode: Mapping[str, Any], given: Sequence[str], groups: Mapping[str, Any]) -> tuple[list[str], Config]:
     """The options, as overrides `loss=[kd,fitnet]`, and the values, by key, that a mode proposes.
@@ -28,7 +30,15 @@ def proposals(mode: Mapping[str, Any], given: Sequence[str], groups: Mapping[str
     return options, {key: value for key, value in free.items() if key not in groups}
 
 
-def is_set(key: str, default: object, given: Sequence[str]) -> bool:
-    """Whether the user set a key, or a dial that it reads by default: `${...alpha}`."""
+def holds(key: str, config: Mapping[str, Any], default: object, given: Sequence[str]) -> bool:
+    """Whether the value that is proposed for a key is still wanted.
+
+    Args:
+        config: as the user's overrides left it, not resolved.
+        default: what stood there before them: where it reads a dial, `${...alpha}`, the user may have set that.
+        given: the keys of the overrides.
+    """
     dials = re.findall(r"\$\{\.\.\.(\w+)\}", str(default))
-    return key in given or any(f"loss.{dial}" in given for dial in dials)
+    if key in given or any(f"loss.{dial}" in given for dial in dials):
+        return False
+    return key not in _DIALS or f"...{key.removeprefix('loss.')}}}" in str(config["loss"]["heads"])

@@ -64,7 +64,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--cfg", choices=["job"], help="print the composed config and stop")
     parser.add_argument("-h", "--help", action="store_true", help="print this")
-    found = parser.parse_args(arguments)
+    found = parser.parse_intermixed_args(arguments)
     if found.help:
         options = "\n".join(f"  {group + '=':13}{' '.join(names)}" for group, names in groups(found.config_dir).items())
         parser.epilog = f"groups and their options\n{options}\n\n{KEYS}"

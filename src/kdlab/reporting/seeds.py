@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kdlab.errors import UsageError, nearest
 from kdlab.reporting.runs import EPOCHS, Board, Group
 from kdlab.reporting.sheet import Column, Sheet
-from kdlab.statistics import LEVEL, Interval, Mean, Paired, holm, least_p, mean, paired
+from kdlab.statistics import LEVEL, Interval, Paired, holm, least_p, mean, paired
 
 METHOD = (
     f"± and “to”: {LEVEL:.0%} interval of the mean over seeds, Student's t; beside it on the page the percentile "
@@ -158,11 +158,6 @@ def enumerated(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def margins(values: Mapping[int, float]) -> Mean:
-    """The mean of values by seed."""
-    return mean(list(values.values()))
-
-
 def _difference(found: Contrast | None) -> list[str]:
     if found is None:
         return [""] * 4
@@ -178,7 +173,8 @@ def _reference(board: Board, against: str | None) -> Group:
             labels = [group.label for group in board.groups]
             raise UsageError(f"--against {against}: no setting has that name{nearest(against, labels)}")
         return named[0]
-    plain = [g for g in board.groups if g.runs[0].result["names"].get("loss") == "kd" and g.distils]
+    names = [(group, group.runs[0].result["names"]) for group in board.groups]
+    plain = [group for group, name in names if (name.get("loss"), name.get("mode")) == ("kd", "offline")]
     first: Group = min(board.groups, key=lambda group: min(run.folder.name for run in group.runs))
     return plain[0] if len(plain) == 1 else first
 

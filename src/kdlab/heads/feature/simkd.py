@@ -45,6 +45,9 @@ class SimKDStudent(nn.Module):
         bias: whether the teacher's classifier has one.
     """
 
+    taps: dict[str, list[str]] | None = None
+    """Where it is observed, where that cannot be found."""
+
     def __init__(
         self,
         student: nn.Module,
@@ -149,6 +152,8 @@ class SimKD(Head):
             grafted.classifier.weight.copy_(classifier.weight)
             if classifier.bias is not None:
                 grafted.classifier.bias.copy_(classifier.bias)
+        if learner.knowledge.stage(-1).ndim == 3:  # its blocks would pass for the stages
+            grafted.taps = {"stages": ["projector"]}
         return grafted
 
     def build(self, learner: Example, teacher: Example, context: Context) -> None:
