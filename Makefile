@@ -7,17 +7,22 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 JOBS ?= auto
+# One thread for each test process: two pools on the same cores wait for each other.
+TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS)
 
 .PHONY: train sweep test test-all check bench clean
 
 train: $(READY)  ## distil on the handwritten digits, beside the teacher and the student alone
 	$(RUN) -m kdlab.train model=mobilenet loss=kd
 
+sweep: $(READY)  ## search temperature, alpha and width; then a report
+	$(RUN) -m kdlab.sweep sweeps/kd.yaml
+
 test: check  ## types, style, and every test that takes seconds
-	$(RUN) -m pytest -n $(JOBS) -m "not slow"
+	$(TEST) -m "not slow"
 
 test-all: check  ## everything, minutes included
-	$(RUN) -m pytest -n $(JOBS)
+	$(TEST)
 
 check: $(READY)
 	$(VENV)/bin/ruff check src tests

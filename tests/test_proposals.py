@@ -31,14 +31,18 @@ def test_an_explicit_loss_key_or_dial_wins(override, values):
     assert kd(override) == values
 
 
-def test_a_mode_may_propose_a_loss_and_a_schedule():
+def test_a_mode_may_propose_losses():
     byot = compose(["mode=byot"])["loss"]["heads"]
     assert [*byot] == ["kd", "fitnet"]
     assert (byot["kd"]["weight"], byot["kd"]["temperature"], byot["fitnet"]["weight"]) == (0.3, 3.0, 0.03)
     assert [*compose(["mode=byot", "loss=kd"])["loss"]["heads"]] == ["kd"]
-    assert compose(["mode=snapshot", "mode.cycles=5"])["scheduler"]["T_0"] == "steps/5"
-    assert compose(["mode=snapshot", "scheduler=step"])["scheduler"]["milestones"] == [150, 180, 210]
-    assert compose(["mode=snapshot", "scheduler.T_0=40"])["scheduler"]["T_0"] == 40
+
+
+def test_a_schedule_that_belongs_to_a_mode_is_not_that_of_the_student_alone():
+    config = compose(["mode=snapshot", "mode.cycles=5"])
+    assert config["mode"]["scheduler"]["T_0"] == "steps/5"
+    assert config["scheduler"] == compose()["scheduler"]
+    assert compose(["mode=snapshot", "mode.scheduler.T_0=40"])["mode"]["scheduler"]["T_0"] == 40
 
 
 def test_an_experiment_wins_over_all_proposals():

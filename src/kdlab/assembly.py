@@ -33,7 +33,7 @@ Config = dict[str, Any]
 RUN_KEYS = ("weight", "task_weight", "ramp", "first")
 """The settings of a head that the run reads; all others are arguments of its class."""
 
-MODE_KEYS = ("peers", "optimizers", "kept")
+MODE_KEYS = ("peers", "optimizers", "scheduler", "kept")
 """The settings of a mode that the run reads."""
 
 

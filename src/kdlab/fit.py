@@ -127,7 +127,7 @@ def fit(
             own or config["optimizer"], Optimizer, "optimizer", allow=config["allow"], params=parameters
         ),
         lambda optimizer, own, epochs, total: make_scheduler(
-            own or config["scheduler"], optimizer, epochs, total, config["allow"]
+            own or config["mode"].get("scheduler") or config["scheduler"], optimizer, epochs, total, config["allow"]
         ),
         accumulate=settings["accumulate"],
         gradient_clip=settings["gradient_clip"],

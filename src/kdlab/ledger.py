@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.pruners import BasePruner
+from optuna.pruners import BasePruner, NopPruner
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -106,17 +106,14 @@ class Ledger:
         """All trials, in order. Not to be changed."""
         return self.study.get_trials(deepcopy=False)
 
-    def originals(self) -> list[FrozenTrial]:
-        """Those that count: repetitions of failed trials are not trials of their own."""
-        return [trial for trial in self.trials() if "retry_of" not in trial.user_attrs]
-
     def take(self, most: int) -> optuna.Trial | None:
         """A trial to do, its parameters drawn: one that waits, else a new one, up to `most` in all."""
         with self.storage.lock():
-            waiting = [trial.number for trial in self.trials() if trial.state == TrialState.WAITING]
-            if not waiting and len(self.originals()) >= most:
+            trials = self.trials()
+            waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
+            if not waiting and len(originals(trials)) >= most:
                 return None
-            number = waiting[0] if waiting else len(self.trials())
+            number = waiting[0] if waiting else len(trials)
             self.study.sampler = make_sampler(self._sampler, self.seed, number)
             trial = self.study.ask()
             assert trial.number == number
@@ -130,7 +127,8 @@ class Ledger:
             trial.report(value, epoch)
         else:
             trial.set_user_attr(f"curve/{epoch}", value)
-        return self.study.pruner.prune(self.study, self.trials()[trial.number])
+        pruner = self.study.pruner
+        return not isinstance(pruner, NopPruner) and pruner.prune(self.study, self.trials()[trial.number])
 
     def finish(self, trial: optuna.Trial, values: Sequence[float] | None, reason: str | None = None) -> bool:
         """Completes a trial, or prunes it where there are no values. False: somebody had given up on us."""
@@ -191,6 +189,11 @@ class Ledger:
         self.storage.optuna.set_trial_user_attr(identity, "reason", reason)
         self.study.tell(trial.number, state=TrialState.FAIL)
         return True
+
+
+def originals(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Those that count: repetitions of failed trials are not trials of their own."""
+    return [trial for trial in trials if "retry_of" not in trial.user_attrs]
 
 
 def _machine() -> str:

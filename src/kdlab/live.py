@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from kdlab.ledger import originals
+
 if TYPE_CHECKING:
     from kdlab.ledger import Ledger
     from kdlab.search import Queue
@@ -70,7 +72,7 @@ class View:
             trials = queue.ledger.trials()
             states = [trial.state for trial in trials]
             waiting = states.count(TrialState.WAITING)
-            to_do = max(waiting, queue.most - len(queue.ledger.originals()) + waiting)
+            to_do = max(waiting, queue.most - len(originals(trials)) + waiting)
             left += to_do + states.count(TrialState.RUNNING)
             counts = [states.count(state) for state in (*WORDS, TrialState.RUNNING)]
             found = best(trials, queue.ledger.study.user_attrs)

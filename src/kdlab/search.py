@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 
 from kdlab import finals
 from kdlab.errors import UsageError
-from kdlab.ledger import BEAT, Ledger, Presence
+from kdlab.ledger import BEAT, Ledger, Presence, originals
 from kdlab.live import View
 from kdlab.space import written
 from kdlab.storage import Storage, open_storage, shown
@@ -36,6 +36,7 @@ class Queue:
     ledger: Ledger
     arm: Arm | None
     most: int
+    taken: int = -1
 
 
 @dataclass
@@ -156,11 +157,10 @@ class Search:
                 held.queue.ledger.fail(held.trial.number, "the study was stopped", again=True, count=False)
 
     def _left(self, queues: Sequence[Queue], may_begin: bool) -> bool:
-        states = [trial.state for queue in queues for trial in queue.ledger.trials()]
-        if TrialState.RUNNING in states:
-            return True
-        wanting = any(len(queue.ledger.originals()) < queue.most for queue in queues)
-        return may_begin and (wanting or TrialState.WAITING in states)
+        known = {queue.ledger.name: queue.ledger.trials() for queue in queues}
+        states = [trial.state for trials in known.values() for trial in trials]
+        wanting = any(len(originals(known[queue.ledger.name])) < queue.most for queue in queues)
+        return TrialState.RUNNING in states or (may_begin and (wanting or TrialState.WAITING in states))
 
     def _sign(self, queues: Sequence[Queue]) -> None:
         """A sign of life, and a look at who gives none."""
@@ -175,8 +175,9 @@ class Search:
     def _fill(self, queues: Sequence[Queue]) -> None:
         """Starts trials in free slots, those of the arm with the fewest first; asks the storage once a second."""
         while (slot := self._crew.free()) is not None and time.monotonic() - self._looked >= 1.0:
-            for queue in sorted(queues, key=lambda queue: len(queue.ledger.originals())):
+            for queue in sorted(queues, key=lambda queue: queue.taken):
                 if (trial := queue.ledger.take(queue.most)) is not None:
+                    queue.taken = trial.number
                     self._start(queue, trial, slot)
                     break
             else:

@@ -204,7 +204,7 @@ def _metric(name: str, key: str) -> str:
     if metric.startswith("test."):
         raise UsageError(f"{key}: {name}: a study sees validation alone; test is read once, by the final refits")
     if metric not in known.values() and not metric.startswith("validation."):
-        raise UsageError(f"{key}: no run writes {name}{nearest(name, ['validation.accuracy', *known.values()])}")
+        raise UsageError(f"{key}: no run writes {name}{nearest(name, ['validation.accuracy', *known])}")
     return metric
 
 

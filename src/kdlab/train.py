@@ -132,7 +132,13 @@ def train(config: Mapping[str, Any], resumed: Path | None, overrides: Sequence[s
 
 def useless(overrides: Sequence[str], used: Mapping[str, Any]) -> list[str]:
     """The overrides of what the chosen mode has no use for."""
-    gone = [group for group, there in (("teacher", used["teacher"]), ("loss", used["loss"]["heads"])) if not there]
+    peers = used["mode"].get("peers")
+    there = {
+        "teacher": used["teacher"] or (isinstance(peers, dict) and "teacher" in peers),
+        "loss": used["loss"]["heads"],
+        "scheduler": not used["mode"].get("scheduler"),
+    }
+    gone = [group for group, use in there.items() if not use]
     return [o for o in overrides if any(o.lstrip("+").startswith((f"{g}=", f"{g}.", f"model@{g}.")) for g in gone)]
 
 

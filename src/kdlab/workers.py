@@ -230,9 +230,9 @@ def _child(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who presses Ctrl-C means the study, which ends its trials itself
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    with (folder / "output.log").open("a") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
+    sys.stdout = sys.stderr = (folder / "output.log").open("a", buffering=1)
+    for descriptor in (1, 2):  # what libraries print, too
+        os.dup2(sys.stdout.fileno(), descriptor)
     message: Message
     try:
         message = Done(do(Line(connection), *arguments))

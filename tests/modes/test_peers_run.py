@@ -20,6 +20,8 @@ from kdlab.result import SCHEMA
 from kdlab.run import load_student, run
 from kdlab.tracking import read_metrics
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated", "ignore:.*in eval mode at the start")
+
 TINY = ["model=resnet8", "model.width=0.125", "trainer.max_epochs=2", "logger=csv", "alone=false", "data.subset=256",
         "trainer.progress=false", "trainer.accelerator=cpu"]  # fmt: skip
 
@@ -93,8 +95,10 @@ def test_each_learner_may_step_with_an_optimizer_of_its_own():
     before = [[p.detach().clone() for p in network.parameters()] for network in parts.mode.learners]
     data = prepare(Digits(), config["data"])
     settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
-    trainer = pl.Trainer(max_steps=1, enable_model_summary=False, limit_val_batches=0, log_every_n_steps=1, **settings)
-    trainer.fit(distiller, data.train_loader(64, 0))
+    trainer = pl.Trainer(
+        max_steps=1, enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=1, **settings
+    )
+    trainer.fit(distiller, data.train_loader(64, 0), data.eval_loader("validation", 64))
     (none, rest), (own, peers) = made
     assert (none, own["_target_"]) == (None, "torch.optim.Adam")
     assert peers == set(parts.mode.learners[1].parameters())

@@ -64,7 +64,7 @@ def losses_over_kd(setting: Setting, names: Iterable[str]) -> Iterator[tuple[str
 
 def peak_mib(config: Config, data: Data) -> float:
     """The peak memory of a run, in MiB."""
-    peak = _peak_on_gpu if torch.cuda.is_available() else _peak_on_cpu
+    peak = peak_on_gpu if torch.cuda.is_available() else peak_on_cpu
     with TemporaryDirectory() as folder:
         return peak(partial(platform_loop(config, data, Path(folder)), _three_steps)) / 2**20
 
@@ -78,7 +78,7 @@ def _three_steps(batches: Iterable[Batch]) -> Iterator[Batch]:
     raise _Enough
 
 
-def _peak_on_gpu(loop: Callable[[], object]) -> float:
+def peak_on_gpu(loop: Callable[[], object]) -> float:
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     with suppress(_Enough):
@@ -86,7 +86,7 @@ def _peak_on_gpu(loop: Callable[[], object]) -> float:
     return torch.cuda.max_memory_allocated() - before
 
 
-def _peak_on_cpu(loop: Callable[[], object]) -> float:
+def peak_on_cpu(loop: Callable[[], object]) -> float:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells standard error when it starts and stops
     with (
         profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler,

@@ -87,7 +87,7 @@ class Setting:
         """A run of one epoch over the pair."""
         return without_use(
             compose(
-                [*self.pair.overrides, "logger=csv", "data.validation=0", "trainer.progress=false",
+                [*self.pair.overrides, "logger=csv", "trainer.progress=false",
                  "trainer.max_epochs=1", f"trainer.batch_size={self.batch_size}",
                  f"trainer.precision={self.precision}", f"trainer.channels_last={str(self.channels_last).lower()}",
                  f"trainer.accelerator={self.device.type}", *overrides]
@@ -105,8 +105,8 @@ class Setting:
             return Table(images, torch.randint(data["classes"], (rows,), generator=generator))
 
         classes = tuple(map(str, range(data["classes"])))
-        noise = Source(table(self.samples), None, table(2), classes, data["channels"], data["size"], "noise")
-        return prepare(noise, data)
+        parts = table(self.samples), table(2), table(2)
+        return prepare(Source(*parts, classes, data["channels"], data["size"], "noise"), data)
 
 
 @dataclass(frozen=True, eq=False)

@@ -58,7 +58,7 @@ def by_hand(config: Config, batches: Sequence[Batch], device: torch.device, epoc
     precision = config["trainer"]["precision"]
     dtype = torch.float64 if precision == "64-true" else torch.float32
     layout = torch.channels_last if config["trainer"]["channels_last"] else torch.contiguous_format
-    alpha, T = config["loss"]["alpha"], config["loss"]["temperature"]
+    soft_weight, hard_weight, T = (config["loss"][key] for key in ("alpha", "task_weight", "temperature"))
 
     def place(tensor: Tensor) -> Tensor:
         return tensor.to(dtype=dtype, memory_format=layout)
@@ -81,7 +81,7 @@ def by_hand(config: Config, batches: Sequence[Batch], device: torch.device, epoc
             soft_loss = kl_div(
                 (logits / T).log_softmax(1), (soft / T).log_softmax(1), reduction="batchmean", log_target=True
             )
-            loss = (1 - alpha) * hard_loss + alpha * T**2 * soft_loss
+            loss = hard_weight * hard_loss + soft_weight * T**2 * soft_loss
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

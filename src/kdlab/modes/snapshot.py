@@ -23,7 +23,7 @@ class Snapshot(OwnCopy):
 
     Args:
         cast: who is there.
-        cycles: of the learning rate, in the steps of a phase; `scheduler=cyclic` with as many.
+        cycles: of the learning rate, in the steps of a phase; those of `mode.scheduler`.
         temperature: T, of the teacher alone.
     """
 

@@ -21,10 +21,10 @@ from kdlab.values import leaves
 Config = dict[str, Any]
 Curve = Sequence[tuple[float, float]]
 
-NAMES = ("model", "loss", "mode", "teacher", "data")
+NAMES = ("loss", "mode", "teacher", "model", "data")
 """What a run is called by, where that is enough to tell it from others."""
 
-EPOCHS = {"last": "last", "best": "best by validation"}
+EPOCHS = {"last": "last epoch", "best": "best epoch by validation"}
 """The epochs that were tested."""
 
 
@@ -134,20 +134,23 @@ def boards(runs: Sequence[Run]) -> list[Board]:
     for run in runs:
         tested[run.result["data"]["fingerprint"], run.primary].append(run)
     found = []
-    for (_, metric), several in tested.items():
+    for several in tested.values():
         settings: dict[str, list[Run]] = defaultdict(list)
         for run in several:
             settings[key_of(run.setting)].append(run)
         labels = tell_apart([_described(members[0]) for members in settings.values()])
-        result = several[0].result
-        found.append(
-            Board(
-                str(result["names"]["data"]), result["data"]["test"], metric, result["titles"][metric],
-                result["directions"][metric],
-                tuple(Group(label, tuple(runs)) for label, runs in zip(labels, settings.values(), strict=True)),
-            )  # fmt: skip
-        )
+        groups = [Group(label, tuple(members)) for label, members in zip(labels, settings.values(), strict=True)]
+        found.append(board_of(groups))
     return found
+
+
+def board_of(groups: Sequence[Group]) -> Board:
+    """The board of groups that were tested on the same data by the same metric."""
+    result, metric = groups[0].runs[0].result, groups[0].runs[0].primary
+    return Board(
+        str(result["names"]["data"]), result["data"]["test"], metric, result["titles"][metric],
+        result["directions"][metric], tuple(groups),
+    )  # fmt: skip
 
 
 def tell_apart(described: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -201,5 +204,5 @@ def _described(run: Run) -> dict[str, Any]:
 
 def _said(key: str, value: Any) -> str:
     if key in NAMES:
-        return str(value) if value else f"no {key}"
+        return str(value) if value else "labels alone" if key == "loss" else f"no {key}"
     return f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"

@@ -11,7 +11,7 @@ from kdlab.reporting.sheet import Column, Sheet
 from kdlab.statistics import LEVEL, Interval, Paired, holm, least_p, mean, paired
 
 METHOD = (
-    f"± and “to”: {LEVEL:.0%} interval of the mean over seeds, Student's t; beside it on the page the percentile "
+    f"± and “to”: {100 * LEVEL:.0f} % interval of the mean over seeds, Student's t; beside it on the page the percentile "
     "bootstrap, which is too narrow for few seeds. p: Wilcoxon signed-rank, two-sided, paired by seed."
 )
 
@@ -26,6 +26,10 @@ class Contrast:
     paired: Paired
     corrected: float
 
+    @property
+    def name(self) -> str:
+        return f"{self.label} − {self.against}"
+
     def sentence(self, direction: str) -> str:
         """What it says, in words: better or worse only where the t interval leaves out 0."""
         found = self.paired.mean
@@ -38,7 +42,7 @@ class Contrast:
         return (
             f"{self.label} {verdict} {self.against}: {signed(found.value)} on average over {found.n} seeds; "
             f"95 % interval {span(found.interval)} (t), {span(self.paired.bootstrap)} (bootstrap); "
-            f"Wilcoxon p {self.paired.p:.2g}{least}."
+            f"Wilcoxon p {self.paired.p:.3g}{least}."
         )
 
 
@@ -85,8 +89,8 @@ def figures(board: Board) -> Sheet:
     """A row per setting and epoch: student alone, distilled, teacher, and the paired difference."""
     several = len(board.groups) > 1
     columns = [
-        Column("setting", "left"), Column("seeds"), Column("epoch", "left"), Column("student alone"),
-        Column("student distilled"), Column("teacher"), Column("distilled − alone"), Column("by bootstrap", page=True),
+        Column("setting", "left"), Column("seeds"), Column("epoch", "left"), Column("alone"),
+        Column("distilled"), Column("teacher"), Column("distilled − alone"), Column("by bootstrap", page=True),
         Column("p"), Column("p, Holm"),
     ]  # fmt: skip
     rows = []
@@ -99,32 +103,35 @@ def figures(board: Board) -> Sheet:
             shown = [group.label, str(len(student)), epoch, spread(alone), spread(student), spread(teacher)]
             rows.append([*shown, *_difference(gain[epoch].get(group.label))])
     seeds = sorted({seed for group in board.groups for seed in group.seeds})
-    title = f"{board.data}: {board.title} on {board.samples} test samples, seeds {enumerated(seeds)}"
-    return _without(Sheet(title, columns, rows, notes(board)), () if several else ("setting", "p, Holm"))
+    needless = [] if several else ["setting", "p, Holm"]
+    if all(group.seeds == seeds for group in board.groups):
+        needless.append("seeds")
+    title = f"{board.data}: {board.title} of the student on {board.samples} test samples, seeds {enumerated(seeds)}"
+    return _without(Sheet(title, columns, rows, notes(board)), needless)
 
 
-def comparison(found: Mapping[str, Sequence[Contrast]], title: str) -> Sheet:
+def comparison(found: Mapping[str, Sequence[Contrast]]) -> Sheet:
     """A row per contrast and epoch. found: by epoch."""
     columns = [
-        Column("setting", "left"), Column("seeds"), Column("epoch", "left"), Column("difference"),
+        Column("settings", "left"), Column("seeds"), Column("epoch", "left"), Column("difference"),
         Column("by bootstrap", page=True), Column("p"), Column("p, Holm"),
     ]  # fmt: skip
     rows = [
-        [one.label, str(len(one.seeds)), epoch, *_difference(one)]
+        [one.name, str(len(one.seeds)), epoch, *_difference(one)]
         for place in range(max(map(len, found.values())))
         for epoch, several in found.items()
         for one in several[place : place + 1]
     ]
-    return Sheet(title, columns, rows)
+    return Sheet("Between settings, paired by seed", columns, rows)
 
 
 def notes(board: Board) -> list[str]:
     """What has to be known to read the tables of a board."""
     most = max(len(group.seeds) for group in board.groups)
-    found = [METHOD + f" With {most} seeds it cannot be below {least_p(most):.2g}." if most > 1 else METHOD]
+    found = [METHOD + f" With {most} seeds it cannot be below {least_p(most):.3g}." if most > 1 else METHOD]
     if len(board.groups) > 1:
         found.append("p, Holm: corrected for the number of settings, at each epoch; below 0.05 is evidence.")
-    found.append(f"Epochs: {'; '.join(f'{name}, {words}' for name, words in EPOCHS.items() if name != words)}.")
+    found.append("Epochs: best is the one that was best by validation; test was read for the two shown.")
     if board.direction == "min":
         found.append(f"Of {board.title}, less is better.")
     repeated = sum(len(group.runs) - len(group.seeds) for group in board.groups)
@@ -163,7 +170,7 @@ def _difference(found: Contrast | None) -> list[str]:
         return [""] * 4
     gain = found.paired.mean
     interval = f"\n{span(gain.interval)}" if gain.interval else ""
-    return [signed(gain.value) + interval, span(found.paired.bootstrap), f"{found.paired.p:.2g}", f"{found.corrected:.2g}"]
+    return [signed(gain.value) + interval, span(found.paired.bootstrap), f"{found.paired.p:.3g}", f"{found.corrected:.3g}"]
 
 
 def _reference(board: Board, against: str | None) -> Group:

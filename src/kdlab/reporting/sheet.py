@@ -41,12 +41,12 @@ class Sheet:
             table.add_row(*(Text(row[place]) for place in shown))
         return table
 
-    def to_html(self) -> str:
-        """For the page; in a box of its own that scrolls sideways where it is too narrow."""
+    def to_html(self, *, titled: bool = True) -> str:
+        """For the page, with its title or without; in a box of its own that scrolls sideways where it is too narrow."""
         head = "".join(f'<th class="{column.side}" scope="col">{escape(column.name)}</th>' for column in self.columns)
         body = "".join(f"<tr>{self._cells(row)}</tr>" for row in self.rows)
         notes = "".join(f'<p class="note">{escape(note)}</p>' for note in self.notes)
-        title = f"<h3>{escape(self.title)}</h3>" if self.title else ""
+        title = f"<h3>{escape(self.title)}</h3>" if self.title and titled else ""
         return (
             f'<div class="sheet">{title}<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
             f"<tbody>{body}</tbody></table></div>{notes}</div>"

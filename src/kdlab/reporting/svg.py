@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Protocol
 
-WIDTH, HEIGHT = 440.0, 270.0
+WIDTH, HEIGHT = 380.0, 250.0
 LETTER = 6.1
 """Width of a letter of a label, about."""
 
@@ -32,6 +32,11 @@ def element(name: str, *content: str, **attributes: Any) -> str:
 def write(x: float, y: float, words: str, class_: str = "", anchor: str = "start") -> str:
     """A text."""
     return element("text", escape(words), x=x, y=y, class_=class_ or None, text_anchor=anchor)
+
+
+def tip(words: str) -> str:
+    """What is said where the pointer rests on the element that this stands in; nothing of no words."""
+    return element("title", escape(words)) if words else ""
 
 
 class Scale(Protocol):
@@ -79,6 +84,19 @@ class Log:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Rows by number, the first on top; they have names of their own, so no ticks."""
+
+    count: int
+
+    def place(self, value: Any) -> float:
+        return 1 - (float(value) + 0.5) / self.count
+
+    def ticks(self) -> list[tuple[Any, str]]:
+        return []
+
+
+@dataclass(frozen=True)
 class Choices:
     """Options, side by side."""
 
@@ -111,7 +129,7 @@ def scale_of(values: Iterable[float], *, log: bool = False, least: float | None 
 class Frame:
     """A plot with two axes. Marks are added, then it is drawn.
 
-    bare: no vertical axis, for charts whose rows have names. right: room beside it for labels.
+    left, right, top, bottom: room around it, for ticks, titles and labels. taken: where labels are.
     """
 
     x: Scale
@@ -122,11 +140,11 @@ class Frame:
     height: float = HEIGHT
     left: float = 46.0
     right: float = 14.0
+    top: float = 24.0
+    bottom: float = 36.0
     marks: list[str] = field(default_factory=list)
     over: list[str] = field(default_factory=list)
     taken: list[tuple[float, float, float, float]] = field(default_factory=list)
-
-    top, bottom = 24.0, 36.0
 
     def at(self, x: Any, y: Any) -> Point:
         """Where a pair of values is drawn."""
@@ -138,22 +156,20 @@ class Frame:
     def up(self, y: Any) -> float:
         return self.height - self.bottom - self.y.place(y) * (self.height - self.top - self.bottom)
 
-    def dot(self, x: Any, y: Any, class_: str, tip: str = "", radius: float = 4.0) -> None:
+    def dot(self, x: Any, y: Any, class_: str, said: str = "", radius: float = 4.0) -> None:
         """A point, with what is said where the pointer rests on it."""
         centre = self.at(x, y)
-        title = element("title", escape(tip)) if tip else ""
-        self.marks.append(element("circle", title, cx=centre[0], cy=centre[1], r=radius, class_=class_))
+        self.marks.append(element("circle", tip(said), cx=centre[0], cy=centre[1], r=radius, class_=class_))
 
-    def line(self, points: Sequence[tuple[Any, Any]], class_: str, tip: str = "", *, steps: bool = False) -> None:
+    def line(self, points: Sequence[tuple[Any, Any]], class_: str, said: str = "", *, steps: bool = False) -> None:
         """A line through points; in steps, level until the next."""
         if not points:
             return
         places = [self.at(*point) for point in points]
         if steps:
             places = [p for a, b in zip(places, [*places[1:], places[-1]], strict=True) for p in (a, (b[0], a[1]))]
-        title = element("title", escape(tip)) if tip else ""
         path = "M" + "L".join(f"{_number(x)} {_number(y)}" for x, y in places)
-        self.marks.append(element("path", title, d=path, class_=class_))
+        self.marks.append(element("path", tip(said), d=path, class_=class_))
 
     def label(self, x: Any, y: Any, words: str, class_: str = "") -> None:
         """Words beside a point: on the side where nothing else was written."""
@@ -179,22 +195,22 @@ class Frame:
 
     def draw(self, title: str) -> str:
         """The chart, under a title that is read out where it cannot be seen."""
-        floor, name = self.height - self.bottom, f"clip{abs(hash((title, len(self.marks), self.width, self.height)))}"
-        box = {"x": self.left - 6, "y": self.top - 6, "width": self.width - self.left - self.right + 12,
-               "height": floor - self.top + 12}  # fmt: skip
-        parts = [element("clipPath", element("rect", **box), id=name)]
+        left, right, floor = _number(self.left), _number(self.width - self.right), self.height - self.bottom
+        parts = []
         for value, words in self.y.ticks():
             up = self.up(value)
-            parts.append(element("path", d=f"M{_number(self.left)} {_number(up)}H{_number(self.width - self.right)}", class_="grid"))
+            parts.append(element("path", d=f"M{left} {_number(up)}H{right}", class_="grid"))
             parts.append(write(self.left - 6, up + 4, words, anchor="end"))
-        parts.append(element("path", d=f"M{_number(self.left)} {_number(floor)}H{_number(self.width - self.right)}", class_="axis"))
+        parts.append(element("path", d=f"M{left} {_number(floor)}H{right}", class_="axis"))
         for value, words in self.x.ticks():
             across = self.across(value)
             parts.append(element("path", d=f"M{_number(across)} {_number(floor)}v4", class_="axis"))
             parts.append(write(across, floor + 16, words, anchor="middle"))
         parts.append(write(0, 12, self.y_title, "title"))
         parts.append(write(self.width - self.right, self.height - 4, self.x_title, "title", "end"))
-        parts.append(element("g", *self.marks, clip_path=f"url(#{name})"))
+        inner = (self.left - 6, self.top - 6, self.width - self.left - self.right + 12, floor - self.top + 12)
+        where = dict(zip(("x", "y", "width", "height"), inner, strict=True))
+        parts.append(element("svg", *self.marks, viewBox=" ".join(map(_number, inner)), **where))  # cuts off the rest
         return drawing(title, self.width, self.height, [*parts, *self.over])
 
     def _inside(self, box: tuple[float, float, float, float]) -> bool:
@@ -205,7 +221,7 @@ def drawing(title: str, width: float, height: float, parts: Iterable[str]) -> st
     """An SVG of the given size, which grows and shrinks with what it stands in."""
     return element(
         "svg", *parts, viewBox=f"0 0 {_number(width)} {_number(height)}", role="img", aria_label=title,
-        style=f"max-width:{_number(width * 1.3)}px",
+        style=f"max-width:{_number(width * 1.2)}px",
     )  # fmt: skip
 
 
@@ -214,10 +230,8 @@ def amount(value: float, step: float) -> str:
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.6g}{letter}"
-    digits = max(0, -math.floor(math.log10(step) + 1e-9)) if step else 0
-    text = f"{value:.{digits}f}" if f"{value:.{digits}f}" == f"{value:.{digits}f}" else str(value)
-    exact = f"{value:.{digits + 1}f}".rstrip("0").rstrip(".")
-    return (exact if len(exact) > len(text) else text).replace("-", "−")
+    digits = next((digits for digits in range(9) if abs(round(step, digits) - step) < 1e-6 * step), 9)
+    return f"{value:.{digits}f}".replace("-", "−")
 
 
 def shorten(words: str, most: int) -> str:

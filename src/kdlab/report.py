@@ -1,0 +1,59 @@
+"""`python -m kdlab.report PATH`: what came of a run, a folder of runs or a study, in the terminal and on one page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from kdlab.errors import UsageError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; the exit code is 0, or 2 for what the user must change."""
+    parser = argparse.ArgumentParser(prog="python -m kdlab.report", description=__doc__)
+    parser.add_argument("path", type=Path, help="the folder of a run or of a study, or one that holds runs")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="where the page goes; by default PATH/report.html")
+    parser.add_argument("--against", metavar="SETTING", help="whom the other settings are compared with; plain KD")
+    given = parser.parse_args(arguments)
+    try:
+        file = given.html or given.path / "report.html"
+        text = report(given.path, given.against, Console())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except UsageError as error:
+        print(f"kdlab: {error}", file=sys.stderr)
+        return 2
+    print(f"The page is {file}")
+    return 0
+
+
+def report(path: Path, against: str | None, console: Console) -> str:
+    """Prints what is at a path, and makes its page.
+
+    Raises:
+        UsageError: where there is nothing to report.
+    """
+    from kdlab.reporting.overview import of_run, of_runs
+    from kdlab.reporting.runs import read_run
+
+    if (path / "study.yaml").is_file():
+        from kdlab.reporting.study import of_study
+
+        return of_study(path, console)
+    if (path / "config.yaml").is_file():
+        return of_run(read_run(path), console)
+    complete = sorted(file.parent for file in path.glob("*/result.json"))
+    if not complete:
+        raise UsageError(
+            f"{path}: nothing to report; expected a run (result.json), a folder of runs, or a study (study.yaml)"
+        )
+    begun = len(list(path.glob("*/config.yaml")))
+    return of_runs([read_run(folder) for folder in complete], begun - len(complete), path, against, console)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
