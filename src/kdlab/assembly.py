@@ -6,7 +6,7 @@ see whether it can be: networks that cannot be compared, a tap that does not exi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kdlab.build import build, resolve
+from kdlab.courses import Course, courses_of, make_mode, named_learners, scheduled
 from kdlab.errors import UsageError
 from kdlab.heads.head import Head
 from kdlab.knowledge import Batch, Context, Fields
@@ -33,32 +34,47 @@ Config = dict[str, Any]
 RUN_KEYS = ("weight", "task_weight", "ramp", "first")
 """The settings of a head that the run reads; all others are arguments of its class."""
 
-MODE_KEYS = ("peers", "optimizers", "scheduler", "kept")
-"""The settings of a mode that the run reads."""
-
 
 @dataclass
 class Parts:
-    """A run, put together and not yet trained."""
+    """A run, put together and not yet trained.
 
-    mode: Mode
-    objective: Objective
+    phases, courses: one course per phase; phases of one mode share it.
+    networks: per student, the plain config that rebuilds its network.
+    """
+
     task: Task
     phases: tuple[Phase, ...]
+    courses: tuple[Course, ...]
     networks: dict[str, Config] = field(default_factory=dict)
-    """Per student, the plain config that rebuilds its network."""
-    optimizers: Mapping[str, Config] = field(default_factory=dict)
-    """Per learner, the settings of its own optimizer, where it has one."""
+
+    @property
+    def mode(self) -> Mode:
+        """That of the last phase, whose students are kept."""
+        return self.courses[-1].mode
+
+    @property
+    def objective(self) -> Objective:
+        """That of the last phase."""
+        return self.courses[-1].objective
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The further views of a sample that any phase asks for."""
+        asked = {view for course in self.courses for view in (*course.objective.views(), *course.mode.shows)}
+        return tuple(sorted(asked))
 
 
 def without_use(config: Mapping[str, Any]) -> Config:
     """The config less what its mode has no use for: a teacher, losses."""
-    mode = resolve(config["mode"].get("_target_"), Mode, "mode", allow=config["allow"])
+    settings = [phase.get("mode") or config["mode"] for phase in config.get("phases") or [{}]]
+    modes = [resolve(mode.get("_target_"), Mode, "mode", allow=config["allow"]) for mode in settings]
+    heads = any(mode.wants_heads for mode in modes)
     return {
         **config,
-        "teacher": config.get("teacher") if mode.wants_teacher else None,
-        "loss": config["loss"] if mode.wants_heads else LABELS_ALONE,
-        "phases": config.get("phases") if mode.wants_heads else None,
+        "teacher": config.get("teacher") if any(mode.wants_teacher for mode in modes) else None,
+        "loss": config["loss"] if heads else LABELS_ALONE,
+        "phases": config.get("phases") if heads else None,
     }
 
 
@@ -96,69 +112,46 @@ def assemble(
     )
     terms = make_terms(config["loss"]["heads"], allow)
     networks: dict[str, Config] = {}
+    made: dict[str, Observed] = {}
 
-    named = named_learners(config)
+    def learner(name: str, model: Config) -> Observed:
+        if name not in made:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed_of(config["seed"], name))
+                network, taps = make_network(model, "model", allow)
+                made[name] = Observed(name, network, find_taps(network, batch["input"], taps))
+                networks[name] = model
+                for term in terms:
+                    made[name], networks[name] = _grafted(term, made[name], networks[name], frozen, batch)
+        return made[name]
 
-    def learners(place: int = 0) -> Observed:
-        name, model = named[place] if place < len(named) else (f"peer{place}", config["model"])
-        with torch.random.fork_rng():
-            torch.manual_seed(seed_of(config["seed"], name))
-            network, taps = make_network(model, "model", allow)
-            observed, networks[name] = Observed(name, network, find_taps(network, batch["input"], taps)), model
-            for term in terms:
-                observed, networks[name] = _grafted(term, observed, networks[name], frozen, batch)
-        return observed
+    def course(settings: Config, speaking: Set[str]) -> Course:
+        named = named_learners(config, settings)
 
-    mode = make_mode(config, Cast(learners, frozen, context, batch, len(named) - 1))
-    objective = Objective(mode, task, terms, config["loss"]["task_weight"], context)
-    objective.refuse_impossible(mode, index=index, views=tuple(data.get("views") or ()))
-    objective.build(mode, batch, config["seed"])
-    phases = plan(config["trainer"]["max_epochs"], config["loss"]["heads"], config["phases"])
-    refuse_unprepared(phases, objective)
-    described = {student: mode.describe(student, networks) for student in mode.students()}
-    return Parts(mode, objective, task, phases, described, config["mode"].get("optimizers") or {})
+        def learners(place: int = 0) -> Observed:
+            return learner(*(named[place] if place < len(named) else (f"peer{place}", config["model"])))
 
+        mode = make_mode(config, settings, Cast(learners, frozen, context, batch, len(named) - 1))
+        heard = [term for term in terms if term.name in speaking]
+        objective = Objective(mode, task, heard, config["loss"]["task_weight"], context)
+        objective.refuse_impossible(mode, index=index, views=tuple(data.get("views") or ()))
+        objective.build(mode, batch, config["seed"])
+        return Course(mode, objective, settings.get("optimizers") or {})
 
-def named_learners(config: Mapping[str, Any]) -> list[tuple[str, Config]]:
-    """The student and the peers that a run names for its mode, each with the config of its network."""
-    peers = config["mode"].get("peers") or 0
-    if isinstance(peers, int):
-        peers = {f"peer{place}": config["model"] for place in range(1, peers + 1)}
-    return [("student", config["model"]), *peers.items()]
-
-
-def make_mode(config: Mapping[str, Any], cast: Cast) -> Mode:
-    """The mode of a run, with random parts of its own that depend on the run's seed alone.
-
-    Raises:
-        UsageError: where it is to have peers, keep a student or use optimizers that it does not know.
-    """
-    settings = config["mode"]
-    own = {key: value for key, value in settings.items() if key not in MODE_KEYS}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed_of(config["seed"], "mode"))
-        mode = build(own, Mode, "mode", allow=config["allow"], cast=cast)
-    if mode.wants_peers != bool(cast.peers):
-        expected = "1 or more, or a list of models" if mode.wants_peers else "none: this mode trains one network"
-        raise UsageError(f"mode.peers={settings.get('peers')}: expected {expected}")
-    mode.kept = settings.get("kept") or mode.kept
-    if mode.kept not in (students := ("best", *mode.students())):
-        raise UsageError(f"mode.kept={mode.kept}: expected {' or '.join(students)}")
-    if mode.kept == "best" and config["data"].get("validation") == 0:
-        raise UsageError("mode.kept=best selects by validation, and data.validation=0 has none; type mode.kept=student")
-    learners = [learner.name for learner in mode.observed]
-    for name in settings.get("optimizers") or {}:
-        if name not in learners:
-            raise UsageError(f"mode.optimizers.{name}: expected one of the learners, {' or '.join(learners)}")
-    return mode
+    phases = scheduled(config, plan(config["trainer"]["max_epochs"], config["loss"]["heads"], config["phases"]))
+    courses = courses_of(config, phases, course)
+    for phase, each in zip(phases, courses, strict=True):
+        refuse_unprepared(phase, each.objective)
+    last = courses[-1].mode
+    described = {student: last.describe(student, networks) for student in last.students()}
+    return Parts(task, phases, courses, described)
 
 
-def refuse_unprepared(phases: Sequence[Phase], objective: Objective) -> None:
+def refuse_unprepared(phase: Phase, objective: Objective) -> None:
     """Refuses a phase that prepares a head which has nothing to prepare."""
-    for phase in phases:
-        for name in objective.heads if phase.heads is None else phase.heads:
-            if phase.prepare and not any(placed.head.prepared() for placed in objective.placed(name)):
-                raise UsageError(f"loss={name} has nothing to prepare: set loss.heads.{name}.first=null")
+    for name in objective.heads if phase.heads is None else phase.heads:
+        if phase.prepare and not any(placed.head.prepared() for placed in objective.placed(name)):
+            raise UsageError(f"loss={name} has nothing to prepare: set loss.heads.{name}.first=null")
 
 
 def make_terms(heads: Mapping[str, Config], allow: Sequence[str] = ()) -> tuple[Term, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from kdlab.distiller import Distiller
+from kdlab.distiller import Distiller, prefixes
 from kdlab.store import save_weights
 
 
@@ -40,16 +40,16 @@ class KeepBest(Callback):
         """Compares, and writes aside and renames where this epoch is better."""
         assert isinstance(pl_module, Distiller)
         primary = pl_module.task.primary
-        for place, (name, network) in enumerate(pl_module.mode.validated().items()):
+        students = pl_module.mode.validated()
+        for name, prefix in prefixes(pl_module.mode).items():
             seen = self.of[name]
-            key = f"validation/{primary}" if place == 0 else f"validation/{name}/{primary}"
-            seen.last = float(trainer.callback_metrics[key])
+            seen.last = float(trainer.callback_metrics[f"{prefix}/{primary}"])
             if not pl_module.task.better(seen.last, seen.best):
                 continue
             seen.best, seen.epoch = seen.last, trainer.current_epoch + 1
             if trainer.is_global_zero:
                 aside = self.file(name).with_suffix(".writing")
-                save_weights(network.state_dict(), aside)
+                save_weights(students[name].state_dict(), aside)
                 aside.replace(self.file(name))
 
     def state_dict(self) -> dict[str, Any]:

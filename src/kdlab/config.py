@@ -95,6 +95,13 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
                 check_known(key, shape)
                 OmegaConf.update(base, key, value)
         config = _plain(OmegaConf.to_container(base))
+        for phase in config["phases"] or []:
+            if isinstance(phase, dict) and isinstance(name := phase.get("mode"), str):
+                _is_choice("mode", name, known)
+                with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+                    mode = hydra_compose(root, overrides=[*choices, f"mode={name}"]).mode
+                phase["mode"] = _plain(OmegaConf.to_container(mode))
+                phase["mode"].pop("proposes", None)
         set_dials(config)
         resolved = _plain(OmegaConf.to_container(OmegaConf.create(config), resolve=True, throw_on_missing=True))
     except HydraException as error:

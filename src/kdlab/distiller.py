@@ -24,7 +24,7 @@ from kdlab.assembly import Parts
 from kdlab.heads.head import Head
 from kdlab.knowledge import Batch, Progress
 from kdlab.modes.mode import Mode
-from kdlab.objective import Counts
+from kdlab.objective import Counts, Objective
 from kdlab.observe import logits_of
 from kdlab.phases import at
 from kdlab.randomness import gather_random_state, set_random_state
@@ -68,8 +68,9 @@ class Distiller(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.mode, self.objective, self.task = parts.mode, parts.objective, parts.task
-        self.phases, self._own_optimizers = parts.phases, parts.optimizers
+        self.task, self.phases, self.courses = parts.task, parts.phases, parts.courses
+        self._modes = nn.ModuleList(dict.fromkeys(course.mode for course in parts.courses))
+        self._objectives = nn.ModuleList(dict.fromkeys(course.objective for course in parts.courses))
         self.steps_per_epoch = steps_per_epoch
         self.steps = 0
         self.seconds = 0.0
@@ -82,7 +83,8 @@ class Distiller(pl.LightningModule):
         self._stepping: list[tuple[LightningOptimizer, LRScheduler, str]] = []
         self._random: list[Any] = []
         self._said: list[tuple[Tensor, Tensor]] = []
-        self._metrics = nn.ModuleDict({name: self.task.metrics() for name in self.mode.validated()})
+        students = {name for course in parts.courses for name in course.mode.validated()}
+        self._metrics = nn.ModuleDict({name: self.task.metrics() for name in sorted(students)})
         # What a mode or a head remembers is the same on every rank by its own doing; DDP need not send it around.
         self._ddp_params_and_buffers_to_ignore = [
             f"{place}.{name}"
@@ -91,14 +93,26 @@ class Distiller(pl.LightningModule):
             for name, _ in module.named_buffers(recurse=False)
         ]
 
+    @property
+    def mode(self) -> Mode:
+        """Who teaches whom in the present phase."""
+        return self.courses[self._phase].mode
+
+    @property
+    def objective(self) -> Objective:
+        """The loss of a step in the present phase."""
+        return self.courses[self._phase].objective
+
     # ---- before training
 
     def setup(self, stage: str) -> None:
         """Moves and casts the teachers, which lie outside the module tree, and freezes what does not train."""
         precision = str(self.trainer.precision)
         dtypes = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
-        self.mode.move(self.trainer.strategy.root_device, dtypes.get(precision))
-        for network in [source.network for source in self.mode.sources]:
+        modes = dict.fromkeys(course.mode for course in self.courses)
+        for mode in modes:
+            mode.move(self.trainer.strategy.root_device, dtypes.get(precision))
+        for network in dict.fromkeys(source.network for mode in modes for source in mode.sources):
             if self._channels_last:
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
             if self._compile and stage == "fit":
@@ -108,18 +122,20 @@ class Distiller(pl.LightningModule):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         """The optimizer of the present phase, those of learners with their own, and the schedule of each."""
         if self.dtype in (torch.bfloat16, torch.float16):  # the networks run in half, losses never do
-            self.objective.heads.float()
+            for course in self.courses:
+                course.objective.heads.float()
         phase = self.phases[self._phase]
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        own = self.courses[self._phase].optimizers
         owners = {
-            parameter: self._own_optimizers[learner.name]
+            parameter: own[learner.name]
             for learner in self.mode.observed
-            if learner.name in self._own_optimizers
+            if learner.name in own
             for parameter in learner.network.parameters()
         }
         steps = phase.epochs * self.steps_per_epoch
         optimizers, schedules = [], []
-        for settings in (phase.optimizer, *self._own_optimizers.values()):
+        for settings in (phase.optimizer, *own.values()):
             share = [parameter for parameter in trained if owners.get(parameter, phase.optimizer) is settings]
             if share:
                 optimizers.append(self._make_optimizer(share, settings))
@@ -160,9 +176,14 @@ class Distiller(pl.LightningModule):
     def _enter_phase(self, place: int) -> None:
         phase = self.phases[place]
         self._phase, self._phase_start = place, sum(before.epochs for before in self.phases[:place])
+        if len(self._modes) > 1:
+            for course in self.courses:
+                course.mode.close()
+            self.objective.listen(self.mode)
         silent = set() if phase.heads is None else set(self.objective.heads) - set(phase.heads)
+        present = {*self.mode.parameters(), *self.objective.parameters()}
         for parameter in self._can_train:
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(parameter in present)
         for name in silent:
             self.objective.heads[name].requires_grad_(False)
         for name in set(self.objective.heads) - silent:
@@ -306,8 +327,8 @@ class Distiller(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Metrics over the whole set, every rank's share included."""
         row: dict[str, float] = {}
-        for place, (name, metrics) in enumerate(self._metrics.items()):
-            prefix = "validation" if place == 0 else f"validation/{name}"
+        for name, prefix in prefixes(self.mode).items():
+            metrics = self._metrics[name]
             values = metrics.compute()  # type: ignore[operator]
             row |= {f"{prefix}/{key}": float(value) for key, value in values.items()}
             metrics.reset()  # type: ignore[operator]
@@ -343,6 +364,11 @@ class Distiller(pl.LightningModule):
         window = own["window"] * (self.global_rank == 0)
         self._said = [(row[:-1], row[-1]) for row in window]
         self._enter_phase(own["phase"])
+
+
+def prefixes(mode: Mode) -> dict[str, str]:
+    """How the metrics of each student are called: `validation` of the first, `validation/peer1` of another."""
+    return {name: f"validation/{name}" if place else "validation" for place, name in enumerate(mode.validated())}
 
 
 def split(batch: Batch, parts: int) -> Iterator[Batch]:

@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
 from kdlab.space import written
+from kdlab.statistics import paired
 from kdlab.study import Arm, Plan
 
 VERSION = 1
@@ -107,28 +108,21 @@ def summarise(plan: Plan, refits: Sequence[Refit], trials: Sequence[FrozenTrial]
 
 def compare(plan: Plan, values: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
     """Two settings, seed by seed: differences, their mean, and an interval for it."""
-    differences = [value - other for value, other in zip(values, others, strict=True)]
-    low, high = interval(differences)
+    found = paired(values, others)
+    low, high = found.bootstrap or (found.mean.value, found.mean.value)
     sign = 1 if plan.objectives[plan.curve] == "maximize" else -1
-    better = None if low <= 0 <= high else sign * fmean(differences) > 0
-    return {"differences": differences, "mean": fmean(differences), "interval": [low, high], "better": better}
-
-
-def interval(differences: Sequence[float]) -> tuple[float, float]:
-    """95 % for the mean of paired differences: percentile bootstrap over seeds, 9999 draws.
-
-    Efron, Tibshirani. An Introduction to the Bootstrap. 1993. With five seeds it is rather too narrow than too wide.
-    """
-    from scipy.stats import bootstrap  # type: ignore[import-untyped]
-
-    if len(set(differences)) == 1:
-        return differences[0], differences[0]
-    found = bootstrap((differences,), fmean, n_resamples=9999, method="percentile", vectorized=False, rng=0)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return {
+        "differences": list(found.differences),
+        "mean": found.mean.value,
+        "interval": [low, high],
+        "better": None if found.bootstrap is None or low <= 0 <= high else sign * found.mean.value > 0,
+    }
 
 
 def verdict(final: Mapping[str, Any]) -> list[str]:
     """What came of the study, a sentence for each comparison."""
+    if final["missing"]:
+        return [f"{', '.join(final['missing'])}: not all of its seeds came to their end, so there is no verdict."]
     if not final["comparisons"]:
         return ["The search found nothing that is not published already: the default is its own best."]
     words = {True: "is better than", False: "is worse than", None: "is not shown to differ from"}

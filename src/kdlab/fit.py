@@ -22,7 +22,7 @@ from kdlab.assembly import Config, Parts, assemble, example_batch
 from kdlab.build import build
 from kdlab.callbacks import KeepBest, ProgressLine, checkpoints
 from kdlab.data.data import Data
-from kdlab.distiller import Distiller, DivergedError
+from kdlab.distiller import Distiller, DivergedError, prefixes
 from kdlab.evaluation import cost, predict, score, student_of
 from kdlab.objective import seed_of
 from kdlab.randomness import seed_all
@@ -116,9 +116,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     seed_all(config["seed"])
     parts = assemble(config, teachers=teachers, labels=data.labels, samples=len(data.labels))
-    batches = Batches(
-        data, settings["batch_size"], config["seed"], tuple({*parts.objective.views(), *parts.mode.shows})
-    )
+    batches = Batches(data, settings["batch_size"], config["seed"], parts.views)
     steps = data.steps_per_epoch(settings["batch_size"])
     distiller = Distiller(
         parts,
@@ -127,7 +125,7 @@ def fit(
             own or config["optimizer"], Optimizer, "optimizer", allow=config["allow"], params=parameters
         ),
         lambda optimizer, own, epochs, total: make_scheduler(
-            own or config["mode"].get("scheduler") or config["scheduler"], optimizer, epochs, total, config["allow"]
+            own or config["scheduler"], optimizer, epochs, total, config["allow"]
         ),
         accumulate=settings["accumulate"],
         gradient_clip=settings["gradient_clip"],
@@ -136,10 +134,10 @@ def fit(
         channels_last=settings["channels_last"],
     )
     validated = len(data.parts.validation) > 0
-    columns = [f"loss/{name}" for name in (*parts.objective.names, "total")] + ["lr"]
-    for place, name in enumerate(parts.mode.validated()):
-        prefix = "validation" if place == 0 else f"validation/{name}"
-        columns += [f"{prefix}/{metric}" for metric in parts.task.metrics()]
+    terms = [name for course in parts.courses for name in course.objective.names]
+    columns = [f"loss/{name}" for name in (*dict.fromkeys(terms), "total")] + ["lr"]
+    for name in dict.fromkeys(prefix for course in parts.courses for prefix in prefixes(course.mode).values()):
+        columns += [f"{name}/{metric}" for metric in parts.task.metrics()]
     metrics = MetricsFile(folder / "metrics.csv", columns)
     loggers: list[Any] = [metrics]
     logger = None

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from kdlab.assembly import Parts
 from kdlab.callbacks import KeepBest, ProgressLine
+from kdlab.courses import Course
 from kdlab.data.foreign import Foreign
 from kdlab.distiller import Distiller
 from kdlab.evaluation import predict, score, student_of
@@ -84,7 +85,7 @@ def distill(
     objective.refuse_impossible(mode, index=batches.indexed)
     objective.build(mode, example, seed)
     distiller = Distiller(
-        Parts(mode, objective, task, (Phase(epochs),)),
+        Parts(task, (Phase(epochs),), (Course(mode, objective),)),
         len(batches),
         lambda parameters, _: (optimizer or _sgd)(parameters),
         lambda made, _, __, steps: (CosineAnnealingLR(made, max(1, steps)), "step"),
@@ -120,7 +121,11 @@ def _validated(
     def tested() -> dict[str, float]:
         return score(task, predict(student_of(student), batches)[0], targets, said)
 
-    result: dict[str, Any] = {"teacher": score(task, said, targets), "last": tested(), "best_epoch": best.of["student"].epoch}
+    result: dict[str, Any] = {
+        "teacher": score(task, said, targets),
+        "last": tested(),
+        "best_epoch": best.of["student"].epoch,
+    }
     student.load_state_dict(load_file(best.file("student")))
     result["best"] = tested()
     if keep == "last":

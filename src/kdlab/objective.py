@@ -129,11 +129,7 @@ class Objective(nn.Module):
 
         Each edge has a random state of its own, made of its name, so that no head changes another's start.
         """
-        asked = {edge: (Fields(), Fields()) for edge in self.edges}
-        for placed in self._every():
-            ours, theirs = asked[placed.edge]
-            asked[placed.edge] = ours | placed.needs.learner, theirs | placed.needs.teacher
-        mode.listen(asked)
+        self.listen(mode)
         for edge in self.edges:
             learner, teacher = mode.examples(edge, batch)
             for name, several in self._placed.items():
@@ -148,6 +144,14 @@ class Objective(nn.Module):
                             replace(teacher, knowledge=teacher.knowledge.only(needs.teacher)),
                             self.context if needs.labels else replace(self.context, labels=None),
                         )
+
+    def listen(self, mode: Mode) -> None:
+        """Hooks what the heads need of each network, in place of what was hooked before."""
+        asked = {edge: (Fields(), Fields()) for edge in self.edges}
+        for placed in self._every():
+            ours, theirs = asked[placed.edge]
+            asked[placed.edge] = ours | placed.needs.learner, theirs | placed.needs.teacher
+        mode.listen(asked)
 
     def _every(self) -> Iterator[Placed]:
         for several in self._placed.values():

@@ -22,7 +22,7 @@ class Phase:
 
     heads: those that speak; None: all. prepare: they are fitted to the teacher alone (`Head.prepare`).
     task_weight: of the supervised loss; None: the run's. train: all that can, the learners' bodies (all
-    but the classifier) with the heads, or the heads alone. optimizer, scheduler: None: the run's.
+    but the classifier) with the heads, or the heads alone. optimizer, scheduler, mode: None: the run's.
     """
 
     epochs: int
@@ -32,6 +32,7 @@ class Phase:
     prepare: bool = False
     optimizer: Config | None = None
     scheduler: Config | None = None
+    mode: Config | None = None
 
 
 def plan(epochs: int, heads: Mapping[str, Config], phases: Sequence[Config] | None = None) -> tuple[Phase, ...]:

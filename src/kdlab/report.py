@@ -18,10 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("path", type=Path, help="the folder of a run or of a study, or one that holds runs")
     parser.add_argument("--html", type=Path, metavar="FILE", help="where the page goes; by default PATH/report.html")
     parser.add_argument("--against", metavar="SETTING", help="whom the other settings are compared with; plain KD")
+    parser.add_argument("--storage", metavar="URL", help="of a study whose storage has a password")
     given = parser.parse_args(arguments)
     try:
         file = given.html or given.path / "report.html"
-        text = report(given.path, given.against, Console())
+        text = report(given.path, Console(), against=given.against, storage=given.storage)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     except UsageError as error:
@@ -31,19 +32,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def report(path: Path, against: str | None, console: Console) -> str:
+def report(path: Path, console: Console, *, against: str | None = None, storage: str | None = None) -> str:
     """Prints what is at a path, and makes its page.
+
+    Args:
+        path: the folder of a run or of a study, or one that holds runs.
+        against: the setting that the others are compared with.
+        storage: where the trials of a study are, if its study.yaml does not tell.
 
     Raises:
         UsageError: where there is nothing to report.
     """
-    from kdlab.reporting.overview import of_run, of_runs
-    from kdlab.reporting.runs import read_run
-
     if (path / "study.yaml").is_file():
         from kdlab.reporting.study import of_study
 
-        return of_study(path, console)
+        return of_study(path, console, storage)
+    from kdlab.reporting.overview import of_run, of_runs
+    from kdlab.reporting.runs import read_run
+
     if (path / "config.yaml").is_file():
         return of_run(read_run(path), console)
     complete = sorted(file.parent for file in path.glob("*/result.json"))

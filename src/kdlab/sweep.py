@@ -73,6 +73,7 @@ def conduct(plan: Plan, work: Callable[[], Work] = _distillation) -> int:
         search = Search(plan, made, View(plan.name))
         made.prepare(plan)
         final = search.run()
+        made.publish(plan, final)
     except KeyboardInterrupt:
         print("kdlab: stopped; the same command goes on where the study stands", file=sys.stderr)
         return 130

@@ -111,9 +111,9 @@ def train(config: Mapping[str, Any], resumed: Path | None, overrides: Sequence[s
     except ValueError as error:
         raise UsageError(" ".join(str(error).split())) from error
 
-    from kdlab.distiller import DivergedError
     from kdlab.result import print_table
     from kdlab.run import name_of, new_folder, run
+    from kdlab.distiller import DivergedError
 
     folder = resumed or new_folder(Path(config["runs"]), config["name"] or name_of(config))
     try:

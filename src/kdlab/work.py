@@ -5,6 +5,7 @@ The warm process imports this file and, with it, torch and Lightning; see `kdlab
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import sys
@@ -36,6 +37,7 @@ from kdlab.run import Setting, run
 from kdlab.space import written
 from kdlab.store import State, Store
 from kdlab.study import Plan
+from kdlab.study_board import publish
 from kdlab.task import Task
 from kdlab.workers import Assignment, Crew, Diverged, DivergedTrialError, Epoch, Failed, Known, Line, Work
 
@@ -64,6 +66,8 @@ class Distillation(Work):
         arm = plan.arms[0]
         self._config = plan.compose([*arm.overrides, *written(arm.default)])
         self._data = _load(self._config)
+        if self._config["logger"]["wandb"]:
+            importlib.import_module("wandb.sdk.launch")  # half of what a run's start takes, and each would do it anew
         config = without_use({**self._config, "name": plan.name})
         setting = Setting(self._data, Store(), plan.folder / "teacher", plan.name, False)
         quiet = {**config, "trainer": {**config["trainer"], "progress": False}}
@@ -109,6 +113,12 @@ class Distillation(Work):
         outcome = run(config, folder=assignment.folder)
         assert outcome is not None
         return of_result(outcome.result, config["keep"])
+
+    def publish(self, plan: Plan, final: Mapping[str, Any] | None) -> None:
+        """On W&B, where the study's runs are there."""
+        logger = self._config["logger"]
+        if logger["wandb"]:
+            _apart(plan.folder, lambda line: publish(plan, logger, final))
 
     def _settle(self, plan: Plan, slot: int) -> None:
         """Takes this process's share of the machine."""

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -94,6 +94,9 @@ class Work(Protocol):
 
     def refit(self, line: Line, plan: Plan, assignment: Assignment) -> dict[str, Any]:
         """Does a final refit, in a process of its own; what `kdlab.finals.of_result` says."""
+
+    def publish(self, plan: Plan, final: Mapping[str, Any] | None) -> None:
+        """Tells others what came of the study; `final` is the content of final.json, if there is one."""
 
 
 Message = Known | Epoch | Done | Failed | Diverged

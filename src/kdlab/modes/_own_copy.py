@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Self
 
+from kdlab.knowledge import Progress
 from kdlab.modes.mode import Cast, Edge, Mode
 from kdlab.teacher import Observed, Teacher
 
@@ -35,6 +36,11 @@ class OwnCopy(Mode):
 
     def source(self, edge: Edge) -> Observed:
         return self.copied
+
+    def begin_epoch(self, progress: Progress) -> None:
+        """A phase begins with a copy of the student as it is then."""
+        if progress.step == 0:
+            self.copy.load_state_dict(self.learners[0].state_dict())
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

@@ -11,7 +11,7 @@ from rich.console import Console
 from kdlab.reporting import curves
 from kdlab.reporting.forest import Row, forest
 from kdlab.reporting.page import charts, legend, section
-from kdlab.reporting.runs import EPOCHS, Board, Run
+from kdlab.reporting.runs import EPOCHS, Board, Run, curve
 from kdlab.reporting.seeds import Contrast, comparison, figures, gains
 
 SENTENCES = 3
@@ -84,7 +84,9 @@ def _tested(board: Board, epoch: str) -> str:
 
 
 def _differences(found: Sequence[Contrast], board: Board) -> str:
-    rows = [Row(one.label, one.name, "student", dict(zip(one.seeds, one.paired.differences, strict=True))) for one in found]
+    rows = [
+        Row(one.name, one.name, "student", dict(zip(one.seeds, one.paired.differences, strict=True))) for one in found
+    ]
     return forest(rows, f"difference of {board.title}", "paired differences", zero=True)
 
 
@@ -93,7 +95,7 @@ def _learning(board: Board) -> list[tuple[str, str]]:
     metric = f"validation/{board.metric}"
     files = [file for group in board.groups for run in group.runs
              for file in (run.folder / "metrics.csv", run.folder / "alone" / "metrics.csv")]  # fmt: skip
-    every = [found for file in files if (found := curves.curve(file, metric))]
+    every = [found for file in files if (found := curve(file, metric))]
     if not every:
         return []
     teachers = [run.validation("teacher") for group in board.groups for run in group.runs]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from kdlab.reporting.runs import Curve, Group, Run, curve, terms
 from kdlab.reporting.svg import Frame, Linear, scale_of
@@ -46,6 +47,9 @@ def validation_of_group(group: Group, title: str, direction: str, within: tuple[
             label = words if run is group.runs[-1] else ""
             lines.append(Line(curve(file, metric), f"{name} thin", f"{words}, seed {run.seed}", label))
     levels = {"teacher": group.runs[0].validation("teacher")}
+    alone = [value for run in group.runs if (value := run.validation("alone")) is not None]
+    if alone and not any(line.points for line in lines if line.class_.startswith("alone")):
+        levels["alone"] = fmean(alone)
     return learning(lines, levels, title, f"validation {title} by epoch, {group.label}", direction, within)
 
 

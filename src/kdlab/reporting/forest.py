@@ -27,7 +27,9 @@ def forest(rows: Sequence[Row], x_title: str, title: str, *, zero: bool = False)
     rows = [row for row in rows if row.values]
     if not rows:
         return ""
-    slots = [slot for row in rows for slot in ([row.name, row] if row.name else [row])]
+    slots: list[Row | str] = []
+    for row in rows:
+        slots += [row.name, row] if row.name else [row]
     ends = [end for row in rows for end in _ends(row)]
     frame = Frame(
         scale_of([*ends, 0.0] if zero else ends), Rows(len(slots)), x_title, left=14, top=4,

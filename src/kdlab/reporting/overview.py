@@ -16,6 +16,7 @@ from kdlab.reporting.sheet import Column, Sheet
 from kdlab.result import ROWS, print_table
 from kdlab.result import _lines as lines_of
 
+
 def of_run(run: Run, console: Console) -> str:
     """Prints the table of a run; its page adds the learning curves."""
     print_table(run.result, console)

@@ -40,8 +40,12 @@ def section(title: str, *parts: str, note: str = "") -> str:
 def charts(*found: tuple[str, str]) -> str:
     """(caption, chart) side by side where there is room."""
     shown = [(caption, chart) for caption, chart in found if chart]
-    figures = "".join(f"<figure><figcaption>{escape(words)}</figcaption>{chart}</figure>" for words, chart in shown)
-    return f'<div class="charts">{figures}</div>' if shown else ""
+    return beside(*(f"<figure><figcaption>{escape(words)}</figcaption>{chart}</figure>" for words, chart in shown))
+
+
+def beside(*parts: str) -> str:
+    """Parts side by side where there is room."""
+    return f'<div class="charts">{"".join(parts)}</div>' if any(parts) else ""
 
 
 def wide(caption: str, chart: str) -> str:
@@ -57,7 +61,9 @@ def folded(title: str, *parts: str) -> str:
 
 def legend(*entries: tuple[str, str]) -> str:
     """(class, words) of what is not named in the charts themselves."""
-    return '<p class="legend">' + "".join(f'<span class="key {c}">{escape(words)}</span>' for c, words in entries) + "</p>"
+    return (
+        '<p class="legend">' + "".join(f'<span class="key {c}">{escape(words)}</span>' for c, words in entries) + "</p>"
+    )
 
 
 def preformatted(text: str) -> str:

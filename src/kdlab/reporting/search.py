@@ -18,9 +18,14 @@ from kdlab.study import curve_of
 SHADES = 5
 """Classes of colour from worse to better, `q0` to `q4`."""
 
+DECADE = 8
+"""From so many times the least on, an axis of costs is logarithmic."""
+
 CUT = "Trials far worse than the rest stand at the edge of a chart; their values show where the pointer rests."
 
-KEY = legend(("student", "complete"), ("pruned", "pruned"), ("infeasible", "breaks a constraint"), ("front", "not beaten"))
+KEY = legend(
+    ("student", "complete"), ("pruned", "pruned"), ("infeasible", "breaks a constraint"), ("front", "not beaten")
+)
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,15 @@ def front(search: Search, cost: str, landmarks: Sequence[Landmark] = ()) -> str:
     costs = [*(search.read(trial, cost) or 0.0 for trial in trials), *(mark.cost[cost] for mark in known)]
     if len(set(costs)) < 2:
         return ""
-    x = scale_of(costs, log=min(costs) > 0 and max(costs) > 8 * min(costs))
+    x = scale_of(costs, log=min(costs) > 0 and max(costs) > DECADE * min(costs))
     frame = Frame(x, _values(search, [mark.value for mark in known]), titled(cost), titled(search.metric))
     points = [(search.read(trial, cost), search.value(trial)) for trial in search.front]
     frame.line(points, "front", "Pareto front", steps=True)
     _dots(frame, search, lambda trial: search.read(trial, cost))
     for mark in known:
-        frame.dot(mark.cost[cost], mark.value, mark.class_, f"{mark.name}: {mark.value:.4f}, {mark.cost[cost]:,.0f}", 5.5)
+        frame.dot(
+            mark.cost[cost], mark.value, mark.class_, f"{mark.name}: {mark.value:.4f}, {mark.cost[cost]:,.0f}", 5.5
+        )
         frame.label(mark.cost[cost], mark.value, mark.name, mark.class_)
     if trials and trials[0].number == 0 and search.value(trials[0]) is not None:
         place = (search.read(trials[0], cost), _clamped(frame, search.value(trials[0]) or 0.0))
@@ -79,7 +86,7 @@ def slices(search: Search) -> list[tuple[str, str]]:
         if not trials:
             continue
         frame = Frame(scale_for(distribution), _values(search), "", titled(search.metric), height=230)
-        _dots(frame, search, lambda trial, name=name: trial.params[name], trials)  # type: ignore[misc]
+        _dots(frame, search, lambda trial, name=name: trial.params[name], trials)
         found.append((name, frame.draw(f"{titled(search.metric)} against {name}")))
     return found
 
@@ -93,7 +100,11 @@ def importances(search: Search) -> str:
     names = short(list(found))
     for place, (name, share) in enumerate(sorted(found.items(), key=lambda pair: -pair[1])):
         (left, up), (right, _) = frame.at(0, 2 * place + 0.9), frame.at(share, 2 * place + 0.9)
-        frame.over.append(element("rect", tip(f"{share:.3f}"), x=left, y=up - 7, width=max(1.0, right - left), height=14, class_="bar"))
+        frame.over.append(
+            element(
+                "rect", tip(f"{share:.3f}"), x=left, y=up - 7, width=max(1.0, right - left), height=14, class_="bar"
+            )
+        )
         frame.over.append(write(left, frame.up(2 * place) + 5, names[name], "label"))
         frame.over.append(write(right + 6, up + 4, f"{share:.0%}"))
     return frame.draw("importances of the parameters")
@@ -121,7 +132,7 @@ def learning(search: Search) -> str:
 
 
 def parallel(search: Search) -> str:
-    """A line for each complete trial through its parameters and what they came to; darker is better."""
+    """A line for each complete trial through its parameters and what they came to; better ones in stronger colour."""
     trials = sorted((t for t in search.complete if feasible(t)), key=lambda t: search.value(t) or 0.0)
     if search.direction == "min":
         trials = trials[::-1]
@@ -130,8 +141,10 @@ def parallel(search: Search) -> str:
     names = list(search.space)
     metrics = [*(metric for metric in search.objectives if metric != search.metric), search.metric]
     scales = {name: scale_for(of) for name, of in search.space.items()}
-    scales |= {metric: scale_of([search.read(t, metric) or 0.0 for t in trials]) for metric in metrics}
-    width, top, floor = max(WIDTH, 92.0 * len(scales)), 40.0, 250.0
+    for metric in metrics:
+        values = [search.read(trial, metric) or 0.0 for trial in trials]
+        scales[metric] = scale_of(values, log=min(values) > 0 and max(values) > DECADE * min(values))
+    width, top, floor = max(WIDTH, 120.0 * len(scales)), 40.0, 250.0
     across = {name: 36 + place * (width - 84) / (len(scales) - 1) for place, name in enumerate(scales)}
     parts = []
     for rank, trial in enumerate(trials):
@@ -193,5 +206,3 @@ def _values(search: Search, more: Sequence[float] = ()) -> Linear:
 def _clamped(frame: Frame, value: float) -> float:
     assert isinstance(frame.y, Linear)
     return min(max(value, frame.y.low), frame.y.high)
-
-

@@ -11,9 +11,13 @@ from kdlab.reporting.sheet import Column, Sheet
 from kdlab.statistics import LEVEL, Interval, Paired, holm, least_p, mean, paired
 
 METHOD = (
-    f"± and “to”: {100 * LEVEL:.0f} % interval of the mean over seeds, Student's t; beside it on the page the percentile "
+    f"± and “to”: {100 * LEVEL:.0f} % interval of the mean over seeds, Student's t; on the page also by percentile "
     "bootstrap, which is too narrow for few seeds. p: Wilcoxon signed-rank, two-sided, paired by seed."
 )
+
+
+TESTED = {"last": "last", "best": "best by\nvalidation"}
+"""The epochs that were tested, in a table."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def figures(board: Board) -> Sheet:
             if not (student := group.test("student", epoch)):
                 continue
             alone, teacher = group.test("alone", epoch), group.test("teacher", epoch)
-            shown = [group.label, str(len(student)), epoch, spread(alone), spread(student), spread(teacher)]
+            shown = [group.label, str(len(student)), TESTED[epoch], spread(alone), spread(student), spread(teacher)]
             rows.append([*shown, *_difference(gain[epoch].get(group.label))])
     seeds = sorted({seed for group in board.groups for seed in group.seeds})
     needless = [] if several else ["setting", "p, Holm"]
@@ -117,7 +121,7 @@ def comparison(found: Mapping[str, Sequence[Contrast]]) -> Sheet:
         Column("by bootstrap", page=True), Column("p"), Column("p, Holm"),
     ]  # fmt: skip
     rows = [
-        [one.name, str(len(one.seeds)), epoch, *_difference(one)]
+        [one.name, str(len(one.seeds)), TESTED[epoch], *_difference(one)]
         for place in range(max(map(len, found.values())))
         for epoch, several in found.items()
         for one in several[place : place + 1]
@@ -131,7 +135,6 @@ def notes(board: Board) -> list[str]:
     found = [METHOD + f" With {most} seeds it cannot be below {least_p(most):.3g}." if most > 1 else METHOD]
     if len(board.groups) > 1:
         found.append("p, Holm: corrected for the number of settings, at each epoch; below 0.05 is evidence.")
-    found.append("Epochs: best is the one that was best by validation; test was read for the two shown.")
     if board.direction == "min":
         found.append(f"Of {board.title}, less is better.")
     repeated = sum(len(group.runs) - len(group.seeds) for group in board.groups)
@@ -170,7 +173,12 @@ def _difference(found: Contrast | None) -> list[str]:
         return [""] * 4
     gain = found.paired.mean
     interval = f"\n{span(gain.interval)}" if gain.interval else ""
-    return [signed(gain.value) + interval, span(found.paired.bootstrap), f"{found.paired.p:.3g}", f"{found.corrected:.3g}"]
+    return [
+        signed(gain.value) + interval,
+        span(found.paired.bootstrap),
+        f"{found.paired.p:.3g}",
+        f"{found.corrected:.3g}",
+    ]
 
 
 def _reference(board: Board, against: str | None) -> Group:

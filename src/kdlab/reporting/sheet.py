@@ -34,7 +34,9 @@ class Sheet:
     def to_rich(self) -> Table:
         """For the terminal."""
         shown = [place for place, column in enumerate(self.columns) if not column.page]
-        table = Table(title=Text(self.title), title_justify="left", show_lines=any("\n" in c for r in self.rows for c in r))
+        table = Table(
+            title=Text(self.title), title_justify="left", show_lines=any("\n" in c for r in self.rows for c in r)
+        )
         for place in shown:
             table.add_column(Text(self.columns[place].name), justify=self.columns[place].side)
         for row in self.rows:

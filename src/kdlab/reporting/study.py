@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,15 +16,16 @@ from rich.console import Console
 from kdlab.errors import UsageError
 from kdlab.reporting import search as chart
 from kdlab.reporting.board import compared, provenance
-from kdlab.reporting.page import charts, folded, page, preformatted, section, wide
+from kdlab.reporting.page import beside, charts, folded, page, preformatted, section, wide
 from kdlab.reporting.runs import EPOCHS, Board, Group, Run, board_of, read_run
 from kdlab.reporting.search import Landmark
 from kdlab.reporting.seeds import Contrast, contrasts
 from kdlab.reporting.sheet import Column, Sheet
-from kdlab.reporting.trials import Search, number, short, titled
+from kdlab.reporting.trials import Search, feasible, number, short, titled, told
 from kdlab.storage import stored
 
-ROWS = {"teacher": "teacher", "alone": "student alone"}
+COSTS = ("multiply_accumulates", "parameters", "bytes", "latency_ms")
+"""What result.json says a network costs."""
 
 MOST = 12
 """Rows of a table of trials."""
@@ -42,21 +45,173 @@ def of_study(folder: Path, console: Console, storage: str | None = None) -> str:
         searches = [Search.of(study) for study in studies if "objectives" in study.user_attrs]
         if not searches:
             raise UsageError(f"{folder}: the study has not begun; python -m kdlab.sweep begins it")
+        final = read_final(folder)
         lead, sections = [], []
-        final = _final(folder)
         if final is not None:
-            board, rivals, keep = final
-            found = compared(board, rivals, console, keep)
+            found = compared(final.board, final.rivals, console, final.keep)
             lead += found.sentences
             sections.append(found.section)
-        summary = _summary(searches)
-        console.print(summary.to_rich())
-        lead += [_counted(search) for search in searches] if len(searches) == 1 else []
-        landmarks = _landmarks(board) if final else []
-        sections.append(section("Searches" if len(searches) > 1 else "Best trials", summary.to_html(titled=False)))
+        if len(searches) > 1:
+            summary = _arms(searches)
+            console.print(summary.to_rich())
+            sections.append(section(summary.title, summary.to_html(titled=False)))
         for search in searches:
-            parts = _search(search, landmarks)
-            sections += [folded(f"{search.arm}: {_counted(search)}", *parts)] if len(searches) > 1 else parts
-        sections.append(folded("The study", preformatted((folder / "study.yaml").read_text())))
-    runs = [run for group in board.groups for run in group.runs] if final else []
-    return page(f"Study {folder.resolve().name}", lead, sections, provenance(runs) if runs else [])
+            parts = _search(search, final.landmarks(search.metric) if final else [])
+            if len(searches) == 1:
+                lead.append(_counted(search))
+                console.print(_best(search).to_rich())
+                console.print(lead[-1], highlight=False)
+                sections += parts
+            else:
+                sections.append(folded(f"{search.arm}: {_counted(search)}", *parts))
+        sections.append(folded("study.yaml", preformatted((folder / "study.yaml").read_text())))
+    return page(f"Study {folder.resolve().name}", lead, sections, provenance(final.runs) if final else [])
+
+
+@dataclass(frozen=True)
+class Final:
+    """The refits that final.json counts, and what is compared. keep: the epoch that is kept, `last` or `best`."""
+
+    board: Board
+    rivals: dict[str, list[Contrast]]
+    keep: str
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for group in self.board.groups for run in group.runs]
+
+    def landmarks(self, metric: str) -> list[Landmark]:
+        """The teacher and every student alone by what it costs; its validation metric is a mean over seeds."""
+        rows: dict[tuple[str, int], list[Mapping[str, Any]]] = defaultdict(list)
+        for run in self.runs:
+            for name in ("alone", "teacher"):
+                row = run.result[name]
+                if row and row.get("validation") and f"validation.{row['validation']['metric']}" == metric:
+                    rows[name, row["multiply_accumulates"]].append(row)
+        names = {"teacher": "teacher", "alone": "student alone"}
+        return [
+            Landmark(
+                names[name], name, {f"student.{key}": float(several[0][key]) for key in COSTS},
+                fmean(row["validation"][self.keep] for row in several),
+            )
+            for (name, _), several in rows.items()
+        ]  # fmt: skip
+
+
+def read_final(folder: Path) -> Final | None:
+    """The refits of a study; None where it has none, or not all yet.
+
+    Raises:
+        UsageError: where one is not complete.
+    """
+    file = folder / "final.json"
+    settings = json.loads(file.read_text())["settings"] if file.is_file() else []
+    if not settings:
+        return None
+    groups = {
+        setting["name"]: Group(setting["name"], tuple(read_run(folder / place) for place in setting["folders"]))
+        for setting in settings
+    }
+    pairs = [(setting["name"], setting["against"]) for setting in settings if setting["against"] in groups]
+    rivals = {
+        epoch: contrasts([
+            (name, other, groups[name].test("student", epoch), groups[other].test("student", epoch))
+            for name, other in pairs
+        ])
+        for epoch in EPOCHS
+    }  # fmt: skip
+    board = board_of(list(groups.values()))
+    return Final(board, rivals, str(board.groups[0].runs[0].config["keep"]))
+
+
+def _search(search: Search, landmarks: Sequence[Landmark]) -> list[str]:
+    """The sections of one search."""
+    value = titled(search.metric)
+    fronts = [(f"{value} against {titled(cost)}", chart.front(search, cost, landmarks)) for cost in search.costs]
+    marked = "" if landmarks else " No refits yet, so the teacher and the student alone are not marked."
+    failed = [trial for trial in search.trials if trial.state == TrialState.FAIL]
+    reasons = Sheet(
+        "Failed trials", [Column("trial"), Column("reason", "left")],
+        [[str(trial.number), trial.user_attrs.get("reason", "unknown")] for trial in failed],
+    )  # fmt: skip
+    best = _best(search)
+    return [
+        section(
+            best.title,
+            chart.KEY,
+            beside(charts(*fronts), best.to_html(titled=False)),
+            note=chart.CUT + marked,
+        ),
+        section(
+            "Course",
+            charts(
+                ("Every trial, and the best so far", chart.history(search)),
+                ("Learning curves; those of trials that are not beaten are thick", chart.learning(search)),
+            ),
+        ),
+        section(
+            "Parameters",
+            charts(
+                ("Importances: what tells the best tenth from the rest (PED-ANOVA)", chart.importances(search)),
+                *((f"{value} against {name}", found) for name, found in chart.slices(search)),
+            ),
+            wide("A line for each complete trial; the stronger its colour, the better", chart.parallel(search)),
+        ),
+        reasons.to_html() if failed else "",
+    ]
+
+
+def _best(search: Search) -> Sheet:
+    """The front; where there is one objective, the best trials."""
+    many = len(search.objectives) > 1
+    fit = [trial for trial in search.complete if feasible(trial)]
+    sign = -1 if search.direction == "max" else 1
+    trials = search.front if many else sorted(fit, key=lambda trial: sign * (search.value(trial) or 0.0))[:MOST]
+    names = short(list(search.space))
+    metrics = list(dict.fromkeys([search.metric, *search.costs]))
+    columns = [Column("trial"), *(Column(titled(metric)) for metric in metrics), *map(Column, names.values())]
+    rows = [
+        [
+            str(trial.number),
+            *(_figure(metric, search.read(trial, metric)) for metric in metrics),
+            *(number(trial.params[name]) if name in trial.params else "" for name in names),
+        ]
+        for trial in trials
+    ]
+    return Sheet("Pareto front" if many else "Best trials", columns, rows)
+
+
+def _arms(searches: Sequence[Search]) -> Sheet:
+    """A row per option that is compared."""
+    first = searches[0]
+    columns = [Column("option", "left"), Column("complete"), Column("pruned"), Column("failed"),
+               Column(f"best {titled(first.metric)}"), Column("found", "left")]  # fmt: skip
+    rows = []
+    for search in searches:
+        counts, best = search.counts(), search.best
+        value = _figure(search.metric, search.value(best)) if best else ""
+        params = told(best.params) if best else ""
+        came = [str(counts.get(words, 0)) for words in ("complete", "pruned", "failed")]
+        rows.append([str(search.arm), *came, value, params])
+    return Sheet("Searches", columns, rows)
+
+
+def _counted(search: Search) -> str:
+    """`60 trials: 48 complete, 12 pruned. Best: trial 3 with …`"""
+    counts = ", ".join(f"{count} {words}" for words, count in search.counts().items())
+    best = search.best
+    found = (
+        ""
+        if best is None
+        else (
+            f" Best by {titled(search.metric)}: trial {best.number} with {_figure(search.metric, search.value(best))}, "
+            f"{told(best.params)}."
+        )
+    )
+    return f"{len(search.trials)} trials: {counts}.{found}"
+
+
+def _figure(metric: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if metric.startswith("validation.") else f"{value:,.6g}"

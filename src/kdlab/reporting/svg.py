@@ -13,7 +13,7 @@ from html import escape
 from typing import Any, Protocol
 
 WIDTH, HEIGHT = 380.0, 250.0
-LETTER = 6.1
+LETTER = 6.8
 """Width of a letter of a label, about."""
 
 Point = tuple[float, float]
@@ -175,10 +175,17 @@ class Frame:
         """Words beside a point: on the side where nothing else was written."""
         across, up = self.at(x, y)
         size = len(words) * LETTER
-        sides = [(across + 8, up + 4), (across - 8 - size, up + 4), (across - size / 2, up - 9), (across - size / 2, up + 17)]
+        sides = [
+            (across + 8, up + 4),
+            (across - 8 - size, up + 4),
+            (across - size / 2, up - 9),
+            (across - size / 2, up + 17),
+        ]
         sides += [(left, up + shift) for left in (across + 8, across - 8 - size) for shift in (18, -11, 32, -25)]
         boxes = [(left, base - 11, left + size, base + 3) for left, base in sides]
-        free = [place for place, box in enumerate(boxes) if self._inside(box) and not any(_meet(box, o) for o in self.taken)]
+        free = [
+            place for place, box in enumerate(boxes) if self._inside(box) and not any(_meet(box, o) for o in self.taken)
+        ]
         left, base = sides[free[0] if free else 0]
         self.taken.append(boxes[free[0] if free else 0])
         self.over.append(write(left, base, words, f"label {class_}"))

@@ -65,7 +65,9 @@ class Search:
     @cached_property
     def seen(self) -> list[FrozenTrial]:
         """Trials of which there is at least a part of a curve: complete and pruned ones."""
-        return [t for t in self.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED) and self.value(t) is not None]
+        return [
+            t for t in self.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED) and self.value(t) is not None
+        ]
 
     @cached_property
     def front(self) -> list[FrozenTrial]:
