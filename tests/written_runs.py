@@ -11,6 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from kdlab.config import compose
+from kdlab.recipe import LABELS_ALONE
 from kdlab.storage import open_storage
 
 SPACE = {
@@ -40,6 +41,8 @@ def write_run(folder, seed, distilled, alone=None, teacher=None, overrides=(), *
     """A run that says to have come to these test accuracies, (last, best) each, with curves of three epochs."""
     folder.mkdir(parents=True)
     config = deepcopy(composed(*overrides)) | {"seed": seed, "name": folder.name}
+    if config["names"]["mode"] == "supervised":
+        config |= {"teacher": None, "loss": LABELS_ALONE}
     result = {
         "version": 1, "status": "completed", "name": folder.name, "key": f"{hash(folder.name) % 16**8:064x}", "n": 1,
         "seeds": {"run": seed, "teachers": [0], "split": 0}, "names": config["names"], "primary": "accuracy",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -82,6 +83,7 @@ class Distiller(pl.LightningModule):
         self._phase, self._phase_start = 0, 0
         self._stepping: list[tuple[LightningOptimizer, LRScheduler, str]] = []
         self._random: list[Any] = []
+        self._clock: float | None = None
         self._said: list[tuple[Tensor, Tensor]] = []
         students = {name for course in parts.courses for name in course.mode.validated()}
         self._metrics = nn.ModuleDict({name: self.task.metrics() for name in sorted(students)})
@@ -102,6 +104,13 @@ class Distiller(pl.LightningModule):
     def objective(self) -> Objective:
         """The loss of a step in the present phase."""
         return self.courses[self._phase].objective
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Thirty times a step Lightning notes which hook it is in, and torch would look for a parameter in each note.
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     # ---- before training
 
@@ -149,7 +158,6 @@ class Distiller(pl.LightningModule):
         self._said = [(terms.to(self.device), loss.to(self.device)) for terms, loss in self._said]
         if self._random:
             set_random_state(self._random[self.global_rank % len(self._random)])
-        self._clock = time.perf_counter()
 
     def on_train_epoch_start(self) -> None:
         """A new phase freezes, rebuilds the optimizer and wraps the module anew."""
@@ -216,8 +224,8 @@ class Distiller(pl.LightningModule):
         phase, progress, world = self.phases[self._phase], self.progress(), self.trainer.world_size
         rows, labelled = self._count(batch)
         parts = list(split(batch, self._accumulate))
-        counts = Counts(rows, labelled, 1.0 / (len(parts) * world))
         for place, part in enumerate(parts):
+            counts = Counts(rows, labelled, len(part["index"]) / (len(batch["index"]) * world))
             if self._channels_last:
                 part["input"] = part["input"].contiguous(memory_format=torch.channels_last)
             lessons = self.mode(part, progress)
@@ -315,7 +323,12 @@ class Distiller(pl.LightningModule):
 
     def on_validation_start(self) -> None:
         """The last row of an epoch is written before it is validated, so a broken loss is never called best."""
-        self.seconds += time.perf_counter() - self._clock
+        self._end_lap()
+
+    def _end_lap(self) -> None:
+        if self._clock is not None:
+            self.seconds += time.perf_counter() - self._clock
+            self._clock = None
         self.write_window()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -336,10 +349,12 @@ class Distiller(pl.LightningModule):
         self.write(row)
 
     def on_train_epoch_end(self) -> None:
-        """Where nothing validates, the last row of an epoch is written here."""
-        if not self.trainer.enable_validation:
-            self.seconds += time.perf_counter() - self._clock
-            self.write_window()
+        """Where nothing validates, an epoch's last row is written here."""
+        self._end_lap()
+
+    def on_train_end(self) -> None:
+        """A run that is stopped within an epoch has a last row too."""
+        self._end_lap()
 
     # ---- checkpoints
 
@@ -372,13 +387,12 @@ def prefixes(mode: Mode) -> dict[str, str]:
 
 
 def split(batch: Batch, parts: int) -> Iterator[Batch]:
-    """A batch in equal parts, its further views too."""
+    """A batch in parts of equal size, or nearly so, its further views too."""
     if parts == 1:
         yield batch
         return
-    size = len(batch["index"]) // parts
-    for place in range(parts):
-        yield _slice(batch, place * size, (place + 1) * size)
+    edges = [round(place * len(batch["index"]) / parts) for place in range(parts + 1)]
+    yield from (_slice(batch, start, stop) for start, stop in pairwise(edges))
 
 
 def _slice(batch: Batch, start: int, stop: int) -> Batch:

@@ -77,11 +77,12 @@ class DominatedPruner(BasePruner):
     Args:
         grace: the share of the schedule, from 0 to 1, before which nothing is pruned: it should reach past the
             last jump of the learning curve, such as a step of the learning rate.
-        margin: in units of the metric.
+        margin: in units of the metric; about the error of its validation value, of which the default is that of a
+            98 % accuracy on 800 samples.
         patience: epochs in a row.
     """
 
-    def __init__(self, grace: float = 0.5, margin: float = 0.0, patience: int = 1) -> None:
+    def __init__(self, grace: float = 0.5, margin: float = 0.005, patience: int = 1) -> None:
         if not 0 <= grace <= 1:
             raise ValueError(f"grace={grace}: expected a share of the schedule, from 0 to 1")
         if margin < 0 or patience < 1:

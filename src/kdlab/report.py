@@ -52,6 +52,8 @@ def report(path: Path, console: Console, *, against: str | None = None, storage:
 
     if (path / "config.yaml").is_file():
         return of_run(read_run(path), console)
+    if not path.is_dir():
+        raise UsageError(f"{path}: there is no such folder; expected one below runs/")
     complete = sorted(file.parent for file in path.glob("*/result.json"))
     if not complete:
         raise UsageError(

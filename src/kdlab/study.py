@@ -26,12 +26,14 @@ Trials of NAME/final have no parameters; `setting`, `arm`, `seed`, `params` and 
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, QMCSampler
 from optuna.trial import FrozenTrial
@@ -39,6 +41,8 @@ from optuna.trial import FrozenTrial
 from kdlab.build import build, resolve
 from kdlab.config import compose
 from kdlab.space import Dimension
+
+T = TypeVar("T")
 
 Settings = Mapping[str, Any]
 
@@ -146,8 +150,7 @@ def make_sampler(settings: Mapping[str, Any], seed: int, number: int) -> BaseSam
     """
     target = resolve(settings.get("_target_"), BaseSampler, "sampler")
     own = seed if issubclass(target, QMCSampler) else zlib.crc32(f"{seed}/{number}".encode())
-    made: BaseSampler = build(settings, BaseSampler, "sampler", seed=own)  # type: ignore[type-abstract]  # mypy #4717
-    return made
+    return _built(settings, BaseSampler, "sampler", seed=own)  # type: ignore[type-abstract]  # mypy #4717
 
 
 def make_pruner(settings: Settings | None) -> BasePruner:
@@ -158,5 +161,10 @@ def make_pruner(settings: Settings | None) -> BasePruner:
     """
     if settings is None:
         return NopPruner()
-    made: BasePruner = build(settings, BasePruner, "pruner")  # type: ignore[type-abstract]  # mypy #4717
-    return made
+    return _built(settings, BasePruner, "pruner")  # type: ignore[type-abstract]  # mypy #4717
+
+
+def _built(settings: Settings, kind: type[T], key: str, **arguments: Any) -> T:
+    with warnings.catch_warnings():  # whoever wrote the setting knows that it is new
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return build(settings, kind, key, **arguments)

@@ -63,6 +63,13 @@ def rows(study: Study) -> list[Row]:
     ]
 
 
+def summary(metrics: Mapping[str, float]) -> dict[str, float]:
+    """A trial's metrics as W&B shows them: `kept/NAME` on validation, of the epoch that counts, and `student/NAME`."""
+    return {
+        name.replace("validation.", "kept/").replace("student.", "student/"): found for name, found in metrics.items()
+    }
+
+
 def importances(study: Study) -> dict[str, float]:
     """How much of the followed metric's variance each parameter explains (fANOVA); empty where that says nothing.
 
@@ -83,7 +90,7 @@ def _tag(plan: Plan, trial: FrozenTrial, tag: str) -> None:
     config = yaml.safe_load((folder / "config.yaml").read_text())
     settings = {**config["logger"], "tags": [*config["logger"]["tags"], tag]}
     logger = wandb_logger(folder, settings, config, job="trial", group=plan.name, directions={})
-    finish(logger, trial.user_attrs.get("metrics", {}), failed=tag == "failed")
+    finish(logger, summary(trial.user_attrs.get("metrics", {})), failed=tag == "failed")
 
 
 def _summarise(
@@ -109,16 +116,13 @@ def _summarise(
         weights = wandb.Table(columns=["parameter", "importance"], data=found)
         figures[name] = wandb.plot.bar(weights, "parameter", "importance", title=name)
     logger.experiment.log(figures)
-    summary = {f"best/{study.study_name}/{key}": value for study in studies for key, value in _best(study)}
-    for state in ("complete", "pruned", "fail"):
-        summary[f"trials/{state}"] = sum(row["state"] == state for row in table)
-    if final is not None:
-        summary["final"] = dict(final)
-    finish(logger, summary, failed=False)
+    told: Row = {f"best/{study.study_name}/{key}": value for study in studies for key, value in _best(study)}
+    told |= {f"trials/{state}": sum(row["state"] == state for row in table) for state in ("complete", "pruned", "fail")}
+    finish(logger, told if final is None else {**told, "final": dict(final)}, failed=False)
 
 
 def _best(study: Study) -> list[tuple[str, Any]]:
     winner = best(study.trials, study.user_attrs)
     if winner is None:
         return []
-    return [*winner.user_attrs["metrics"].items(), *winner.params.items(), ("trial", winner.number)]
+    return [*summary(winner.user_attrs["metrics"]).items(), *winner.params.items(), ("trial", winner.number)]

@@ -2,7 +2,7 @@
 
     name: kd                                       # of the study; by default the file's
     overrides: [model=mobilenet, loss=kd]          # of every run
-    compare: {loss: [kd, dkd]}                     # an option each, in the space its YAML declares, with equal budgets
+    compare: {loss: [kd, all]}                     # a search each, with equal budgets, in the space its YAML declares
     space: {loss.temperature: {low: 1.0, high: 16.0, log: true}}               # see kdlab.space
     objectives: {validation.accuracy: maximize, student.multiply_accumulates: minimize}
     constraints: [student.parameters <= 200000, latency_ms <= 2]
@@ -215,9 +215,12 @@ def _options(compare: object, folders: Sequence[Path]) -> list[tuple[str, str] |
     known = groups(folders)
     if not isinstance(compare, Mapping) or len(compare) != 1 or next(iter(compare)) not in known:
         raise UsageError(f"compare={compare}: expected one group and its options, {{loss: [kd, dkd]}}")
-    group, options = next(iter(compare.items()))
-    if not isinstance(options, list) or len(set(options)) < 2:
-        raise UsageError(f"compare.{group}={options}: expected two options or more")
+    group, given = next(iter(compare.items()))
+    if not isinstance(given, list):
+        raise UsageError(f"compare.{group}={given}: expected a list of options, or [all]")
+    options = list(dict.fromkeys(name for option in given for name in (known[group] if option == "all" else [option])))
+    if len(options) < 2:
+        raise UsageError(f"compare.{group}={given}: expected two options or more")
     for option in options:
         if option not in known[group]:
             raise UsageError(f"compare.{group}: {option} is no option{nearest(str(option), known[group])}")

@@ -37,7 +37,7 @@ from kdlab.run import Setting, run
 from kdlab.space import written
 from kdlab.store import State, Store
 from kdlab.study import Plan
-from kdlab.study_board import publish
+from kdlab.study_board import publish, summary
 from kdlab.task import Task
 from kdlab.workers import Assignment, Crew, Diverged, DivergedTrialError, Epoch, Failed, Known, Line, Work
 
@@ -121,7 +121,8 @@ class Distillation(Work):
             _apart(plan.folder, lambda line: publish(plan, logger, final))
 
     def _settle(self, plan: Plan, slot: int) -> None:
-        """Takes this process's share of the machine."""
+        """Takes this process's share of the machine, and is no task of SLURM's, which would be ranks of one run."""
+        os.environ.pop("SLURM_NTASKS", None)
         torch.set_num_threads(max(1, self._threads // plan.settings["workers"]))
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         devices = visible.split(",") if visible else [str(place) for place in range(torch.cuda.device_count())]
@@ -182,7 +183,7 @@ class Report(pl.Callback):
         rate = samples / pl_module.seconds if pl_module.seconds else 0.0
         self._times = {"student.seconds": pl_module.seconds, "student.samples_per_second": rate}
         for board in _boards(trainer):
-            board.summary.update(self.metrics())
+            board.summary.update(summary(self.metrics()))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         for board in _boards(trainer):

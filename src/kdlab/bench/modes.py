@@ -3,7 +3,8 @@
 The passes are those that are seen in a step of the mode: which network, on what input, with gradients or
 without. They are made again by hand, in the same order, over the same networks, with a mean of squares in the
 place of all losses. So a mode that asks a network twice is seen to do so, and one that does more than its
-passes is seen to be slower than their sum.
+passes is seen to be slower than their sum; one whose networks share what runs once, as the branches of `one`
+do, is faster.
 """
 
 from __future__ import annotations
@@ -100,9 +101,7 @@ def _watched(mode: Mode) -> Iterator[list[Pass]]:
 
     def begins(module: nn.Module, given: tuple[object, ...]) -> None:
         if running == [mode]:
-            again = tuple(each.detach().requires_grad_(each.requires_grad) if isinstance(each, Tensor) else each
-                          for each in given)  # fmt: skip
-            passes.append(Pass(module, again, torch.is_grad_enabled()))
+            passes.append(Pass(module, tuple(map(_apart, given)), torch.is_grad_enabled()))
         running.append(module)
 
     def ends(module: nn.Module, given: object, returned: object) -> None:
@@ -114,3 +113,10 @@ def _watched(mode: Mode) -> Iterator[list[Pass]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _apart(given: object) -> object:
+    # The same tensors, as the ends of a graph of their own.
+    if isinstance(given, Tensor):
+        return given.detach().requires_grad_(given.requires_grad)
+    return [_apart(each) for each in given] if isinstance(given, tuple | list) else given

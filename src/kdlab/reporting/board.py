@@ -10,9 +10,9 @@ from rich.console import Console
 
 from kdlab.reporting import curves
 from kdlab.reporting.forest import Row, forest
-from kdlab.reporting.page import charts, legend, section
+from kdlab.reporting.page import charts, legend, paragraphs, section
 from kdlab.reporting.runs import EPOCHS, Board, Run, curve
-from kdlab.reporting.seeds import Contrast, comparison, figures, gains
+from kdlab.reporting.seeds import Contrast, comparison, figures, gains, notes
 
 SENTENCES = 3
 """So many comparisons are told in words; of more, the tables say enough."""
@@ -33,21 +33,20 @@ def compared(board: Board, rivals: Mapping[str, Sequence[Contrast]], console: Co
         rivals: comparisons between settings, by epoch; perhaps none.
         epoch: the one that charts and sentences are of, `last` or `best`.
     """
-    table = figures(board)
+    sheets = figures(board)
+    sheets += [comparison(duels, EPOCHS[tested]) for tested, duels in rivals.items() if duels]
     if board.common:
         console.print(board.common, highlight=False)
-    console.print(table.to_rich())
-    parts = [table.to_html(titled=False)]
-    if any(rivals.values()):
-        duels = comparison(rivals)
-        console.print(duels.to_rich())
-        parts.append(duels.to_html())
+    for sheet in sheets:
+        console.print(sheet.to_rich())
     gain = gains(board, epoch)
-    told = [one.sentence(board.direction) for several in (rivals.get(epoch, ()), gain.values())
-            if len(several) <= SENTENCES for one in several]  # fmt: skip
-    told = [f"{EPOCHS[epoch].capitalize()}: {line}" for line in told]
-    for line in [*told, *table.notes]:
+    few = [one for several in (rivals.get(epoch, ()), gain.values()) if len(several) <= SENTENCES for one in several]
+    told = [f"{EPOCHS[epoch].capitalize()}: {one.sentence(board.direction, whole=len(few) == 1)}" for one in few]
+    remarks = notes(board)
+    for line in [*told, *remarks]:
         console.print(line, highlight=False)
+    parts = [sheet.to_html(titled=place > 0) for place, sheet in enumerate(sheets)]
+    parts += [paragraphs(remarks, "note")]
     parts.append(legend(("student", "distilled"), ("alone", "alone"), ("teacher", "teacher")))
     parts.append(charts(
         (f"Test, {EPOCHS[epoch]}: small dots are seeds, lines 95 % t intervals", _tested(board, epoch)),
@@ -55,7 +54,7 @@ def compared(board: Board, rivals: Mapping[str, Sequence[Contrast]], console: Co
         ("Between settings, paired by seed", _differences(rivals.get(epoch, ()), board)),
     ))  # fmt: skip
     parts.append(charts(*_learning(board)))
-    return Compared(told, section(table.title, *parts, note=board.common))
+    return Compared(told, section(sheets[0].title, *parts, note=board.common))
 
 
 def provenance(runs: Sequence[Run]) -> list[str]:
@@ -76,10 +75,10 @@ def _tested(board: Board, epoch: str) -> str:
     """Every setting's test values."""
     rows = []
     for group in board.groups:
-        own = ("distilled", "student") if group.distils else ("trained alone", "alone")
+        own = ("distilled", "student") if group.taught else ("trained alone", "alone")
         rows.append(Row(group.label, *own, group.test("student", epoch)))
         rows.append(Row("", "alone", "alone", group.test("alone", epoch)))
-        rows.append(Row("", "teacher", "teacher", group.test("teacher", epoch)))
+        rows.append(Row("", "teacher", "teacher", group.test("teacher", epoch), beside=True))
     return forest(rows, board.title, "test by setting")
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from kdlab.reporting.runs import Curve, Group, Run, curve, terms
-from kdlab.reporting.svg import Frame, Linear, scale_of
+from kdlab.reporting.scale import Linear, scale_of
+from kdlab.reporting.svg import Frame
 
 SHOWN = 1 / 3
 """The part of a schedule that the vertical axis need not hold: networks start by guessing, and soon no longer do."""
@@ -43,7 +44,7 @@ def validation_of_group(group: Group, title: str, direction: str, within: tuple[
     metric = f"validation/{group.runs[0].primary}"
     for run in group.runs:
         for name, file in (("alone", run.folder / "alone" / "metrics.csv"), ("student", run.folder / "metrics.csv")):
-            words = "distilled" if name == "student" and group.distils else "alone"
+            words = "distilled" if name == "student" and group.taught else "alone"
             label = words if run is group.runs[-1] else ""
             lines.append(Line(curve(file, metric), f"{name} thin", f"{words}, seed {run.seed}", label))
     levels = {"teacher": group.runs[0].validation("teacher")}

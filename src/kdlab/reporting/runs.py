@@ -72,6 +72,11 @@ class Group:
     runs: tuple[Run, ...]
 
     @property
+    def taught(self) -> bool:
+        """Whether its students had more than labels."""
+        return bool(self.runs[0].config["loss"]["heads"])
+
+    @property
     def distils(self) -> bool:
         """Whether there is a student alone to compare with."""
         return all(run.result["alone"] for run in self.runs)
@@ -154,21 +159,31 @@ def board_of(groups: Sequence[Group]) -> Board:
 
 
 def tell_apart(described: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A label for each of several settings, of as few of their keys as tell them apart.
+    """A label for each of several settings: of those that are alike so far, the first key in which they differ.
 
     Args:
         described: of each, a value by key; keys that come first are preferred.
     """
     keys = list(dict.fromkeys(key for one in described for key in one))
-    chosen: list[str] = []
-    apart = 1
-    for key in keys:
-        now = len({json.dumps([one.get(k) for k in [*chosen, key]], default=str) for one in described})
-        if now > apart:
-            chosen.append(key)
-            apart = now
-    chosen = chosen or keys[:1]
-    return [" ".join(_said(key, one.get(key)) for key in chosen if key in NAMES or key in one) for one in described]
+    labels: list[list[str]] = [[] for _ in described]
+
+    def split(members: Sequence[int]) -> None:
+        for key in keys:
+            classes: dict[str, list[int]] = defaultdict(list)
+            for place in members:
+                classes[json.dumps(described[place].get(key), default=str)].append(place)
+            if len(classes) > 1:
+                for several in classes.values():
+                    for place in several:
+                        labels[place].append(_said(key, described[place].get(key)))
+                    split(several)
+                return
+
+    split(range(len(described)))
+    return [
+        " ".join(label or [_said(key, one[key]) for key in keys[:1]])
+        for label, one in zip(labels, described, strict=True)
+    ]
 
 
 def curve(file: Path, metric: str) -> Curve:
@@ -199,6 +214,8 @@ def _described(run: Run) -> dict[str, Any]:
     decisive = {key: value for key, value in run.setting.items() if key != "teachers"}
     decisive["loss"] = {**run.config["loss"], **decisive["loss"]}
     named = {name: run.result["names"].get(name) for name in NAMES}
+    if not decisive["loss"]["heads"]:
+        named["loss"] = None
     return {**named, **dict(sorted(leaves({**decisive, "teacher": _seedless(run.config.get("teacher"))}), key=depth))}
 
 

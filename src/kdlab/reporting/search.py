@@ -11,7 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kdlab.reporting.curves import bounds
 from kdlab.reporting.page import legend
-from kdlab.reporting.svg import WIDTH, Frame, Linear, Rows, drawing, element, scale_of, shorten, tip, write
+from kdlab.reporting.scale import Linear, Rows, scale_of, shorten
+from kdlab.reporting.svg import WIDTH, Frame, drawing, element, tip, write
 from kdlab.reporting.trials import Search, feasible, scale_for, short, titled, told
 from kdlab.study import curve_of
 

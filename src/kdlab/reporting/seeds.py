@@ -16,8 +16,8 @@ METHOD = (
 )
 
 
-TESTED = {"last": "last", "best": "best by\nvalidation"}
-"""The epochs that were tested, in a table."""
+TESTS = (Column("by bootstrap", page=True), Column("p", page=True), Column("p, Holm"))
+"""What follows a difference; the raw p is for the page where there is a corrected one."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,22 @@ class Contrast:
     def name(self) -> str:
         return f"{self.label} − {self.against}"
 
-    def sentence(self, direction: str) -> str:
-        """What it says, in words: better or worse only where the t interval leaves out 0."""
+    def sentence(self, direction: str, *, whole: bool = True) -> str:
+        """What it says, in words: better or worse only where the t interval leaves out 0. whole: the tests too."""
         found = self.paired.mean
         if found.interval is None:
-            return f"{self.label} − {self.against}: {signed(found.value)} with one seed, which says little."
+            return f"{self.name} is {signed(found.value)} with one seed, which says little."
         low, high = found.interval
         better = (found.value > 0) == (direction == "max")
         verdict = "is not shown to differ from" if low <= 0 <= high else "is better than" if better else "is worse than"
-        least = ", the least that so few seeds can give" if self.paired.p <= least_p(found.n) else ""
-        return (
-            f"{self.label} {verdict} {self.against}: {signed(found.value)} on average over {found.n} seeds; "
-            f"95 % interval {span(found.interval)} (t), {span(self.paired.bootstrap)} (bootstrap); "
-            f"Wilcoxon p {self.paired.p:.3g}{least}."
+        said = (
+            f"{self.label} {verdict} {self.against}: {signed(found.value)} on average over {found.n} seeds, "
+            f"95 % interval {span(found.interval)}"
         )
+        if not whole:
+            return f"{said}."
+        least = ", the least that so few seeds can give" if self.paired.p <= least_p(found.n) else ""
+        return f"{said} (t), {span(self.paired.bootstrap)} (bootstrap); Wilcoxon p {self.paired.p:.3g}{least}."
 
 
 def gains(board: Board, epoch: str) -> dict[str, Contrast]:
@@ -89,50 +91,42 @@ def contrasts(pairs: Sequence[tuple[str, str, Mapping[int, float], Mapping[int, 
     return [Contrast(*one, p) for one, p in zip(found, corrected, strict=True)]
 
 
-def figures(board: Board) -> Sheet:
-    """A row per setting and epoch: student alone, distilled, teacher, and the paired difference."""
-    several = len(board.groups) > 1
-    columns = [
-        Column("setting", "left"), Column("seeds"), Column("epoch", "left"), Column("alone"),
-        Column("distilled"), Column("teacher"), Column("distilled − alone"), Column("by bootstrap", page=True),
-        Column("p"), Column("p, Holm"),
-    ]  # fmt: skip
-    rows = []
+def figures(board: Board) -> list[Sheet]:
+    """Student alone, distilled, teacher and the paired difference: of one setting by epoch, of several a table each."""
     gain = {epoch: gains(board, epoch) for epoch in EPOCHS}
-    for group in board.groups:
-        for epoch in EPOCHS:
-            if not (student := group.test("student", epoch)):
-                continue
-            alone, teacher = group.test("alone", epoch), group.test("teacher", epoch)
-            shown = [group.label, str(len(student)), TESTED[epoch], spread(alone), spread(student), spread(teacher)]
-            rows.append([*shown, *_difference(gain[epoch].get(group.label))])
     seeds = sorted({seed for group in board.groups for seed in group.seeds})
-    needless = [] if several else ["setting", "p, Holm"]
-    if all(group.seeds == seeds for group in board.groups):
-        needless.append("seeds")
     title = f"{board.data}: {board.title} of the student on {board.samples} test samples, seeds {enumerated(seeds)}"
-    return _without(Sheet(title, columns, rows, notes(board)), needless)
+    figures = [Column("alone"), Column("distilled"), Column("teacher"), Column("distilled − alone"), *TESTS]
+    if len(board.groups) == 1:
+        (group,) = board.groups
+        rows = [[words, *_figures(group, epoch, gain[epoch])[:-1]] for epoch, words in EPOCHS.items()]
+        columns = [Column("test", "left"), *figures[:-2], Column("p")]
+        return [Sheet(title, columns, [row for row in rows if any(row[1:])])]
+    figures[2] = Column("teacher", page=True)
+    columns = [Column("setting", "left"), Column("seeds"), *figures]
+    sheets = []
+    for epoch, words in EPOCHS.items():
+        rows = [
+            [group.label, str(len(group.seeds)), *_figures(group, epoch, gain[epoch])]
+            for group in board.groups
+            if group.test("student", epoch)
+        ]
+        sheets.append(_lean(Sheet(f"{title}, {words}", columns, rows)))
+    return [sheet for sheet in sheets if sheet.rows]
 
 
-def comparison(found: Mapping[str, Sequence[Contrast]]) -> Sheet:
-    """A row per contrast and epoch. found: by epoch."""
-    columns = [
-        Column("settings", "left"), Column("seeds"), Column("epoch", "left"), Column("difference"),
-        Column("by bootstrap", page=True), Column("p"), Column("p, Holm"),
-    ]  # fmt: skip
-    rows = [
-        [one.name, str(len(one.seeds)), TESTED[epoch], *_difference(one)]
-        for place in range(max(map(len, found.values())))
-        for epoch, several in found.items()
-        for one in several[place : place + 1]
-    ]
-    return Sheet("Between settings, paired by seed", columns, rows)
+def comparison(found: Sequence[Contrast], words: str) -> Sheet:
+    """A row per contrast. words: the epoch."""
+    columns = [Column("settings", "left"), Column("seeds"), Column("difference"), *TESTS]
+    rows = [[one.name, str(len(one.seeds)), *_difference(one)] for one in found]
+    return _lean(Sheet(f"Between settings, paired by seed, {words}", columns, rows))
 
 
 def notes(board: Board) -> list[str]:
     """What has to be known to read the tables of a board."""
     most = max(len(group.seeds) for group in board.groups)
-    found = [METHOD + f" With {most} seeds it cannot be below {least_p(most):.3g}." if most > 1 else METHOD]
+    floor = f" With {most} seeds it cannot be below {least_p(most):.3g}: go by the intervals." if 1 < most < 6 else ""
+    found = [METHOD + floor]
     if len(board.groups) > 1:
         found.append("p, Holm: corrected for the number of settings, at each epoch; below 0.05 is evidence.")
     if board.direction == "min":
@@ -194,8 +188,15 @@ def _reference(board: Board, against: str | None) -> Group:
     return plain[0] if len(plain) == 1 else first
 
 
-def _without(sheet: Sheet, names: Sequence[str]) -> Sheet:
-    """A table less some columns."""
-    kept = [place for place, column in enumerate(sheet.columns) if column.name not in names]
-    rows = [[row[place] for place in kept] for row in sheet.rows]
-    return Sheet(sheet.title, [sheet.columns[place] for place in kept], rows, sheet.notes)
+def _figures(group: Group, epoch: str, gain: Mapping[str, Contrast]) -> list[str]:
+    rows = ("alone", "student", "teacher") if group.taught else ("student", "alone", "teacher")
+    means = [spread(group.test(row, epoch)) for row in rows]
+    return [*means, *_difference(gain.get(group.label))]
+
+
+def _lean(sheet: Sheet) -> Sheet:
+    """A table less the count of seeds, where all its rows have as many."""
+    if len({row[1] for row in sheet.rows}) > 1:
+        return sheet
+    columns = [column for place, column in enumerate(sheet.columns) if place != 1]
+    return Sheet(sheet.title, columns, [[*row[:1], *row[2:]] for row in sheet.rows])

@@ -24,12 +24,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table: its columns, its rows of as many cells, and what must be known to read it. Cells may have lines."""
+    """A table: its columns, and rows of as many cells, which may have lines."""
 
     title: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = ()
 
     def to_rich(self) -> Table:
         """For the terminal."""
@@ -38,7 +37,10 @@ class Sheet:
             title=Text(self.title), title_justify="left", show_lines=any("\n" in c for r in self.rows for c in r)
         )
         for place in shown:
-            table.add_column(Text(self.columns[place].name), justify=self.columns[place].side)
+            column = self.columns[place]
+            table.add_column(
+                Text(column.name), justify=column.side, no_wrap=column.side == "right", overflow="fold", min_width=4
+            )
         for row in self.rows:
             table.add_row(*(Text(row[place]) for place in shown))
         return table
@@ -47,11 +49,10 @@ class Sheet:
         """For the page, with its title or without; in a box of its own that scrolls sideways where it is too narrow."""
         head = "".join(f'<th class="{column.side}" scope="col">{escape(column.name)}</th>' for column in self.columns)
         body = "".join(f"<tr>{self._cells(row)}</tr>" for row in self.rows)
-        notes = "".join(f'<p class="note">{escape(note)}</p>' for note in self.notes)
         title = f"<h3>{escape(self.title)}</h3>" if self.title and titled else ""
         return (
             f'<div class="sheet">{title}<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
-            f"<tbody>{body}</tbody></table></div>{notes}</div>"
+            f"<tbody>{body}</tbody></table></div></div>"
         )
 
     def _cells(self, row: Sequence[str]) -> str:

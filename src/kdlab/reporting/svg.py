@@ -1,4 +1,4 @@
-"""Charts as inline SVG: scales, ticks, a frame with axes, and labels that keep out of each other's way.
+"""Charts as inline SVG: a frame with axes, marks, and labels that keep out of each other's way.
 
 A chart is about as wide as a phone, so that its letters keep their size there; a page sets several side by side.
 Colours are classes, which the page's style gives for light and dark.
@@ -6,17 +6,29 @@ Colours are classes, which the page's style gives for light and dark.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any, Protocol
+from typing import Any
+
+from kdlab.reporting.scale import Scale
 
 WIDTH, HEIGHT = 380.0, 250.0
 LETTER = 6.8
 """Width of a letter of a label, about."""
 
 Point = tuple[float, float]
+Box = tuple[float, float, float, float]
+
+SHARE = {"start": 0.0, "middle": 0.5, "end": 1.0}
+"""The part of a text that lies left of where it is anchored."""
+
+AROUND = (
+    (9.0, 4.0, "start"), (-9.0, 4.0, "end"), (0.0, -10.0, "middle"), (0.0, 18.0, "middle"),
+    (9.0, 18.0, "start"), (9.0, -11.0, "start"), (-9.0, 18.0, "end"), (-9.0, -11.0, "end"),
+    (9.0, 32.0, "start"), (9.0, -25.0, "start"), (-9.0, 32.0, "end"), (-9.0, -25.0, "end"),
+)  # fmt: skip
+"""Where a label may stand beside its point, the best place first: across, down, anchor."""
 
 
 def element(name: str, *content: str, **attributes: Any) -> str:
@@ -39,92 +51,6 @@ def tip(words: str) -> str:
     return element("title", escape(words)) if words else ""
 
 
-class Scale(Protocol):
-    """From values to places between 0 and 1, and the values to name on an axis."""
-
-    def place(self, value: Any) -> float: ...
-
-    def ticks(self) -> list[tuple[Any, str]]: ...
-
-
-@dataclass(frozen=True)
-class Linear:
-    """Numbers, evenly."""
-
-    low: float
-    high: float
-
-    def place(self, value: Any) -> float:
-        return (float(value) - self.low) / (self.high - self.low)
-
-    def ticks(self) -> list[tuple[Any, str]]:
-        step = _step((self.high - self.low) / 4)
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [(place * step, amount(place * step, step)) for place in range(first, last + 1)]
-
-
-@dataclass(frozen=True)
-class Log:
-    """Positive numbers, by their logarithm."""
-
-    low: float
-    high: float
-
-    def place(self, value: Any) -> float:
-        return math.log(float(value) / self.low) / math.log(self.high / self.low)
-
-    def ticks(self) -> list[tuple[Any, str]]:
-        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        for digits in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 8)):
-            found = [digit * 10.0**decade for decade in decades for digit in digits]
-            inside = [value for value in found if self.low * 0.999 <= value <= self.high * 1.001]
-            if len(inside) >= 3:
-                break
-        return [(value, amount(value, value)) for value in inside]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows by number, the first on top; they have names of their own, so no ticks."""
-
-    count: int
-
-    def place(self, value: Any) -> float:
-        return 1 - (float(value) + 0.5) / self.count
-
-    def ticks(self) -> list[tuple[Any, str]]:
-        return []
-
-
-@dataclass(frozen=True)
-class Choices:
-    """Options, side by side."""
-
-    options: tuple[Any, ...]
-
-    def place(self, value: Any) -> float:
-        return (self.options.index(value) + 0.5) / len(self.options)
-
-    def ticks(self) -> list[tuple[Any, str]]:
-        return [(option, shorten(str(option), max(4, int(60 / len(self.options))))) for option in self.options]
-
-
-def scale_of(values: Iterable[float], *, log: bool = False, least: float | None = None) -> Linear | Log:
-    """A scale that holds all values with a little room; logarithmic where wanted and possible.
-
-    Args:
-        values: numbers, perhaps none.
-        least: cut off what is below.
-    """
-    found = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
-    low, high = min(found) if least is None else least, max(found)
-    if log and low > 0:
-        room = max(1.05, (high / low) ** 0.06)
-        return Log(low / room, high * room)
-    room = 0.06 * (high - low) or abs(high) * 0.05 or 1.0
-    return Linear(low - (room if least is None else 0), high + room)
-
-
 @dataclass
 class Frame:
     """A plot with two axes. Marks are added, then it is drawn.
@@ -144,7 +70,7 @@ class Frame:
     bottom: float = 36.0
     marks: list[str] = field(default_factory=list)
     over: list[str] = field(default_factory=list)
-    taken: list[tuple[float, float, float, float]] = field(default_factory=list)
+    taken: list[Box] = field(default_factory=list)
 
     def at(self, x: Any, y: Any) -> Point:
         """Where a pair of values is drawn."""
@@ -175,20 +101,13 @@ class Frame:
         """Words beside a point: on the side where nothing else was written."""
         across, up = self.at(x, y)
         size = len(words) * LETTER
-        sides = [
-            (across + 8, up + 4),
-            (across - 8 - size, up + 4),
-            (across - size / 2, up - 9),
-            (across - size / 2, up + 17),
-        ]
-        sides += [(left, up + shift) for left in (across + 8, across - 8 - size) for shift in (18, -11, 32, -25)]
-        boxes = [(left, base - 11, left + size, base + 3) for left, base in sides]
-        free = [
-            place for place, box in enumerate(boxes) if self._inside(box) and not any(_meet(box, o) for o in self.taken)
-        ]
-        left, base = sides[free[0] if free else 0]
-        self.taken.append(boxes[free[0] if free else 0])
-        self.over.append(write(left, base, words, f"label {class_}"))
+        found: list[tuple[float, float, str, Box]] = []
+        for step, shift, anchor in AROUND:
+            left, base = across + step - size * SHARE[anchor], up + shift
+            found.append((across + step, base, anchor, (left, base - 11, left + size, base + 3)))
+        left, base, anchor, box = next((one for one in found if self._free(one[3])), found[0])
+        self.taken.append(box)
+        self.over.append(write(left, base, words, f"label {class_}", anchor))
 
     def ends(self, labels: Sequence[tuple[float, str, str]]) -> None:
         """Names of lines at their right ends, (value, words, class), moved apart where they would touch."""
@@ -220,8 +139,10 @@ class Frame:
         parts.append(element("svg", *self.marks, viewBox=" ".join(map(_number, inner)), **where))  # cuts off the rest
         return drawing(title, self.width, self.height, [*parts, *self.over])
 
-    def _inside(self, box: tuple[float, float, float, float]) -> bool:
-        return box[0] >= 0 and box[2] <= self.width and box[1] >= 0 and box[3] <= self.height - self.bottom
+    def _free(self, box: Box) -> bool:
+        """Whether nothing was written there, and it is on the chart."""
+        inside = box[0] >= 0 and box[2] <= self.width and box[1] >= 0 and box[3] <= self.height - self.bottom
+        return inside and not any(_meet(box, other) for other in self.taken)
 
 
 def drawing(title: str, width: float, height: float, parts: Iterable[str]) -> str:
@@ -230,26 +151,6 @@ def drawing(title: str, width: float, height: float, parts: Iterable[str]) -> st
         "svg", *parts, viewBox=f"0 0 {_number(width)} {_number(height)}", role="img", aria_label=title,
         style=f"max-width:{_number(width * 1.2)}px",
     )  # fmt: skip
-
-
-def amount(value: float, step: float) -> str:
-    """A number as an axis shows it, to the precision of the step: 0.95, 250, 30k, 2.5M."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.6g}{letter}"
-    digits = next((digits for digits in range(9) if abs(round(step, digits) - step) < 1e-6 * step), 9)
-    return f"{value:.{digits}f}".replace("-", "−")
-
-
-def shorten(words: str, most: int) -> str:
-    """Words cut to so many letters."""
-    return words if len(words) <= most else words[: max(1, most - 1)] + "…"
-
-
-def _step(size: float) -> float:
-    """The round number that is nearest above."""
-    base = 10.0 ** math.floor(math.log10(size))
-    return next(base * digit for digit in (1, 2, 2.5, 5, 10) if base * digit >= size * 0.999)
 
 
 def _number(value: float) -> str:

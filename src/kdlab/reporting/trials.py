@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from kdlab.reporting.svg import Choices, Linear, Log, Scale, scale_of
+from kdlab.reporting.scale import Choices, Linear, Log, Scale, scale_of
 from kdlab.study import curve_of
 
 MACS = "student.multiply_accumulates"

@@ -1,0 +1,363 @@
+"""What bad input gets: one line that names the key, the value and what would be right; and nothing is lost."""
+
+import json
+import os
+import pickle
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from kdlab.models.resnet import ResNet
+from kdlab.tracking import read_metrics
+from tiny_runs import TINY, files, machine, train
+
+
+@pytest.fixture(scope="module", autouse=True)
+def place(tmp_path_factory: pytest.TempPathFactory):
+    """A folder with a checkpoint of each kind, and with data sets of each kind."""
+    place = tmp_path_factory.mktemp("bad")
+    fine = ResNet(classes=10, channels=1, width=0.5, depth=8, filters=[16, 16, 32, 64])
+    torch.save(fine.state_dict(), place / "fine.pt")
+    save_file(fine.state_dict(), place / "fine.safetensors")
+    for name in ("fine.pt", "fine.safetensors"):
+        whole = (place / name).read_bytes()
+        (place / f"truncated{Path(name).suffix}").write_bytes(whole[: len(whole) // 2])
+    (place / "empty.pt").write_bytes(b"")
+    (place / "text.pt").write_text("hello world")
+    (place / "code.pt").write_bytes(pickle.dumps(Code()))
+    torch.save({"state_dict": Code()}, place / "code_within.pt")
+    torch.save(fine, place / "module.pt")
+    torch.save([1, 2, 3], place / "list.pt")
+    seven = ResNet(classes=7, channels=1, width=0.5, depth=8, filters=[16, 16, 32, 64])
+    torch.save(seven.state_dict(), place / "seven.pt")
+    (place / "nothing").mkdir()
+    pictures(place / "one", cat=2)
+    pictures(place / "hollow", cat=2, dog=0)
+    pictures(place / "pets", cat=12, dog=12)
+    with machine(place / "home"):
+        yield place
+
+
+class Code:
+    """Unpickled, it leaves a file."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("pwned"),)
+
+
+def pictures(folder: Path, **classes: int) -> None:
+    random = np.random.default_rng(0)
+    for name, count in classes.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+
+
+def refused(place: Path, *arguments: str) -> str:
+    """The one line that a command line gets, once it is sure that nothing was written and nothing ran."""
+    before = files(place)
+    told = train(*(argument.replace("PLACE", str(place)) for argument in arguments), runs=place / "runs")
+    assert told.code == 2
+    assert told.out == ""
+    (line,) = told.err.splitlines()
+    assert line.startswith("kdlab: ")
+    assert files(place) == before
+    return line.removeprefix("kdlab: ").replace(str(place), "PLACE")
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("model=mobilnet", "model=mobilnet: no such option; did you mean mobilenet?"),
+        ("optimizer=null", "optimizer=None: no such option; there is adam, adamw, sgd"),
+        ("model.widht=0.5", "model.widht: model has no key widht; did you mean width?"),
+        ("model", "model: expected KEY=VALUE, such as model=resnet20"),
+        ("--nope", "unrecognized arguments: --nope; --help lists what there is"),
+        ("loss.temperature=0", "loss.temperature=0: expected a number above 0"),
+        ("loss.heads.kd.temperature=-2", "loss.heads.kd.temperature=-2: expected a number above 0"),
+        ("model.width=0", "model.width=0: expected a number above 0"),
+        ("teacher.model.width=-1", "teacher.model.width=-1: expected a number above 0"),
+        ("loss.alpha=1.1", "loss.alpha=1.1: expected a number from 0 to 1"),
+        ("loss.alpha=nan", "loss.alpha=nan: expected a finite number"),
+        ("seed=one", "seed=one: expected a whole number, as in seed=0"),
+        ("name=3", "name=3: expected a word"),
+        ("trainer.max_epochs=-1", "trainer.max_epochs=-1: expected a whole number, 0 or more"),
+        ("phases=[{epochs: -1}]", "phases.0.epochs=-1: expected a whole number, 0 or more"),
+        ("phases=3", "phases=3: expected a list of groups of keys, [{epochs: 10}]"),
+        ("trainer.accelerator=tup", "trainer.accelerator=tup: expected auto or cpu or gpu or cuda or mps"),
+        ("trainer.devices=0", "trainer.devices=0: expected auto or 1 or more"),
+        ("trainer.strategy=dpp", "trainer.strategy=dpp: expected auto or ddp"),
+        ("trainer.accumulate=3", "trainer.accumulate=3 does not divide trainer.batch_size=64 into equal parts"),
+        ("model.depth=7", "model: depth=7: expected 6n + 2 layers, such as 8, 14, 20, 26 or 32"),
+        ("model.classes=7", "model has 7 outputs, but the data has 10 classes; expected as many"),
+        ("teacher.model.classes=7", "teacher.model has 7 outputs, but the data has 10 classes; expected as many"),
+        ("data.classes=7", "data.classes=7, but the data set has 10; type data.classes=10"),
+        ("data.mean=[a]", "data.mean=['a']: expected one number, or one for each of 1 channels, in a list"),
+        ("teacher.std=[0]", "teacher.std=[0]: expected numbers above 0"),
+        ("trainer.accelerator=gpu", "trainer.accelerator=gpu, but torch sees no such device here; leave it auto"),
+        ("data.subset=9999", "data.subset=9999: expected null or 1 to 1000, the samples there are"),
+        ("scheduler.T_max=soon", "scheduler.T_max=soon: expected a whole number, 1 or more, or steps, epochs, or a "
+                                 "part of them, steps/4"),
+        ("loss=[]", "loss=[]: expected a loss or more, such as loss=kd; for labels alone type mode=supervised"),
+        ("resume=PLACE/absent", "resume=PLACE/absent: no run folder; expected one with a config.yaml, as below runs/"),
+    ],
+)  # fmt: skip
+def test_a_wrong_key_or_value_is_one_line_and_leaves_no_trace(place, argument, said):
+    alone = argument.startswith("resume")
+    line = refused(place, *(() if alone else TINY), argument) if not alone else resume(place, argument)
+    assert line == said
+
+
+def resume(place: Path, argument: str) -> str:
+    from kdlab.train import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        told = []
+        patch.setattr("builtins.print", lambda text, **_: told.append(text))
+        assert main([argument.replace("PLACE", str(place))]) == 2
+    return told[0].removeprefix("kdlab: ").replace(str(place), "PLACE")
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("absent.pt", "there is no such file"),
+        ("nothing", "there is no such file"),
+        ("empty.pt", "the file is truncated or no checkpoint"),
+        ("text.pt", "the file is truncated or no checkpoint"),
+        ("truncated.pt", "the file is truncated or no checkpoint"),
+        ("truncated.safetensors", "the file is truncated or no checkpoint"),
+        ("list.pt", "expected a state dict, names and tensors, as network.state_dict() gives it"),
+        ("code.pt", "the file carries code, not weights alone; save the state dict with safetensors instead"),
+        ("code_within.pt", "the file carries code, not weights alone; save the state dict with safetensors instead"),
+        ("module.pt", "the file carries code, not weights alone; save the state dict with safetensors instead"),
+        ("seven.pt", "its fc.bias is (7,), but ResNet has (10,); expected weights of the same architecture and "
+                     "number of classes"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_cannot_be_used_is_refused(place, file, said):
+    assert refused(place, *TINY, f"teacher.checkpoint=PLACE/{file}") == f"teacher.checkpoint=PLACE/{file}: {said}"
+    assert not Path("pwned").exists()
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_with_both(place):
+    said = refused(place, *TINY, "teacher=vgg8", "teacher.checkpoint=PLACE/fine.pt")
+    assert said.startswith("teacher.checkpoint=PLACE/fine.pt: its fc.weight is (10, 32), but VGG has (10, ")
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        ("null", " is not set: type data.path=DIR, a folder with one folder of pictures for each class"),
+        ("absent", "=PLACE/absent does not exist; expected a folder with one folder of pictures for each class"),
+        ("fine.pt", "=PLACE/fine.pt is a file; expected a folder with one folder of pictures for each class"),
+        ("nothing", ": PLACE/nothing holds no class folders; expected one folder of pictures for each class"),
+        ("one", ": PLACE/one holds only one class folder, cat; expected one folder of pictures for each class"),
+    ],
+)  # fmt: skip
+def test_a_data_folder_that_cannot_be_used_is_refused(place, folder, said):
+    path = folder if folder == "null" else f"PLACE/{folder}"
+    assert refused(place, *TINY, "data=images", f"data.path={path}") == f"data.path{said}"
+
+
+def test_a_number_of_classes_that_is_not_the_folders_is_refused_with_what_to_type(place):
+    said = refused(place, *TINY, "data=images", "data.path=PLACE/pets")
+    assert said == "data.classes=None, but PLACE/pets holds 2; type data.classes=2"
+
+
+def test_a_class_folder_without_pictures_is_refused(place):
+    said = refused(place, *TINY, "data=images", "data.path=PLACE/hollow", "data.classes=2")
+    assert said.startswith("data.path: PLACE/hollow/dog holds no picture (.png, .jpg, ")
+
+
+@pytest.mark.parametrize(
+    ("tap", "said"),
+    [
+        ("model.taps={stages: [layer9]}", "model.taps: tap 'layer9' is neither MODULE nor MODULE:input of ResNet; "
+                                          "did you mean layer3 or layer2 or layer1"),
+        ("teacher.model.taps={stages: [layer9]}", "teacher.model.taps: tap 'layer9' is neither MODULE nor "),
+        ("model.taps={classifier: [fc]}", "model.taps={'classifier': ['fc']}: expected names of layers, {stages: "),
+        ("model.taps={stages: layer1}", "model.taps={'stages': 'layer1'}: expected names of layers, {stages: [NAME"),
+        ("model.taps=[layer1]", "model.taps=['layer1']: expected names of layers, {stages: [NAME, ...], classifier: N"),
+    ],
+)  # fmt: skip
+def test_a_tap_that_is_not_there_is_refused_with_those_nearest_to_it(place, tap, said):
+    assert refused(place, *TINY, tap).startswith(said)
+
+
+def test_a_network_that_cannot_see_the_data_is_refused_with_their_shape(place):
+    for key in ("model", "teacher.model"):
+        said = refused(place, *TINY, f"{key}.channels=3")
+        assert said.startswith(f"{key} does not take batches of [2, 1, 8, 8]: ")
+
+
+ATTACKS = ("os.system", "torch.os.system", "torch.hub.load", "kdlab.store.os.system", "subprocess.Popen",
+           "builtins.eval", "kdlab.heads.head.os.system", "torch.load")  # fmt: skip
+
+
+@pytest.mark.parametrize("group", ["model", "teacher.model", "loss.heads.kd", "mode", "task", "data", "optimizer",
+                                   "scheduler", "teacher.optimizer", "teacher.scheduler"])  # fmt: skip
+def test_no_target_runs_a_command(place, group, monkeypatch):
+    monkeypatch.setattr("os.system", lambda command: pytest.fail("it ran"))
+    assert refused(place, *TINY, f"{group}._target_=os.system").startswith(f"{group}._target_=os.system is not in an ")
+
+
+@pytest.mark.parametrize("target", ATTACKS)
+def test_no_way_around_the_allowed_packages(place, target, monkeypatch):
+    monkeypatch.setattr("os.system", lambda command: pytest.fail("it ran"))
+    for key in ("model", "+model.inner"):
+        said = refused(place, *TINY, f"{key}._target_={target}", f"+{key.lstrip('+')}.command=touch")
+        assert said.startswith(f"{key.lstrip('+')}._target_={target}")
+
+
+BEFORE_LIGHTNING = {
+    "a typo": ("model.widht=0.5", False),
+    "a checkpoint that carries code": ("teacher.checkpoint=PLACE/code.pt", True),
+    "an optimizer that is none": ("teacher.optimizer._target_=os.system", True),
+}
+
+
+@pytest.mark.parametrize(("argument", "torch_too"), BEFORE_LIGHTNING.values(), ids=BEFORE_LIGHTNING)
+def test_a_refusal_takes_less_than_five_seconds_and_no_lightning(place, argument, torch_too):
+    code = (
+        "import sys; from kdlab.train import main; code = main(sys.argv[1:])\n"
+        "print('lightning' in sys.modules, 'torch' in sys.modules); sys.exit(code)"
+    )
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    told = subprocess.run([sys.executable, "-c", code, *TINY, argument.replace("PLACE", str(place))],
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (told.returncode, told.stdout) == (2, f"False {torch_too}\n")
+    assert len(told.stderr.splitlines()) == 1
+    assert "Traceback" not in told.stderr
+    # Of processor time, as the machine may be busy with other tests.
+    assert used.ru_utime + used.ru_stime - spent.ru_utime - spent.ru_stime < 5
+
+
+IMAGES = ("model=resnet8", "model.width=0.25", "mode=supervised", "trainer.max_epochs=1", "trainer.batch_size=4",
+          "logger=csv", "data=images", "data.classes=2", "data.size=8", "data.validation=4", "data.augment.crop=0",
+          "data.workers=0")  # fmt: skip
+
+
+@pytest.fixture
+def damaged(place, tmp_path):
+    """Twelve pictures of each of two classes, two of which cannot be decoded."""
+    shutil.copytree(place / "pets", tmp_path / "pets")
+    for name in ("cat/3.png", "dog/5.png"):
+        whole = (tmp_path / "pets" / name).read_bytes()
+        (tmp_path / "pets" / name).write_bytes(whole[:60])
+    return tmp_path / "pets"
+
+
+@pytest.mark.parametrize("resident", ["auto", "false"])
+def test_damaged_pictures_stop_a_run_and_one_is_named_and_all_are_counted(place, damaged, resident):
+    said = refused(place, *IMAGES, f"data.path={damaged}", f"data.resident={resident}")
+    assert f"{damaged}/cat/3.png cannot be decoded" in said
+    assert "1 more" in said
+    assert said.endswith("mend or remove it, or type data.on_corrupt=skip")
+
+
+def test_damaged_pictures_are_left_out_where_asked(place, damaged):
+    with pytest.warns(UserWarning, match=r"2 damaged pictures are left out, the first: .*cat/3\.png cannot be decoded"):
+        told = train(*IMAGES, f"data.path={damaged}", "data.on_corrupt=skip", runs=place / "runs")
+    assert told.code == 0
+    sizes = told.result["data"]
+    assert sum(sizes[part] for part in ("train", "validation", "test")) == 22
+
+
+BROKEN = '''
+import torch
+from kdlab import Head
+
+class Broken(Head):
+    """A loss that is no number any more from some step on."""
+    kind, paper, compares = "relation", "none", "nothing"
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def forward(self, learner, teacher, lesson, progress):
+        return learner.logits.mean() * (float("nan") if progress.step + 1 >= self.step else 1.0)
+'''
+
+
+@pytest.fixture
+def broken(tmp_path, monkeypatch):
+    """The command line's words for a loss of the user's own that breaks at step 20, in the second epoch of 15 steps."""
+    (tmp_path / "loss").mkdir()
+    (tmp_path / "broken_loss.py").write_text(BROKEN)
+    text = "heads:\n  broken:\n    _target_: broken_loss.Broken\n    weight: 1.0\n    task_weight: 1.0\n    step: 20\n"
+    (tmp_path / "loss" / "broken.yaml").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    return (f"--config-dir={tmp_path}", "allow=[broken_loss]", "loss=[kd,broken]", "alone=false", *TINY)
+
+
+@pytest.mark.parametrize(("every", "good"), [("null", 15), ("4", 16)])
+def test_a_loss_that_turns_nan_stops_the_run_at_the_last_good_checkpoint(place, broken, every, good):
+    told = train(*broken, f"trainer.checkpoint_every_n_steps={every}", runs=place / "runs")
+    assert told.code == 1
+    last = told.folder / "checkpoints" / "last.ckpt"
+    assert told.err.splitlines()[-1] == (
+        f"kdlab: loss/broken is no finite number at step 20, in epoch 1.33; the last good checkpoint is {last}. "
+        "Try a lower optimizer.lr or trainer.gradient_clip=1"
+    )
+    assert "Traceback" not in told.err
+    saved = torch.load(last, weights_only=False)
+    assert saved["kdlab"]["steps"] == good
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())
+    assert not (told.folder / "result.json").exists()
+    assert [row["step"] for row in read_metrics(told.folder / "metrics.csv")] == [15, 15]
+
+
+def test_a_learning_rate_beyond_reason_names_the_term_it_broke(place):
+    told = train(*TINY, "mode=supervised", "optimizer.lr=1e30", runs=place / "runs")
+    assert told.code == 1
+    said = r"kdlab: loss/task is no finite number at step \d+, in epoch 0\.\d+; no epoch was finished before\. "
+    assert re.match(said, told.err.splitlines()[-1])
+
+
+LONG = ("model=resnet8", "model.width=0.25", "mode=supervised", "trainer.max_epochs=20", "logger=csv", "keep=best")
+
+
+def test_ctrl_c_leaves_a_run_that_can_be_resumed(place, tmp_path):
+    process = subprocess.Popen([sys.executable, "-m", "kdlab.train", *LONG, f"runs={tmp_path}"], text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    while not list(tmp_path.glob("*/checkpoints/last.ckpt")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    (folder,) = tmp_path.iterdir()
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == f"kdlab: stopped; go on with python -m kdlab.train resume={folder}"
+    assert "Traceback" not in err
+    assert not (folder / "result.json").exists()
+    assert resumed(folder) == 0
+    rows = read_metrics(folder / "metrics.csv")
+    assert [row["step"] for row in rows if "validation/accuracy" in row] == [15.0 * epoch for epoch in range(1, 21)]
+    assert json.loads((folder / "result.json").read_text())["student"]["epochs"] == 20
+    before = files(folder)
+    assert resume(place, f"resume={folder}") == f"resume={folder}: that run is complete; its numbers are in " + str(
+        folder / "result.json"
+    )
+    assert files(folder) == before
+
+
+def resumed(folder: Path) -> int:
+    from kdlab.train import main
+
+    return main([f"resume={folder}"])
