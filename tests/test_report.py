@@ -12,7 +12,6 @@ import jsonschema
 import pytest
 import yaml
 from optuna.trial import TrialState
-from written_runs import WrittenStudy, write_final, write_run
 
 from kdlab.report import main
 from kdlab.reporting.runs import boards, read_run, tell_apart
@@ -22,6 +21,7 @@ from kdlab.reporting.svg import LETTER, Frame
 from kdlab.reporting.trials import Search, short
 from kdlab.result import SCHEMA
 from kdlab.storage import stored
+from written_runs import WrittenStudy, write_final, write_run
 
 ALONE, TEACHER = (0.90, 0.91), (0.98, 0.97)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 import sys
 import time
+import warnings
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,17 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from kdlab.distiller import Distiller, prefixes
 from kdlab.store import save_weights
+
+# Lightning's notes on devices and products tell a user nothing, nor do its use of what torch deprecates, its
+# thoughts on checkpoints, which are ours to write, and on a mode's frozen copies of its student, which are meant.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+for _message in (
+    ".*LeafSpec.* is deprecated",
+    "Checkpoint directory .* is not empty",
+    "Using ModelCheckpoint with manual optimization",
+    ".*in eval mode at the start of training",
+):
+    warnings.filterwarnings("ignore", message=_message)
 
 
 @dataclass
@@ -57,6 +73,19 @@ class KeepBest(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.of.update({name: Validated(**seen) for name, seen in state_dict.items()})
+
+
+@contextmanager
+def interruptible(trainer: pl.Trainer) -> Iterator[None]:
+    """Ctrl-C stays a KeyboardInterrupt: Lightning makes it the end of the process, and is deaf to the next one."""
+    heard = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, heard)
+        raise KeyboardInterrupt from error
 
 
 def checkpoints(folder: Path, every_n_steps: int | None) -> list[Callback]:

@@ -95,8 +95,11 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
                 check_known(key, shape)
                 OmegaConf.update(base, key, value)
         config = _plain(OmegaConf.to_container(base))
-        for phase in config["phases"] or []:
-            if isinstance(phase, dict) and isinstance(name := phase.get("mode"), str):
+        phases = [] if config["phases"] is None else config["phases"]
+        if not isinstance(phases, list) or not all(isinstance(phase, dict) for phase in phases):
+            raise UsageError(f"phases={phases}: expected a list of groups of keys, [{{epochs: 10}}]")
+        for phase in phases:
+            if isinstance(name := phase.get("mode"), str):
                 _is_choice("mode", name, known)
                 with initialize_config_dir(str(conf_folder()), version_base="1.3"):
                     mode = hydra_compose(root, overrides=[*choices, f"mode={name}"]).mode
@@ -105,7 +108,7 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
         set_dials(config)
         resolved = _plain(OmegaConf.to_container(OmegaConf.create(config), resolve=True, throw_on_missing=True))
     except HydraException as error:
-        raise UsageError(" ".join(str(error).split())) from error
+        raise UsageError(" ".join(str(error).split()).split(" See https:")[0]) from error
     except OmegaConfBaseException as error:
         raise UsageError(str(error).splitlines()[0]) from error
     set_task_weight(resolved)
@@ -123,6 +126,8 @@ def _spelled(override: str, known: Mapping[str, list[str]]) -> list[str]:
     `mode.peers=[resnet56,vgg13]` names the models of a mode's peers.
     """
     key, equals, value = override.partition("=")
+    if not key or (not equals and not key.startswith("~")):
+        raise UsageError(f"{override}: expected KEY=VALUE, such as model=resnet20")
     if key == "mode.peers" and value.startswith("["):
         peers = [name.strip() for name in value.strip("[]").split(",")]
         return [f"+model@mode.peers.peer{place}={name}" for place, name in enumerate(peers, start=1)]
@@ -162,7 +167,7 @@ def _is_choice(key: str, value: Any, known: Mapping[str, list[str]]) -> bool:
         return False
     for option in value if isinstance(value, list) else [value]:
         options = known[group] if group != "teacher" else known["teacher"] + known["model"]
-        if option is not None and option not in options:
+        if option not in options and not (option is None and group == "experiment"):
             raise UsageError(f"{group}={option}: no such option{nearest(str(option), options)}")
     return True
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -20,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from kdlab.assembly import Config, Parts, assemble, example_batch
 from kdlab.build import build
-from kdlab.callbacks import KeepBest, ProgressLine, checkpoints
+from kdlab.callbacks import KeepBest, ProgressLine, checkpoints, interruptible
 from kdlab.data.data import Data
 from kdlab.distiller import Distiller, DivergedError, prefixes
 from kdlab.evaluation import cost, predict, score, student_of
@@ -29,12 +27,6 @@ from kdlab.randomness import seed_all
 from kdlab.store import State, save_weights
 from kdlab.task import Task
 from kdlab.tracking import MetricsFile, finish, wandb_logger
-
-# Lightning's notes on devices and products, and its own use of what torch deprecates, tell a user nothing.
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-# A mode's frozen copies of its student are meant to be.
-warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
 
 
 class Batches(pl.LightningDataModule):
@@ -179,9 +171,8 @@ def fit(
             done = torch.load(last, weights_only=False)["kdlab"]["steps"] if checkpoint else 0
             metrics.forget_after(done)
         seed_all(seed_of(config["seed"], "training", str(trainer.global_rank)))
-        trainer.fit(distiller, datamodule=batches, ckpt_path=checkpoint, weights_only=False)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+        with interruptible(trainer):
+            trainer.fit(distiller, datamodule=batches, ckpt_path=checkpoint, weights_only=False)
         if trial or not trainer.is_global_zero:
             failed = False
             return None

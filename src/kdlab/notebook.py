@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from kdlab.assembly import Parts
-from kdlab.callbacks import KeepBest, ProgressLine
+from kdlab.callbacks import KeepBest, ProgressLine, interruptible
 from kdlab.courses import Course
 from kdlab.data.foreign import Foreign
 from kdlab.distiller import Distiller
+from kdlab.errors import UsageError
 from kdlab.evaluation import predict, score, student_of
 from kdlab.heads.head import Head
 from kdlab.knowledge import Batch, Context
@@ -67,44 +69,60 @@ def distill(
     Returns:
         The student, and its validation metrics: `last`, `best`, `best_epoch`, `teacher`.
 
+    The teacher stays as it is: a copy of it teaches, frozen and in eval mode.
+
     Raises:
-        ValueError: where the two networks cannot be compared by this loss.
+        ValueError: where the two networks cannot be compared by this loss, or another argument is wrong.
     """
+    terms = _terms(loss, alpha)
+    if keep not in ("last", "best") or (keep == "best" and validation is None):
+        raise UsageError(f"keep={keep!r}: expected 'last', or with validation 'best'")
+    dtype = next(student.parameters()).dtype
     seed_all(seed)
     batches = Foreign(train)
     first: Batch = next(iter(Foreign(train)))
     example = {**first, "input": first["input"][:2]}
-    frozen = Teacher("teacher", teacher, find_taps(teacher, example["input"]))
+    frozen = Teacher("teacher", copy := deepcopy(teacher), find_taps(copy, example["input"]))
     classes = frozen.example(example["input"]).knowledge.logits.shape[1]
     task = task or Classification(classes)
-    terms = [Term("loss", lambda: deepcopy(loss), alpha)] if isinstance(loss, Head) else list(loss)
-    learner = Observed("student", student, find_taps(student, example["input"]))
+    learner = Observed("student", student.train(), find_taps(student, example["input"]))
     context = Context(classes, len(batches) * len(first["index"]))
     mode = Offline(Cast(lambda place=0: learner, (frozen,), context, example))
-    objective = Objective(mode, task, terms, 1 - alpha if isinstance(loss, Head) else 1.0, context)
-    objective.refuse_impossible(mode, index=batches.indexed)
-    objective.build(mode, example, seed)
-    distiller = Distiller(
-        Parts(task, (Phase(epochs),), (Course(mode, objective),)),
-        len(batches),
-        lambda parameters, _: (optimizer or _sgd)(parameters),
-        lambda made, _, __, steps: (CosineAnnealingLR(made, max(1, steps)), "step"),
-    )
-    with tempfile.TemporaryDirectory() as folder:
+    with closing(mode), tempfile.TemporaryDirectory() as folder:
+        objective = Objective(mode, task, terms, 1 - alpha if isinstance(loss, Head) else 1.0, context)
+        objective.refuse_impossible(mode, index=batches.indexed)
+        objective.build(mode, example, seed)
+        distiller = Distiller(
+            Parts(task, (Phase(epochs),), (Course(mode, objective),)),
+            len(batches),
+            lambda parameters, _: (optimizer or _sgd)(parameters),
+            lambda made, _, __, steps: (CosineAnnealingLR(made, max(1, steps)), "step"),
+        )
         best = KeepBest(Path(folder))
         fitting = pl.Trainer(
             max_epochs=epochs,
             callbacks=[*([] if validation is None else [best]), ProgressLine("distill")],
             **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "devices": 1,
-               "enable_model_summary": False, "num_sanity_val_steps": 0, **trainer},
+               "enable_model_summary": False, "num_sanity_val_steps": 0,
+               "limit_val_batches": None if validation is not None else 0, **trainer},
         )  # fmt: skip
         seed_all(seed_of(seed, "training"))
-        fitting.fit(distiller, batches, None if validation is None else Foreign(validation))
+        with interruptible(fitting):
+            fitting.fit(distiller, batches, Foreign([] if validation is None else validation))
         mode.close()
+        student.to("cpu", dtype)
         result: dict[str, Any] = {"seconds": distiller.seconds}
         if validation is not None:
-            result |= _validated(student, teacher, Foreign(validation), task, best, keep)
+            result |= _validated(student, deepcopy(teacher).cpu(), Foreign(validation), task, best, keep)
     return student.eval(), result
+
+
+def _terms(loss: Head | Sequence[Term], alpha: float) -> list[Term]:
+    if isinstance(loss, Head):
+        return [Term("loss", lambda: deepcopy(loss), alpha)]
+    if not isinstance(loss, Sequence) or not loss or not all(isinstance(term, Term) for term in loss):
+        raise UsageError('loss: expected a head such as KD(4.0), or Terms such as Term("kd", lambda: KD(4.0), 0.9)')
+    return list(loss)
 
 
 def _sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -114,7 +132,6 @@ def _sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
 def _validated(
     student: nn.Module, teacher: nn.Module, batches: Foreign, task: Task, best: KeepBest, keep: str
 ) -> dict[str, Any]:
-    student.cpu(), teacher.cpu()
     said, targets = predict(student_of(teacher), batches)
     last = {name: value.clone() for name, value in student.state_dict().items()}
 

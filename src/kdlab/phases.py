@@ -48,6 +48,8 @@ def plan(epochs: int, heads: Mapping[str, Config], phases: Sequence[Config] | No
         UsageError: where a phase names an unknown key or head.
     """
     if phases is not None:
+        if not phases:
+            raise UsageError("phases=[]: expected one or more, [{epochs: 10}], or null")
         return tuple(_written(place, phase, heads) for place, phase in enumerate(phases))
     first, gone = [], set()
     for name, head in heads.items():

@@ -15,7 +15,7 @@ VERSION = 1
 
 Config = dict[str, Any]
 
-DECISIVE = ("max_epochs", "max_steps", "batch_size", "precision", "gradient_clip")
+DECISIVE = ("max_epochs", "max_steps", "batch_size", "accumulate", "precision", "gradient_clip")
 """The keys of `trainer` that change the result; devices, logging and checkpoints do not."""
 
 SUPERVISED: Config = {"_target_": "kdlab.modes.supervised.Supervised"}
@@ -79,6 +79,14 @@ def _teacher(
 
 
 def key_of(recipe: Mapping[str, Any]) -> str:
-    """SHA-256 of the canonical form of a recipe, in hexadecimal: the order of keys does not matter."""
-    canonical = json.dumps(recipe, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """SHA-256 of the canonical form of a recipe, in hexadecimal: neither the order of keys matters, nor 1 or 1.0."""
+    canonical = json.dumps(_canonical(recipe), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(entry) for entry in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

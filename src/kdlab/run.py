@@ -14,10 +14,7 @@ import yaml
 from torch import nn
 
 from kdlab.assembly import Config, example_batch, make_teacher, rebuild, without_use
-from kdlab.build import build
-from kdlab.data.check import source_arguments
-from kdlab.data.data import Data, prepare
-from kdlab.data.table import Source
+from kdlab.data.data import Data, load
 from kdlab.evaluation import cost, predict, score, student_of
 from kdlab.fit import Trained, fit
 from kdlab.recipe import alone_run, key_of, recipe_of, teacher_run, teachers_of
@@ -89,11 +86,14 @@ class Setting:
         return recipe_of(config, self.data.fingerprint, dict(_hashes(teachers_of(config))))
 
 
-def run(config: Mapping[str, Any], *, folder: Path | None = None, resume: bool = False) -> Outcome | None:
+def run(
+    config: Mapping[str, Any], *, data: Data | None = None, folder: Path | None = None, resume: bool = False
+) -> Outcome | None:
     """Trains what a config describes, and whatever it waits for.
 
     Args:
         config: a composed run.
+        data: its data, where `kdlab.data.data.load` was called before.
         folder: where it goes; None: a new one below `config["runs"]`.
         resume: the folder holds a run that stopped; go on with it.
 
@@ -104,11 +104,18 @@ def run(config: Mapping[str, Any], *, folder: Path | None = None, resume: bool =
         UsageError: where the run cannot be.
     """
     config = without_use({**config, "name": config["name"] or name_of(config)})
+    data = data or load(config["data"], config["allow"])
     folder = folder or new_folder(Path(config["runs"]), config["name"])
+    os.environ[FOLDER] = str(folder.resolve())
+    try:
+        return _run(config, data, folder, resume)
+    finally:
+        del os.environ[FOLDER]
+
+
+def _run(config: Config, data: Data, folder: Path, resume: bool) -> Outcome | None:
     if not (folder / "config.yaml").is_file():
         (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    source = build(source_arguments(config["data"]), Source, "data", allow=config["allow"])
-    data = prepare(source, config["data"])
     setting = Setting(data, Store(), folder, config["logger"].get("group") or config["name"], resume)
     teachers = setting.teachers(config)
     alone = setting.obtain(alone_run(config), "alone") if config["alone"] and _distils(config) else None
@@ -170,7 +177,6 @@ def new_folder(runs: Path, name: str) -> Path:
     started = int(os.environ.get("SLURM_JOB_START_TIME", time.time()))
     folder = runs / f"{time.strftime('%Y%m%d', time.localtime(started))}-{name}-{identity}"
     folder.mkdir(parents=True, exist_ok=job is not None)
-    os.environ[FOLDER] = str(folder.resolve())
     return folder
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from kdlab.knowledge import raised
-from kdlab.metrics import Agreement, MeanRowLoss, TeacherDivergence
+
+if TYPE_CHECKING:  # torchmetrics takes seconds to import, and whoever mistyped a key shall not wait for it
+    from torchmetrics import Metric, MetricCollection
 
 
 class Task(ABC):
@@ -90,6 +90,10 @@ class Classification(Task):
         return cross_entropy(logits, target.to(logits.dtype), reduction="none")
 
     def metrics(self) -> MetricCollection:
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+
+        from kdlab.metrics import MeanRowLoss
+
         return _collection(
             accuracy=MulticlassAccuracy(self.classes, average="micro", ignore_index=-1),
             cross_entropy=MeanRowLoss(self.loss, self.labelled),
@@ -97,6 +101,8 @@ class Classification(Task):
         )
 
     def comparisons(self) -> MetricCollection:
+        from kdlab.metrics import Agreement, TeacherDivergence
+
         return _collection(agreement=Agreement(), teacher_kl=TeacherDivergence())
 
     def labels(self, target: Tensor) -> Tensor:
@@ -104,4 +110,6 @@ class Classification(Task):
 
 
 def _collection(**metrics: Metric) -> MetricCollection:
+    from torchmetrics import MetricCollection
+
     return MetricCollection(dict(metrics), compute_groups=False)

@@ -6,9 +6,10 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from kdlab.config import compose, groups
+from kdlab.data.check import check, check_normalisation
 from kdlab.errors import UsageError
 from kdlab.recipe import teachers_of
 
@@ -36,8 +37,8 @@ examples
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code is 0, 2 for what the user must change, 1 for what broke."""
-    given = parse(sys.argv[1:] if arguments is None else arguments)
     try:
+        given = parse(sys.argv[1:] if arguments is None else arguments)
         config, resumed = read_config(given.overrides, given.config_dir)
         if given.cfg:
             import yaml
@@ -48,11 +49,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"kdlab: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("kdlab: stopped before anything was begun", file=sys.stderr)
+        return 130
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; --help lists what there is")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line: flags, and overrides of the config."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m kdlab.train",
         description="Distil a teacher into a student, beside the same student trained alone.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -97,27 +106,32 @@ def read_config(overrides: Sequence[str], folders: Sequence[Path]) -> tuple[dict
 
 def train(config: Mapping[str, Any], resumed: Path | None, overrides: Sequence[str] = ()) -> int:
     """Checks a composed config as far as can be without training, then runs it."""
-    from kdlab.data.check import check
-
     check(config["data"])
-    check_files(config)
-    from kdlab.assembly import assemble, without_use
+    check_together(config)
+    from kdlab.assembly import without_use
+    from kdlab.rehearsal import refuse_hardware, rehearse
 
     try:
         used = without_use(config)
-        for override in useless(overrides, used):
-            print(f"kdlab: {override} has no use with mode={config['names']['mode']}", file=sys.stderr)
-        assemble(used)
+        refuse_hardware(config["trainer"]["accelerator"], config["trainer"]["devices"])
+        rehearse(used)
     except ValueError as error:
         raise UsageError(" ".join(str(error).split())) from error
+    from kdlab.data.data import load
 
+    data = load(config["data"], config["allow"])
+    for override in useless(overrides, used):
+        print(f"kdlab: {override} has no use with mode={config['names']['mode']}", file=sys.stderr)
+    from kdlab.distiller import DivergedError
     from kdlab.result import print_table
     from kdlab.run import name_of, new_folder, run
-    from kdlab.distiller import DivergedError
 
-    folder = resumed or new_folder(Path(config["runs"]), config["name"] or name_of(config))
     try:
-        outcome = run(config, folder=folder, resume=resumed is not None)
+        folder = resumed or new_folder(Path(config["runs"]), config["name"] or name_of(config))
+    except OSError as error:
+        raise UsageError(f"runs={config['runs']}: no folder can be made there ({error.strerror})") from error
+    try:
+        outcome = run(config, data=data, folder=folder, resume=resumed is not None)
     except DivergedError as error:
         print(f"kdlab: {error}", file=sys.stderr)
         return 1
@@ -142,9 +156,16 @@ def useless(overrides: Sequence[str], used: Mapping[str, Any]) -> list[str]:
     return [o for o in overrides if any(o.lstrip("+").startswith((f"{g}=", f"{g}.", f"model@{g}.")) for g in gone)]
 
 
-def check_files(config: Mapping[str, Any]) -> None:
-    """Refuses a teacher's checkpoint that is not there, before torch is imported to read it."""
+def check_together(config: Mapping[str, Any]) -> None:
+    """Refuses settings that contradict each other, and a checkpoint that is not there, before torch is imported."""
+    trainer = config["trainer"]
+    if config["keep"] == "best" and not config["data"]["validation"]:
+        raise UsageError("keep=best needs samples to choose by; set data.validation=COUNT, or keep=last")
+    if trainer["batch_size"] % trainer["accumulate"]:
+        raise UsageError(f"trainer.accumulate={trainer['accumulate']} does not divide "
+                         f"trainer.batch_size={trainer['batch_size']} into equal parts")  # fmt: skip
     for teacher in teachers_of(config):
+        check_normalisation("teacher", teacher, config["data"]["channels"])
         if (checkpoint := teacher.get("checkpoint")) and not Path(checkpoint).is_file():
             raise UsageError(f"teacher.checkpoint={checkpoint}: there is no such file")
 

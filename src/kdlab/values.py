@@ -6,6 +6,7 @@ A range is known by the last part of its key, wherever that stands. Nothing here
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any
@@ -19,6 +20,12 @@ _UNIT: Rule = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
 _BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "a number from 0 up to, not including, 1")
 _WHOLE: Rule = (lambda value: isinstance(value, int) and value >= 0, "a whole number, 0 or more")
 _COUNT: Rule = (lambda value: isinstance(value, int) and value >= 1, "a whole number, 1 or more")
+
+_WORD: Rule = (lambda value: isinstance(value, str), "a word")
+_LENGTH: Rule = (
+    lambda value: value >= 1 if isinstance(value, int) else bool(re.fullmatch(r"(epochs|steps)(/[1-9]\d*)?", value)),
+    "a whole number, 1 or more, or steps, epochs, or a part of them, steps/4",
+)
 
 
 def _one_of(*options: str) -> Rule:
@@ -34,6 +41,11 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(
         ("batch_size", "accumulate", "classes", "channels", "num_nodes", "log_every_n_steps", "depth", "subset",
          "checkpoint_every_n_steps", "max_steps", "generations", "branches", "cycles"), _COUNT),
+    **dict.fromkeys(("name", "group", "entity", "checkpoint"), _WORD),
+    **dict.fromkeys(("T_max", "T_0", "total_steps"), _LENGTH),
+    "devices": (lambda value: value == "auto" or (isinstance(value, int) and value >= 1), "auto or 1 or more"),
+    "accelerator": _one_of("auto", "cpu", "gpu", "cuda", "mps"),
+    "strategy": _one_of("auto", "ddp"),
     "validation": _NOT_NEGATIVE,
     "precision": _one_of("32-true", "16-mixed", "bf16-mixed", "64-true", "bf16-true", "16-true"),
     "interval": _one_of("epoch", "step"),
@@ -66,7 +78,9 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def leaves(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) for every value of a nested config that is no mapping."""
+    """(dotted key, value) for every value of a nested config that is no mapping, nor a list of them."""
+    if isinstance(config, list) and config and all(isinstance(entry, Mapping) for entry in config):
+        config = dict(enumerate(config))
     if not isinstance(config, Mapping):
         yield key, config
         return
@@ -87,7 +101,7 @@ def check_known(key: str, shape: Mapping[str, Any]) -> None:
 
 
 def check_value(key: str, value: Any, default: Any) -> None:
-    if value is None or default is None or default is ABSENT:
+    if default is None or default is ABSENT or (value is None and not isinstance(default, Mapping)):
         return
     if isinstance(default, str) and "${" in default:
         return

@@ -22,9 +22,7 @@ def pair(tmp_path, *overrides):
     return found
 
 
-@pytest.mark.parametrize(
-    "mode", [EXACT[0], *(pytest.param(mode, marks=pytest.mark.slow) for mode in EXACT[1:])]
-)
+@pytest.mark.parametrize("mode", [EXACT[0], *(pytest.param(mode, marks=pytest.mark.slow) for mode in EXACT[1:])])
 def test_two_ranks_end_where_one_process_ends(mode, tmp_path):
     one, two = pair(tmp_path, f"mode={mode}")
     ours, theirs = (load_file(run / "student.safetensors") for run in (one, two))

@@ -6,7 +6,7 @@ It answers before torch is imported, so it knows the standard library alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +74,30 @@ def check_settings(config: Mapping[str, Any]) -> None:
         raise DataError(f"data.classes={classes}: expected 2 or more")
     if (resident := config.get("resident", "auto")) not in ("auto", True, False):
         raise DataError(f"data.resident={resident}: expected auto, true or false")
-    for key in ("mean", "std"):
-        values = config.get(key, [1.0])
-        if not isinstance(values, Sequence) or len(values) not in (1, channels or len(values)):
-            raise DataError(f"data.{key}={values}: expected one number, or one for each of {channels} channels")
-        if key == "std" and min(values) <= 0:
-            raise DataError(f"data.std={values}: expected numbers above 0")
+    check_normalisation("data", config)
     augment = config.get("augment") or {}
     _check_augment("data.augment", augment)
     for name, changes in (config.get("views") or {}).items():
         _check_augment(f"data.views.{name}", changes or {})
+
+
+def check_normalisation(where: str, config: Mapping[str, Any], channels: int | None = None) -> None:
+    """Refuses a `mean` or `std` that is not one number for each channel.
+
+    Raises:
+        DataError: naming key, value and remedy.
+    """
+    channels = channels or config.get("channels")
+    for key in ("mean", "std"):
+        if (values := config.get(key)) is None:
+            continue
+        numbers = isinstance(values, list | tuple) and all(isinstance(value, int | float) for value in values)
+        if not numbers or len(values) not in (1, channels or len(values)):
+            raise DataError(
+                f"{where}.{key}={values}: expected one number, or one for each of {channels} channels, in a list"
+            )
+        if key == "std" and min(values) <= 0:
+            raise DataError(f"{where}.std={values}: expected numbers above 0")
 
 
 def folder_parts(path: Path) -> dict[str, Path]:

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from kdlab.build import build
 from kdlab.data.augment import Augment
-from kdlab.data.check import DataError, check_settings
+from kdlab.data.check import DataError, check_settings, source_arguments
 from kdlab.data.loader import Loader, make_loader
 from kdlab.data.source import with_unlabelled
 from kdlab.data.split import Parts, split
@@ -107,6 +108,15 @@ class Data:
             train=False, rank=rank, world=world, device=device,
             resident=self.resident, workers=self.workers, on_corrupt=self.on_corrupt,
         )  # fmt: skip
+
+
+def load(config: Mapping[str, Any], allow: Sequence[str] = ()) -> Data:
+    """The data of a run, from a data config.
+
+    Raises:
+        UsageError: where its source is not allowed, cannot be read, or does not fit the settings.
+    """
+    return prepare(build(source_arguments(config), Source, "data", allow=allow), config)
 
 
 def prepare(source: Source, config: Mapping[str, Any]) -> Data:

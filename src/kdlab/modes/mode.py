@@ -149,7 +149,10 @@ class Mode(nn.Module):
 
     def reference(self, input: Tensor) -> Tensor | None:
         """What the teachers say together, as one set of logits [N, C]; None where no frozen network teaches."""
-        return None
+        said = [teacher(input).logits for teacher in self.teachers]
+        if len(said) < 2:
+            return said[0] if said else None
+        return torch.stack([logits.log_softmax(1) for logits in said]).logsumexp(0)
 
     def students(self) -> dict[str, nn.Module]:
         """The networks that can be kept, by name: the learners, and what is made of them."""
