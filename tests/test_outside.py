@@ -105,8 +105,9 @@ def told(tmp_path_factory: pytest.TempPathFactory):
         patch.syspath_prepend(place)
         yield train("model=mine", "--config-dir", str(write(place / "conf", CONFIGS)), "allow=[mypackage]",
                     "data=stripes", "teacher=mine", "teacher.model.width=8", "loss=distance",
-                    "loss.heads.distance.power=3", "mode=patient", "trainer.max_epochs=2", "teacher.trainer.max_epochs=2",
-                    "trainer.batch_size=8",                    "teacher.trainer.batch_size=8", "alone=false", "logger=csv", runs=place / "runs")  # fmt: skip
+                    "loss.heads.distance.power=3", "mode=patient",
+                    "trainer.max_epochs=2", "teacher.trainer.max_epochs=2", "trainer.batch_size=8",
+                    "teacher.trainer.batch_size=8", "alone=false", "logger=csv", runs=place / "runs")  # fmt: skip
 
 
 def test_a_users_head_mode_model_and_data_set_make_a_run(told: Told):

@@ -80,35 +80,40 @@ class WrittenStudy:
     Args:
         folder: an empty one; its name is the study's.
         arm: the option that its trials are of, None where nothing is compared.
+        cost: multiply-accumulates are an objective, too.
     """
 
-    objectives = (("validation.accuracy", "maximize"), ("student.multiply_accumulates", "minimize"))
-
-    def __init__(self, folder, arm=None):
+    def __init__(self, folder, arm=None, cost=True):
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
         (folder / "study.yaml").write_text(yaml.safe_dump({"name": folder.name, "storage": None}))
-        name = folder.name if arm is None else f"{folder.name}/{arm}"
-        storage = open_storage(str(folder / "journal.log")).optuna
-        directions = [direction for _, direction in self.objectives]
-        self.study = optuna.create_study(storage=storage, study_name=name, directions=directions)
-        for key, value in {"objectives": self.objectives, "curve": "validation.accuracy", "arm": arm}.items():
+        objectives = [["validation.accuracy", "maximize"], ["student.multiply_accumulates", "minimize"]][: 1 + cost]
+        self.study = optuna.create_study(
+            storage=open_storage(str(folder / "journal.log")).optuna,
+            study_name=folder.name if arm is None else f"{folder.name}/{arm}",
+            directions=[direction for _, direction in objectives],
+        )
+        for key, value in {"objectives": objectives, "curve": "validation.accuracy", "arm": arm}.items():
             self.study.set_user_attr(key, value)
 
     def add(self, temperature, width, accuracies, *, state=TrialState.COMPLETE, violation=None, **attributes):
         """A trial whose curve has these accuracies."""
-        metrics = {
-            "validation.accuracy": accuracies[-1] if accuracies else None,
-            "student.multiply_accumulates": MACS[width],
-        }
-        curve = {f"curve/{epoch}": value for epoch, value in enumerate(accuracies, start=1)}
+        curve = dict(enumerate(accuracies, start=1))
+        metrics = {"student.multiply_accumulates": MACS[width]}
+        if accuracies:
+            metrics["validation.accuracy"] = accuracies[-1]
+        one = len(self.study.directions) == 1
+        values = [accuracies[-1], MACS[width]][: 2 - one] if state == TrialState.COMPLETE else None
         self.study.add_trial(optuna.trial.create_trial(
             state=state,
             params={"loss.temperature": temperature, "model.width": width},
             distributions=SPACE,
-            values=[accuracies[-1], MACS[width]] if state == TrialState.COMPLETE else None,
-            user_attrs={"metrics": metrics, "epochs": 3, **curve, **attributes},
+            values=values,
+            intermediate_values=curve if one else {},
             constraints={} if violation is None else {"student.parameters <= 2000": violation},
+            user_attrs={
+                "metrics": metrics, "epochs": 3, **attributes,
+                **({} if one else {f"curve/{epoch}": value for epoch, value in curve.items()}),
+            },
         ))  # fmt: skip
 
 

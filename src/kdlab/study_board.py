@@ -118,7 +118,8 @@ def _summarise(
     logger.experiment.log(figures)
     told: Row = {f"best/{study.study_name}/{key}": value for study in studies for key, value in _best(study)}
     told |= {f"trials/{state}": sum(row["state"] == state for row in table) for state in ("complete", "pruned", "fail")}
-    finish(logger, told if final is None else {**told, "final": dict(final)}, failed=False)
+    summary_of_all: Any = told if final is None else {**told, "final": dict(final)}
+    finish(logger, summary_of_all, failed=False)
 
 
 def _best(study: Study) -> list[tuple[str, Any]]:

@@ -152,7 +152,7 @@ def test_labels_may_be_withheld_from_some_of_the_training_samples():
     assert torch.equal(part.validation.labels, whole.validation.labels)
     assert part.fingerprint != whole.fingerprint
     assert torch.equal(split(Digits(), 400, 0, unlabelled=0.9).train.labels, part.train.labels)
-    with pytest.raises(DataError, match="data.unlabelled=1000: expected a count below 1000"):
+    with pytest.raises(DataError, match=r"data\.unlabelled=1000: expected a count below 1000"):
         split(Digits(), 400, 0, unlabelled=1000)
 
 

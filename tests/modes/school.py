@@ -66,3 +66,18 @@ def step(
     torch.optim.SGD(trained, rate).step()
     mode.after_step(progress)
     return loss.detach(), terms
+
+
+class Functional(nn.Module):
+    """Two stages, of which only the second ends in a module, so that only its preactivation can be seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage1 = nn.Conv2d(1, 4, 3, 1, 1)
+        self.stage2 = nn.Sequential(nn.Conv2d(4, 8, 3, 2, 1), nn.ReLU())
+        self.classifier = nn.Linear(8, 10)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """A batch [B, 1, H, W] to logits [B, 10]."""
+        logits: Tensor = self.classifier(self.stage2(self.stage1(input).relu()).mean((2, 3)))
+        return logits

@@ -11,7 +11,7 @@ from kdlab.models.exits import UpToExit
 from kdlab.models.resnet import ResNet
 from kdlab.modes.byot import BYOT
 from kdlab.objective import Term
-from modes.school import batch, cast, step, taught
+from modes.school import Functional, batch, cast, step, taught
 from toys import Net, Plainest
 
 
@@ -125,3 +125,13 @@ def test_a_transformers_exits_work_on_tokens():
 def test_a_network_of_one_stage_has_no_exits():
     with pytest.raises(UsageError, match=r"^mode=byot needs a network of two stages or more, and student has 1$"):
         BYOT(cast(Plainest), exit_task=0.7)
+
+
+def test_of_all_preactivations_those_are_read_that_there_are():
+    mode = BYOT(cast(Functional), exit_task=0.7)
+    whole = Fields(stages="all", preactivations="all")
+    assert mode.observed[0].offers.preactivations == (1,)
+    mode.listen(dict.fromkeys(mode.edges, (whole, whole)))
+    lessons = mode(batch(), Progress())
+    assert [map is not None for map in lessons[0].learner.preactivations] == [False, True]
+    assert [map is not None for map in lessons[1].learner.preactivations] == [False, True]

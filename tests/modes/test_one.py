@@ -10,7 +10,7 @@ from kdlab.models.resnet import ResNet
 from kdlab.models.wrn import WideResNet
 from kdlab.modes.one import ONE
 from kdlab.objective import Term
-from modes.school import batch, cast, step, taught
+from modes.school import Functional, batch, cast, step, taught
 from toys import Net
 
 
@@ -131,3 +131,13 @@ def test_the_ensemble_is_rebuilt_from_its_config():
 def test_one_branch_is_none():
     with pytest.raises(UsageError, match=r"^mode.branches=1: expected 2 or more, such as 3$"):
         ONE(cast(resnet), branches=1)
+
+
+def test_of_all_preactivations_those_are_read_that_there_are():
+    mode = ONE(cast(Functional), branches=2)
+    whole = Fields(stages="all", preactivations="all")
+    assert mode.observed[0].offers.preactivations == (1,)
+    mode.listen(dict.fromkeys([edge for edge in mode.edges if "feature" in edge.kinds], (whole, whole)))
+    lessons = mode(batch(), Progress())
+    assert [map is not None for map in lessons[0].learner.preactivations] == [False, True]
+    assert [map is not None for map in lessons[1].learner.preactivations] == [False, True]

@@ -57,10 +57,13 @@ class ExitOf(Observed):
     def of_body(self, asked: Fields) -> Fields:
         """What the network is to be asked, where `asked` is asked of this exit."""
 
-        def shared(places: Positions) -> tuple[int, ...]:
-            return tuple(place for place in positions(places, self.stage + 2) if place <= self.stage)
+        def shared(places: Positions, offered: Positions) -> tuple[int, ...]:
+            count = len(self.taps.stages) if places == "all" else self.stage + 2
+            found = positions(offered if places == "all" else places, count)
+            return tuple(place for place in found if place <= self.stage)
 
-        stages, before = shared(asked.stages), shared(asked.preactivations)
+        stages = shared(asked.stages, self.body.offers.stages)
+        before = shared(asked.preactivations, self.body.offers.preactivations)
         return Fields(stages=(*stages, self.stage), preactivations=before, normalisations=asked.normalisations)
 
     def of(self, body: Knowledge) -> Knowledge:

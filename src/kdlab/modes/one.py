@@ -93,10 +93,13 @@ class ONE(TaughtTogether):
         ]
 
     def _narrowed(self, fields: Fields, *, trunk: bool) -> Fields:
-        def chosen(places: Positions) -> tuple[int, ...]:
-            return tuple(p for p in positions(places, self._stages) if (p < self._stages - 1) == trunk)
+        def chosen(places: Positions, offered: Positions) -> tuple[int, ...]:
+            found = positions(offered if places == "all" else places, self._stages)
+            return tuple(place for place in found if (place < self._stages - 1) == trunk)
 
-        return replace(fields, stages=chosen(fields.stages), preactivations=chosen(fields.preactivations))
+        offers = self.observed[0].offers
+        stages, before = chosen(fields.stages, offers.stages), chosen(fields.preactivations, offers.preactivations)
+        return replace(fields, stages=stages, preactivations=before)
 
     def _joined(self, branch: Knowledge, student: Knowledge) -> Knowledge:
         """A branch's knowledge, with that of the trunk, which only the student was asked for."""
