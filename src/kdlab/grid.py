@@ -10,6 +10,7 @@ seeds, beside the same student alone. Further arguments are overrides of each ru
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
@@ -119,11 +120,12 @@ def print_grid(cells: Mapping[tuple[str, str], str | None], console: Console | N
 
 def measure(overrides: Sequence[str], seeds: int) -> dict[str, list[tuple[float, float]]]:
     """Per mode, and seed, the test figure of the student alone and of the student, both at the last epoch."""
-    from kdlab.run import run
+    from kdlab.run import FOLDER, run
 
     found: dict[str, list[tuple[float, float]]] = {}
     for mode in modes():
         for seed in range(seeds):
+            os.environ.pop(FOLDER, None)  # or the next run would go where this one went
             outcome = run(compose(["logger=csv", *overrides, f"mode={mode}", f"seed={seed}"]))
             assert outcome is not None
             rows, primary = outcome.result, outcome.result["primary"]

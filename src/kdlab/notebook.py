@@ -14,7 +14,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -55,7 +55,8 @@ def distill(
     """Trains `student`, in place, with the labels and with what `teacher` says.
 
     Args:
-        student, teacher: any modules from a batch [B, ...] to logits [B, C].
+        student, teacher: any modules from a batch [B, ...] to logits [B, C]. A frozen copy of the teacher teaches;
+            it stays as it is itself.
         train, validation: DataLoaders, or anything that gives (input, target) pairs or dicts of them.
         loss: one head, which counts `alpha` beside labels of 1 - alpha; or Terms with weights of their own,
             beside labels of weight 1.
@@ -69,15 +70,12 @@ def distill(
     Returns:
         The student, and its validation metrics: `last`, `best`, `best_epoch`, `teacher`.
 
-    The teacher stays as it is: a copy of it teaches, frozen and in eval mode.
-
     Raises:
         ValueError: where the two networks cannot be compared by this loss, or another argument is wrong.
     """
     terms = _terms(loss, alpha)
     if keep not in ("last", "best") or (keep == "best" and validation is None):
         raise UsageError(f"keep={keep!r}: expected 'last', or with validation 'best'")
-    dtype = next(student.parameters()).dtype
     seed_all(seed)
     batches = Foreign(train)
     first: Batch = next(iter(Foreign(train)))
@@ -110,7 +108,6 @@ def distill(
         with interruptible(fitting):
             fitting.fit(distiller, batches, Foreign([] if validation is None else validation))
         mode.close()
-        student.to("cpu", dtype)
         result: dict[str, Any] = {"seconds": distiller.seconds}
         if validation is not None:
             result |= _validated(student, deepcopy(teacher).cpu(), Foreign(validation), task, best, keep)
@@ -129,14 +126,21 @@ def _sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
     return SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
 
 
+def _answers(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    # With precision="64-true" or the like the student is of another type than the batches, and stays so.
+    ask, dtype = student_of(network), next(network.parameters()).dtype
+    return lambda input: ask(input.to(dtype) if input.is_floating_point() else input)
+
+
 def _validated(
     student: nn.Module, teacher: nn.Module, batches: Foreign, task: Task, best: KeepBest, keep: str
 ) -> dict[str, Any]:
-    said, targets = predict(student_of(teacher), batches)
+    student.cpu()
+    said, targets = predict(_answers(teacher), batches)
     last = {name: value.clone() for name, value in student.state_dict().items()}
 
     def tested() -> dict[str, float]:
-        return score(task, predict(student_of(student), batches)[0], targets, said)
+        return score(task, predict(_answers(student), batches)[0], targets, said)
 
     result: dict[str, Any] = {
         "teacher": score(task, said, targets),

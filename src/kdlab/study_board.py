@@ -118,8 +118,9 @@ def _summarise(
     logger.experiment.log(figures)
     told: Row = {f"best/{study.study_name}/{key}": value for study in studies for key, value in _best(study)}
     told |= {f"trials/{state}": sum(row["state"] == state for row in table) for state in ("complete", "pruned", "fail")}
-    summary_of_all: Any = told if final is None else {**told, "final": dict(final)}
-    finish(logger, summary_of_all, failed=False)
+    if final is not None:
+        told["final"] = dict(final)
+    finish(logger, told, failed=False)
 
 
 def _best(study: Study) -> list[tuple[str, Any]]:

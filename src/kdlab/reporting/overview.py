@@ -13,12 +13,13 @@ from kdlab.reporting.page import charts, folded, page, section
 from kdlab.reporting.runs import EPOCHS, NAMES, Run, boards
 from kdlab.reporting.seeds import duels
 from kdlab.reporting.sheet import Column, Sheet
-from kdlab.result import ROWS, print_table
-from kdlab.result import _lines as lines_of
 
 
 def of_run(run: Run, console: Console) -> str:
     """Prints the table of a run; its page adds the learning curves."""
+    from kdlab.result import ROWS, print_table  # with torch, seconds that a folder of runs need not wait
+    from kdlab.result import _lines as lines_of
+
     print_table(run.result, console)
     shown = {name: run.result[name] for name in ROWS if run.result[name]}
     titles = [ROWS[name] if len(shown) > 1 else "student" for name in shown]

@@ -50,6 +50,7 @@ def of_study(folder: Path, console: Console, storage: str | None = None) -> str:
         if final is not None:
             found = compared(final.board, final.rivals, console, final.keep)
             lead += found.sentences
+            lead += [f"{name}: not all of its seeds came to their end." for name in final.missing]
             sections.append(found.section)
         if len(searches) > 1:
             summary = _arms(searches)
@@ -70,11 +71,15 @@ def of_study(folder: Path, console: Console, storage: str | None = None) -> str:
 
 @dataclass(frozen=True)
 class Final:
-    """The refits that final.json counts, and what is compared. keep: the epoch that is kept, `last` or `best`."""
+    """The refits that final.json counts, and what is compared.
+
+    keep: the epoch that is kept, `last` or `best`. missing: settings of which a seed did not come to its end.
+    """
 
     board: Board
     rivals: dict[str, list[Contrast]]
     keep: str
+    missing: tuple[str, ...]
 
     @property
     def runs(self) -> list[Run]:
@@ -85,8 +90,9 @@ class Final:
         rows: dict[tuple[str, int], list[Mapping[str, Any]]] = defaultdict(list)
         for run in self.runs:
             for name in ("alone", "teacher"):
-                row = run.result[name]
-                if row and row.get("validation") and f"validation.{row['validation']['metric']}" == metric:
+                row = run.result[name] or {}
+                seen = row.get("validation") or {"metric": None}
+                if f"validation.{seen['metric']}" == metric and seen[self.keep] is not None:
                     rows[name, row["multiply_accumulates"]].append(row)
         names = {"teacher": "teacher", "alone": "student alone"}
         return [
@@ -105,7 +111,8 @@ def read_final(folder: Path) -> Final | None:
         UsageError: where one is not complete.
     """
     file = folder / "final.json"
-    settings = json.loads(file.read_text())["settings"] if file.is_file() else []
+    found = json.loads(file.read_text()) if file.is_file() else {"settings": []}
+    settings = found["settings"]
     if not settings:
         return None
     groups = {
@@ -121,7 +128,7 @@ def read_final(folder: Path) -> Final | None:
         for epoch in EPOCHS
     }  # fmt: skip
     board = board_of(list(groups.values()))
-    return Final(board, rivals, str(board.groups[0].runs[0].config["keep"]))
+    return Final(board, rivals, str(board.groups[0].runs[0].config["keep"]), tuple(found["missing"]))
 
 
 def _search(search: Search, landmarks: Sequence[Landmark]) -> list[str]:
@@ -199,16 +206,11 @@ def _arms(searches: Sequence[Search]) -> Sheet:
 def _counted(search: Search) -> str:
     """`60 trials: 48 complete, 12 pruned. Best: trial 3 with …`"""
     counts = ", ".join(f"{count} {words}" for words, count in search.counts().items())
-    best = search.best
-    found = (
-        ""
-        if best is None
-        else (
-            f" Best by {titled(search.metric)}: trial {best.number} with {_figure(search.metric, search.value(best))}, "
-            f"{told(best.params)}."
-        )
-    )
-    return f"{len(search.trials)} trials: {counts}.{found}"
+    said = f"{len(search.trials)} trials: {counts}."
+    if (best := search.best) is None:
+        return said
+    value = _figure(search.metric, search.value(best))
+    return f"{said} Best by {titled(search.metric)}: trial {best.number} with {value}, {told(best.params)}."
 
 
 def _figure(metric: str, value: float | None) -> str:
