@@ -332,20 +332,26 @@ def test_a_learning_rate_beyond_reason_names_the_term_it_broke(place):
 LONG = ("model=resnet8", "model.width=0.25", "mode=supervised", "trainer.max_epochs=20", "logger=csv", "keep=best")
 
 
-def test_ctrl_c_leaves_a_run_that_can_be_resumed(place, tmp_path):
-    process = subprocess.Popen([sys.executable, "-m", "kdlab.train", *LONG, f"runs={tmp_path}"], text=True,
+def interrupted(runs: Path, checkpoint: str, *arguments: str) -> Path:
+    """The folder of a run that was sent Ctrl-C once it had written a checkpoint."""
+    process = subprocess.Popen([sys.executable, "-m", "kdlab.train", *arguments, f"runs={runs}"], text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
-    while not list(tmp_path.glob("*/checkpoints/last.ckpt")):
+    while not list(runs.glob(f"*/{checkpoint}")):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    (folder,) = tmp_path.iterdir()
+    (folder,) = runs.iterdir()
     assert process.returncode == 130
     assert err.splitlines()[-1] == f"kdlab: stopped; go on with python -m kdlab.train resume={folder}"
     assert "Traceback" not in err
     assert not (folder / "result.json").exists()
+    return folder
+
+
+def test_ctrl_c_leaves_a_run_that_can_be_resumed(place, tmp_path):
+    folder = interrupted(tmp_path, "checkpoints/last.ckpt", *LONG)
     assert resumed(folder) == 0
     rows = read_metrics(folder / "metrics.csv")
     assert [row["step"] for row in rows if "validation/accuracy" in row] == [15.0 * epoch for epoch in range(1, 21)]
@@ -355,6 +361,19 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(place, tmp_path):
         folder / "result.json"
     )
     assert files(folder) == before
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_its_teacher_is_trained_leaves_a_run_that_goes_on_with_the_teacher(tmp_path):
+    with machine(tmp_path / "home"):
+        folder = interrupted(tmp_path / "runs", "teacher/checkpoints/last.ckpt", *TINY, "alone=false",
+                             "teacher.trainer.max_epochs=20")  # fmt: skip
+        stopped = len(read_metrics(folder / "teacher" / "metrics.csv"))
+        assert resumed(folder) == 0
+    rows = read_metrics(folder / "teacher" / "metrics.csv")
+    assert [row["step"] for row in rows if "validation/accuracy" in row] == [15.0 * epoch for epoch in range(1, 21)]
+    assert stopped < len(rows)
+    assert json.loads((folder / "result.json").read_text())["teacher"]["epochs"] == 20
 
 
 def resumed(folder: Path) -> int:

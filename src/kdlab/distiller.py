@@ -365,7 +365,7 @@ class Distiller(pl.LightningModule):
         checkpoint["kdlab"] = {
             "steps": self.steps,
             "phase": self._phase,
-            "seconds": self.seconds,
+            "seconds": self.seconds + (0.0 if self._clock is None else time.perf_counter() - self._clock),
             "window": window.cpu(),
             "random": gather_random_state(),
         }

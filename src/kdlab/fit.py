@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from kdlab.assembly import Config, Parts, assemble, example_batch
+from kdlab.assembly import Config, Parts, assemble, example_batch, rebuild
 from kdlab.build import build
 from kdlab.callbacks import KeepBest, ProgressLine, checkpoints, interruptible
 from kdlab.data.data import Data
@@ -145,7 +145,7 @@ def fit(
         accelerator=settings["accelerator"],
         devices=1 if nested else settings["devices"],
         num_nodes=1 if nested else settings["num_nodes"],
-        strategy="auto" if nested else settings["strategy"],
+        strategy="auto" if nested else _strategy(settings["strategy"], parts),
         plugins=[LightningEnvironment()] if nested else None,
         logger=loggers,
         callbacks=[
@@ -219,13 +219,15 @@ def _measured(
             if seen is None
             else {"metric": parts.task.primary, "best": seen.best, "best_epoch": seen.epoch, "last": seen.last},
             "bytes": len(save({key: value.cpu().contiguous() for key, value in weights[name]["last"].items()})),
-            **cost(student, example_batch(config["data"])["input"]),
+            # Rebuilt, so that neither hooks nor compilation count: as the teacher and the student alone are measured.
+            **cost(rebuild(parts.networks[name], config["allow"]), example_batch(config["data"])["input"]),
             "network": parts.networks[name],
         }
     name = _chosen(parts, keep, config["keep"])
     kept = weights[name].get(config["keep"], weights[name]["last"])
     save_weights(kept, folder / "student.safetensors")
-    samples = distiller.steps * min(config["trainer"]["batch_size"], len(data.labels))
+    batch_size = min(config["trainer"]["batch_size"], len(data.labels))
+    samples = distiller.steps * batch_size
     result = {
         **rows[name],
         "epochs": distiller.steps / distiller.steps_per_epoch,
@@ -235,6 +237,12 @@ def _measured(
         "peers": {other: row for other, row in rows.items() if other != name},
     }
     return Trained(kept, result, parts.task, teacher, targets)
+
+
+def _strategy(asked: str, parts: Parts) -> str:
+    """DDP looks for parameters without a gradient only where there may be some: it costs a walk over the graph."""
+    silent = any(phase.task_weight == 0 for phase in parts.phases)
+    return "ddp_find_unused_parameters_true" if asked == "ddp" and silent else asked
 
 
 def _chosen(parts: Parts, keep: KeepBest | None, which: str) -> str:

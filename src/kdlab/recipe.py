@@ -11,6 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from kdlab.phases import plan
+
 VERSION = 1
 
 Config = dict[str, Any]
@@ -23,7 +25,10 @@ LABELS_ALONE: Config = {"task_weight": 1.0, "heads": {}}
 
 
 def alone_run(config: Mapping[str, Any]) -> Config:
-    """The run that trains the same student with labels alone."""
+    """The run that trains the same student with labels alone, for as many epochs as all phases that train it."""
+    phases = plan(config["trainer"]["max_epochs"], config["loss"]["heads"], config.get("phases"))
+    epochs = sum(phase.epochs for phase in phases if not phase.prepare)
+    config = {**config, "trainer": {**config["trainer"], "max_epochs": epochs}}
     return {**config, "mode": SUPERVISED, "loss": LABELS_ALONE, "phases": None, "teacher": None}
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from kdlab.assembly import Config, example_batch, make_teacher, rebuild, without_use
 from kdlab.data.data import Data, load
+from kdlab.errors import UsageError
 from kdlab.evaluation import cost, predict, score, student_of
 from kdlab.fit import Trained, fit
 from kdlab.recipe import alone_run, key_of, recipe_of, teacher_run, teachers_of
@@ -136,13 +137,23 @@ def _run(config: Config, data: Data, folder: Path, resume: bool) -> Outcome | No
     return Outcome(folder, result)
 
 
-def load_student(folder: Path | str) -> nn.Module:
-    """The student of a run, in eval mode, from its folder: `student.yaml` and `student.safetensors`."""
+def load_student(folder: Path | str, allow: Sequence[str] = ()) -> nn.Module:
+    """The student of a run, in eval mode, from its folder: `student.yaml` and `student.safetensors`.
+
+    Args:
+        folder: of a run, or any that holds the two files.
+        allow: packages of your own, where the student's classes are from there.
+
+    Raises:
+        UsageError: where a class is not allowed, or the weights are not those that were written.
+    """
     from safetensors.torch import load_file
 
     folder = Path(folder)
     described = yaml.safe_load((folder / "student.yaml").read_text())
-    network = rebuild(described["network"], described["allow"])
+    network = rebuild(described["network"], allow)
+    if hash_file(folder / "student.safetensors") != described["weights_sha256"]:
+        raise UsageError(f"{folder / 'student.safetensors'} is damaged: its weights are not those of student.yaml")
     network.load_state_dict(load_file(folder / "student.safetensors"))
     return network.eval()
 
@@ -155,7 +166,6 @@ def write_student(folder: Path, config: Mapping[str, Any], data: Data, trained: 
         "classes": list(data.classes),
         "weights": "student.safetensors",
         "weights_sha256": hash_file(folder / "student.safetensors"),
-        "allow": list(config["allow"]),
     }
     (folder / "student.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
 
@@ -173,10 +183,11 @@ def new_folder(runs: Path, name: str) -> Path:
     if given := os.environ.get(FOLDER):
         return Path(given)
     job = os.environ.get("SLURM_JOB_ID")
-    identity = f"{job}-{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else secrets.token_hex(3)
+    launched = os.environ.get("TORCHELASTIC_RUN_ID")  # every rank of torchrun must come to the same name
+    identity = f"{job}-{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else launched or secrets.token_hex(3)
     started = int(os.environ.get("SLURM_JOB_START_TIME", time.time()))
     folder = runs / f"{time.strftime('%Y%m%d', time.localtime(started))}-{name}-{identity}"
-    folder.mkdir(parents=True, exist_ok=job is not None)
+    folder.mkdir(parents=True, exist_ok=bool(job or launched))
     return folder
 
 

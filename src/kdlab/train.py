@@ -164,6 +164,9 @@ def check_together(config: Mapping[str, Any]) -> None:
     if trainer["batch_size"] % trainer["accumulate"]:
         raise UsageError(f"trainer.accumulate={trainer['accumulate']} does not divide "
                          f"trainer.batch_size={trainer['batch_size']} into equal parts")  # fmt: skip
+    modes = {str(phase.get("mode") or config["mode"]) for phase in config["phases"] or []}
+    if trainer["compile"] and len(modes) > 1:
+        raise UsageError("trainer.compile=true hooks networks once, and these phases change the mode; set it to false")
     for teacher in teachers_of(config):
         check_normalisation("teacher", teacher, config["data"]["channels"])
         if (checkpoint := teacher.get("checkpoint")) and not Path(checkpoint).is_file():

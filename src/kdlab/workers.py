@@ -7,6 +7,7 @@ its process alone. A trial whose warm process dies leaves with it.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -157,6 +158,7 @@ class Crew:
         others = [job.connection for job in self.jobs] + [ours]
         process = self._context.Process(target=_child, args=(theirs, others, folder, do, arguments), daemon=False)
         folder.mkdir(parents=True, exist_ok=True)
+        gc.freeze()  # else each fork's first collection would copy all that they share
         sys.stdout.flush()
         sys.stderr.flush()
         process.start()

@@ -113,10 +113,12 @@ class Offline(Mode):
     def _spread(self, said: Sequence[Knowledge]) -> Tensor:
         """The mean probability that the teachers who know a class give it, as logits of every class."""
         total = said[0].logits.new_zeros(len(said[0].logits), self._classes)
+        known_by = total.new_zeros(self._classes)
         for teacher, knowledge in zip(self._teachers, said, strict=True):
             known = torch.arange(self._classes) if teacher.known is None else teacher.known
-            total[:, known] += knowledge.logits.softmax(1) / len(said)
-        return total.clamp(min=1e-30).log()
+            total[:, known] += knowledge.logits.softmax(1)
+            known_by[known] += 1
+        return (total / known_by.clamp(min=1)).clamp(min=1e-30).log()
 
     def _together(self, said: Sequence[Knowledge]) -> Knowledge:
         members = tuple(knowledge.logits for knowledge in said)

@@ -25,7 +25,8 @@ def page(title: str, lead: Sequence[str], sections: Iterable[str], footer: Seque
         f"<title>{escape(title)}</title>\n<style>\n{STYLE.read_text()}</style>\n</head>\n<body>\n<main>\n"
         f"<h1>{escape(title)}</h1>\n{paragraphs(lead, 'lead')}\n"
         + "\n".join(part for part in sections if part)
-        + f"\n<footer>{paragraphs(footer)}</footer>\n</main>\n</body>\n</html>\n"
+        + (f"\n<footer>{paragraphs(footer)}</footer>" if footer else "")
+        + "\n</main>\n</body>\n</html>\n"
     )
 
 
