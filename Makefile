@@ -17,6 +17,7 @@ train: $(READY)  ## distil on the handwritten digits, beside the teacher and the
 
 sweep: $(READY)  ## search temperature, alpha and width; then a report
 	$(RUN) -m kdlab.sweep sweeps/kd.yaml
+	$(RUN) -m kdlab.report runs/kd
 
 test: check  ## types, style, and every test that takes seconds
 	$(TEST) -m "not slow"

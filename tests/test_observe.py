@@ -349,7 +349,7 @@ def test_hooks_set_after_compiling_are_an_error_that_says_so(network: Net, taps:
     [
         (Fields(stages=(2,)), r"stages \(2,\) asked of Net, which offers stages 0 \(layer1\), 1 \(layer2\)"),
         (Fields(preactivations=(-3,)), r"preactivations \(-3,\) asked of Net"),
-        (Fields(preactivations="all"), r"preactivations all asked.*preactivations 1 \(layer2\.bn2\)"),
+        (Fields(preactivations=(0,)), r"preactivations \(0,\) asked.*preactivations 1 \(layer2\.bn2\)"),
         (Fields(normalisations=True), r"normalisations asked.*normalisations none"),
         (Fields(embedding=True), r"classifier asked.*classifier none"),
         (Fields(classifier=True), r"classifier asked.*classifier none"),
@@ -359,6 +359,14 @@ def test_what_the_taps_do_not_offer_is_refused_with_what_they_do(fields: Fields,
     taps = Taps(("layer1", "layer2"), (None, "layer2.bn2"), (None, None))
     with pytest.raises(UsageError, match=message):
         Observer(network, taps, fields)
+
+
+def test_all_preactivations_are_those_that_there_are(network: Net, images: Tensor) -> None:
+    taps = Taps(("layer1", "layer2"), (None, "layer2.bn2"), (None, None))
+    with Observer(network, taps, Fields(preactivations="all")) as observer:
+        before = observer(images).preactivations
+    assert before[0] is None
+    assert before[1] is not None
 
 
 def test_all_stages_of_a_network_without_any_are_refused(network: Net) -> None:

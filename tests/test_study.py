@@ -175,7 +175,16 @@ def test_a_key_of_the_command_line_is_the_studys_or_else_its_runs(tmp_path):
     assert plan.compose(plan.arms[0].overrides)["trainer"]["max_epochs"] == 2
 
 
-@pytest.mark.parametrize("file", sorted(SWEEPS.glob("*.yaml")), ids=lambda file: file.stem)
+LONG = {"methods"}  # of every loss, which takes seconds
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(file, id=file.stem, marks=[pytest.mark.slow] if file.stem in LONG else [])
+        for file in sorted(SWEEPS.glob("*.yaml"))
+    ],
+)
 def test_every_study_that_ships_is_right(file):
     plan = read_plan(file)
     assert plan.name == file.stem

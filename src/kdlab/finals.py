@@ -66,7 +66,8 @@ def choose(plan: Plan, studies: Mapping[str | None, Study]) -> list[Refit]:
 
 def seeds(plan: Plan) -> list[int]:
     """Those of the refits: the first that no trial had."""
-    return [plan.settings["seeds"] + place for place in range(plan.settings["final"]["seeds"])]
+    first = plan.seed + plan.settings["seeds"]
+    return list(range(first, first + plan.settings["final"]["seeds"]))
 
 
 def summarise(plan: Plan, refits: Sequence[Refit], trials: Sequence[FrozenTrial]) -> dict[str, Any]:

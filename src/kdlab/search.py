@@ -50,7 +50,7 @@ class Held:
 
 
 class Search:
-    """One worker of a study.
+    """One worker of a study. After `run`, `complete` is how many of the study's trials came to their end.
 
     Args:
         plan: the study.
@@ -70,6 +70,7 @@ class Search:
         self._crew = Crew(plan.settings["workers"], plan.settings["hang_seconds"])
         self._held: dict[Job, Held] = {}
         self._signed = self._looked = float("-inf")
+        self.complete = 0
 
     def run(self) -> dict[str, Any] | None:
         """Does trials until there are enough, then the refits; what final.json says, None where nothing is refitted.
@@ -81,6 +82,8 @@ class Search:
         deadline = time.monotonic() + seconds if seconds else float("inf")
         with closing(self.storage), self.view.showing(self.queues):
             self._drain(self.queues, deadline)
+            states = [trial.state for queue in self.queues for trial in queue.ledger.trials()]
+            self.complete = states.count(TrialState.COMPLETE)
             studies = {queue.arm.option: queue.ledger.study for queue in self.queues if queue.arm}
             refits = finals.choose(self.plan, studies) if self.plan.settings["final"]["seeds"] else []
             if not refits:
@@ -91,11 +94,6 @@ class Search:
             final = finals.summarise(self.plan, refits, queue.ledger.trials())
         (self.plan.folder / "final.json").write_text(json.dumps(final, indent=2) + "\n")
         return final
-
-    def complete(self) -> int:
-        """How many trials came to their end."""
-        states = [trial.state for queue in self.queues for trial in queue.ledger.trials()]
-        return states.count(TrialState.COMPLETE)
 
     # ---- beginning
 
@@ -116,14 +114,15 @@ class Search:
             ledger.study.set_user_attr("objectives", [list(pair) for pair in plan.objectives.items()])
             ledger.study.set_user_attr("curve", plan.curve)
             ledger.study.set_user_attr("arm", arm.option)
-            plan.folder.mkdir(parents=True, exist_ok=True)
-            (plan.folder / "study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
             ledger.study.set_user_attr("plan", settings)
         elif changed := [key for key in settings if key not in FREE and begun.get(key) != settings[key]]:
             raise UsageError(
                 f"{changed[0]}: the study {plan.name} was begun with other ones, see {plan.folder / 'study.yaml'}; "
                 "give this one a name of its own, name=NAME"
             )
+        if not (file := plan.folder / "study.yaml").is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(yaml.safe_dump(settings, sort_keys=False))
         return Queue(ledger, arm, plan.settings["budget"]["trials"])
 
     def _begin_refits(self, refits: Sequence[finals.Refit]) -> Queue:

@@ -87,7 +87,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study, read and checked as far as can be without torch. `settings` is its YAML, whole."""
+    """A study, read and checked as far as can be without torch.
+
+    settings: its YAML, whole. runs: the folder that its own lies in. seed: of its runs, where a trial has only one.
+    """
 
     settings: Settings
     folders: tuple[Path, ...]
@@ -95,6 +98,7 @@ class Plan:
     objectives: Mapping[str, str]
     constraints: tuple[Constraint, ...]
     runs: Path
+    seed: int
 
     @property
     def name(self) -> str:

@@ -129,7 +129,7 @@ def make_plan(given: Settings, folders: Sequence[Path] = ()) -> Plan:
     for key in settings["final"]["same"]:
         if not any(dimension.key == key for arm in arms for dimension in arm.space):
             raise UsageError(f"final.same: {key} is not in the space")
-    return Plan(settings, tuple(folders), arms, objectives, constraints, Path(config["runs"]))
+    return Plan(settings, tuple(folders), arms, objectives, constraints, Path(config["runs"]), config["seed"])
 
 
 def read_constraint(text: object) -> Constraint:

@@ -78,7 +78,7 @@ def conduct(plan: Plan, work: Callable[[], Work] = _distillation) -> int:
         print("kdlab: stopped; the same command goes on where the study stands", file=sys.stderr)
         return 130
     print(f"Everything is in {plan.folder}")
-    if not search.complete():
+    if not search.complete:
         print("kdlab: no trial came to its end; their reasons stand above", file=sys.stderr)
         return 1
     if final is not None:
