@@ -118,6 +118,16 @@ def test_a_time_budget_ends_a_study_which_then_goes_on(tmp_path):
     accounted(study.trials(), 6)
 
 
+def test_a_study_goes_on_with_a_larger_budget_and_not_with_another_space(tmp_path):
+    study = Command(tmp_path)
+    study.run("budget.trials=2")
+    said = study.run("space.loss.alpha={low: 0.5, high: 1.0}", code=2)
+    assert said.startswith("kdlab: space: the study study was begun with other ones")
+    assert said.count("\n") == 1
+    study.run("budget.trials=4")
+    accounted(study.trials(), 4)
+
+
 def test_a_trial_that_breaks_a_constraint_is_not_trained(tmp_path):
     space = {**STUDY["space"], "model.width": {"choices": [0.2, 0.4]}}
     study = Command(tmp_path, space=space, constraints=["student.parameters <= 300"], budget={"trials": 12})

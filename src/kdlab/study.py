@@ -21,7 +21,8 @@ above 0), and the user attributes
 - `worker`: who ran it; `retry_of`: the number of the failed trial it repeats; `retries`: how often it was tried
   before and failed of itself. A trial that was repeated is no part of the budget beside its repetition.
 - its curve, see `curve_of`: per epoch, the `curve` metric of its first seed. Compute is epochs × multiply-accumulates.
-Trials of NAME/final have no parameters; `setting`, `arm`, `seed`, `params` and `overrides` say what they refit.
+Trials of NAME/final have no parameters; `setting`, `arm`, `seed`, `params` and `overrides` say what they refit, and
+`result`, as `kdlab.finals.of_result` takes it from a result.json, what came of it. Their value is the test metric.
 """
 
 from __future__ import annotations

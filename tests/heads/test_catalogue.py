@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kdlab.assembly import MODE_KEYS, RUN_KEYS
+from kdlab.assembly import RUN_KEYS
 from kdlab.catalogue import PAPER, files, head_of, main, read, settings, table
 from kdlab.config import compose, conf_folder, groups
+from kdlab.courses import MODE_KEYS
 from kdlab.heads.head import Head
 from kdlab.modes.mode import Mode
 
