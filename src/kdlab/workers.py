@@ -158,7 +158,8 @@ class Crew:
         others = [job.connection for job in self.jobs] + [ours]
         process = self._context.Process(target=_child, args=(theirs, others, folder, do, arguments), daemon=False)
         folder.mkdir(parents=True, exist_ok=True)
-        gc.freeze()  # else each fork's first collection would copy all that they share
+        gc.collect()
+        gc.freeze()  # else the first collection of each fork would copy what they share
         sys.stdout.flush()
         sys.stderr.flush()
         process.start()
