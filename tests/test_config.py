@@ -174,3 +174,9 @@ def test_generations_are_students_in_a_row_the_first_of_them_taught_by_one_train
         links.append((link["seed"], link["loss"] and link["loss"]["heads"]["kd"]["weight"]))
         link = link["teacher"]
     assert links == [(10, 0.9), (9, 0.9), (8, None)]
+
+
+def test_a_loss_can_be_asked_to_do_without_its_first_phase():
+    assert compose(["loss=ft", "loss.heads.ft.first=null"])["loss"]["heads"]["ft"]["first"] is None
+    with pytest.raises(UsageError, match="expected a group of keys"):
+        compose(["data.augment=null"])

@@ -101,7 +101,8 @@ def check_known(key: str, shape: Mapping[str, Any]) -> None:
 
 
 def check_value(key: str, value: Any, default: Any) -> None:
-    if default is None or default is ABSENT or (value is None and not isinstance(default, Mapping)):
+    optional = not isinstance(default, Mapping) or key.endswith(".first")  # a loss can do without its first phase
+    if default is None or default is ABSENT or (value is None and optional):
         return
     if isinstance(default, str) and "${" in default:
         return
