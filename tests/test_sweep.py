@@ -233,7 +233,7 @@ def test_eight_commands_some_of_which_are_killed_neither_lose_nor_double_a_trial
     study = Command(tmp_path, budget={"trials": 60}, storage=postgres)
     processes = [study.start(SECONDS="0.5") for _ in range(8)]
     for count, process in zip((10, 20, 30), processes, strict=False):
-        study.wait_for(lambda count=count: sum(study.executed().values()) >= count)
+        study.wait_for(lambda count=count: sum(study.executed().values()) >= count, seconds=150)
         process.kill()
     for process in processes:
         process.communicate(timeout=280)

@@ -177,7 +177,7 @@ def test_a_trial_costs_little_beside_its_training_steps(tmp_path, capsys):
     fresh = time.perf_counter() - start - json.loads(result.read_text())["student"]["seconds"]
     with capsys.disabled():
         print(f"\nper trial, beside its steps: {overhead:.2f} s in a study, {fresh:.2f} s by a python of its own")
-    assert overhead < fresh / 3
+    assert overhead < fresh / 5
 
 
 @pytest.mark.slow

@@ -140,7 +140,7 @@ def table(final: Mapping[str, Any]) -> Table:
     metric = final["metric"]
     shown = Table(title=f"{final['name']}: {metric} on test over seeds {final['seeds']}", title_justify="left")
     for column in ("setting", "distilled", "alone", "multiply-accumulates", "parameters found"):
-        shown.add_column(column, justify="left" if column.startswith(("set", "param")) else "right")
+        shown.add_column(column, justify="left" if column.startswith(("set", "param")) else "right", overflow="fold")
     for setting in final["settings"]:
         params = " ".join(f"{name}={_short(value)}" for name, value in setting["params"].items())
         alone = (setting["alone"] or {}).get(metric)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kdlab.search import Queue
     from kdlab.workers import Job
 
-WORDS = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+ENDS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 class View:
@@ -74,7 +74,7 @@ class View:
             waiting = states.count(TrialState.WAITING)
             to_do = max(waiting, queue.most - len(originals(trials)) + waiting)
             left += to_do + states.count(TrialState.RUNNING)
-            counts = [states.count(state) for state in (*WORDS, TrialState.RUNNING)]
+            counts = [states.count(state) for state in (*ENDS, TrialState.RUNNING)]
             found = best(trials, queue.ledger.study.user_attrs)
             cells = [*map(str, counts), str(to_do), found and numbers(found, queue.ledger.study.user_attrs)]
             shown.add_row(queue.ledger.name, *[cell or "" for cell in cells])
@@ -88,9 +88,13 @@ def line(name: str, trial: FrozenTrial, about: dict[str, Any]) -> str:
     """A finished trial in one line: state, values or reason, parameters."""
     params = trial.params or trial.user_attrs.get("params", {})
     given = " ".join(f"{key}={short(value)}" for key, value in params.items())
-    what = numbers(trial, about) if trial.values else trial.user_attrs.get("reason", "")
+    what = (
+        f"done, {numbers(trial, about)}" if trial.state == TrialState.COMPLETE else trial.user_attrs.get("reason", "")
+    )
+    if trial.state == TrialState.FAIL:
+        what = f"failed, {what}"
     whose = f" {trial.user_attrs['setting']}, seed {trial.user_attrs['seed']}:" if "setting" in trial.user_attrs else ""
-    return f"{name} {trial.number}:{whose} {WORDS[trial.state]}, {what}  ({given})"
+    return f"{name} {trial.number}:{whose} {what}  ({given})"
 
 
 def best(trials: Sequence[FrozenTrial], about: dict[str, Any]) -> FrozenTrial | None:
