@@ -115,5 +115,35 @@ def test_a_teacher_with_a_teacher_of_its_own_is_trained_after_it(tmp_path, capsy
     assert "not in the store" not in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("_machine")
+@pytest.mark.parametrize(
+    ("overrides", "network"),
+    [
+        (["experiment=chain/ensemble", "teacher.mode.peers=1"], "kdlab.models.ensemble.Ensemble"),
+        (
+            ["experiment=chain/teacher_assistant", "loss@teacher.loss=[simkd]", "teacher.teacher=resnet8",
+             "teacher.teacher.trainer.max_epochs=1"],
+            "kdlab.heads.feature.simkd.SimKDStudent",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_teachers_own_training_made_of_its_model_teaches_as_one_network(tmp_path, overrides, network):
+    short = ["trainer.max_epochs=1", "teacher.trainer.max_epochs=1", "alone=false", f"runs={tmp_path}"]
+    outcome = run(compose([*TINY, *overrides, *short]))
+    teacher = outcome.result["teacher"]
+    assert teacher["network"]["_target_"] == network
+    assert teacher["parameters"] > outcome.result["student"]["parameters"]
+    assert outcome.result["student"]["test"]["last"]["agreement"] <= 1
+
+
+def test_a_run_that_another_waits_for_has_names_of_its_own():
+    config = compose(["experiment=chain/teacher_assistant", "model=mobilenet", "loss=dkd"])
+    alone, teacher = alone_run(config)["names"], teacher_run(config, config["teacher"])["names"]
+    assert (alone["model"], alone["mode"], alone["loss"], alone["teacher"]) == ("mobilenet", "supervised", "", None)
+    assert (teacher["model"], teacher["mode"], teacher["loss"], teacher["teacher"]) == (
+        "resnet", "offline", "kd", "resnet"
+    )  # fmt: skip
+
+
 def written(file: Path) -> int:
     return file.stat().st_mtime_ns

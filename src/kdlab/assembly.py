@@ -24,7 +24,7 @@ from kdlab.modes.mode import Cast, Mode
 from kdlab.objective import Objective, Term, seed_of
 from kdlab.observe import find_taps
 from kdlab.phases import Phase, plan
-from kdlab.recipe import LABELS_ALONE, teachers_of
+from kdlab.recipe import LABELS_ALONE, teacher_run, teachers_of
 from kdlab.store import State
 from kdlab.task import Task
 from kdlab.teacher import Observed, Teacher, load_checkpoint, renormalisation
@@ -177,9 +177,10 @@ def make_network(
 def make_teacher(config: Mapping[str, Any], teacher: Mapping[str, Any], weights: State | None, batch: Batch) -> Teacher:
     """A frozen teacher of a run, from its own settings."""
     data = config["data"]
+    made = made_by(config, teacher)
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(teacher["seed"], "student"))
-        network, taps = make_network(teacher["model"], "teacher.model", config["allow"])
+        network, taps = make_network(made, "teacher.model", config["allow"])
     if teacher.get("checkpoint"):
         load_checkpoint(Path(teacher["checkpoint"]), network)
     elif weights is not None:
@@ -198,6 +199,19 @@ def make_teacher(config: Mapping[str, Any], teacher: Mapping[str, Any], weights:
                 f"from 0 to {told - 1} that means the same, or null"
             )
     return Teacher(f"teacher {named}", network, taps_found, renormalise=adjust, size=size, classes=classes)
+
+
+def made_by(config: Mapping[str, Any], teacher: Mapping[str, Any]) -> Config:
+    """The config of the network that a teacher's recipe ends with.
+
+    That is its model, unless it was taught: its mode may keep an ensemble of peers or an exit, its losses may
+    build parts of its own teacher into it.
+    """
+    if teacher.get("checkpoint") or not (teacher.get("mode") or teacher.get("loss")):
+        model: Config = teacher["model"]
+        return model
+    parts = assemble(without_use(teacher_run(config, teacher)))
+    return parts.networks[next(iter(parts.mode.validated()))]
 
 
 def example_batch(data: Mapping[str, Any], samples: int = 2) -> Batch:

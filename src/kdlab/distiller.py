@@ -29,14 +29,11 @@ from kdlab.objective import Counts, Objective
 from kdlab.observe import logits_of
 from kdlab.phases import at
 from kdlab.randomness import gather_random_state, set_random_state
+from kdlab.window import Window
 
 Settings = Mapping[str, Any]
 MakeOptimizer = Callable[[Sequence[nn.Parameter], Settings | None], Optimizer]
 MakeScheduler = Callable[[Optimizer, Settings | None, int, int], tuple[LRScheduler, str]]
-
-
-class DivergedError(RuntimeError):
-    """A term of the loss is no number any more."""
 
 
 class Distiller(pl.LightningModule):
@@ -84,7 +81,7 @@ class Distiller(pl.LightningModule):
         self._stepping: list[tuple[LightningOptimizer, LRScheduler, str]] = []
         self._random: list[Any] = []
         self._clock: float | None = None
-        self._said: list[tuple[Tensor, Tensor]] = []
+        self._window = Window(accumulate)
         students = {name for course in parts.courses for name in course.mode.validated()}
         self._metrics = nn.ModuleDict({name: self.task.metrics() for name in sorted(students)})
         # What a mode or a head remembers is the same on every rank by its own doing; DDP need not send it around.
@@ -155,7 +152,7 @@ class Distiller(pl.LightningModule):
     def on_train_start(self) -> None:
         """Restores what a checkpoint holds beside weights; the last moment before the first batch."""
         self._take_optimizer()
-        self._said = [(terms.to(self.device), loss.to(self.device)) for terms, loss in self._said]
+        self._window.to(self.device)
         if self._random:
             set_random_state(self._random[self.global_rank % len(self._random)])
 
@@ -240,7 +237,7 @@ class Distiller(pl.LightningModule):
             ):
                 # Ranks average their gradients, while the loss is already divided by the count over all ranks.
                 self.manual_backward(loss * world if world > 1 else loss)
-            self._said.append((terms, loss.detach()))
+            self._window.add(terms, loss.detach())
         self._step()
         self.mode.after_step(progress)
         if self.steps % self.log_every == 0:
@@ -273,31 +270,24 @@ class Distiller(pl.LightningModule):
 
     # ---- what is logged
 
-    def window(self) -> Tensor:
-        """[parts, terms + 1] float64: the terms and the loss of every part of every step since the last row."""
-        if not self._said:
-            return torch.zeros(0, len(self.objective.names) + 1, dtype=torch.float64, device=self.device)
-        terms, losses = (torch.stack(said).double() for said in zip(*self._said, strict=True))
-        window = torch.cat([terms, losses[:, None]], dim=1)
-        if self.trainer.world_size > 1:
-            dist.all_reduce(window)
-        return window
-
-    def write_window(self) -> None:
-        """One row of the log: the mean of every term since the last row. The only place that waits for the device.
+    def read_window(self) -> Tensor | None:
+        """The terms since the last row. Only here does training wait for the device.
 
         Raises:
             DivergedError: where a term was no number, with its name and step.
         """
-        window = self.window()
-        self._said.clear()
-        self.refuse_broken(window)
-        if not len(window):
-            return
-        means = (window.sum(0) * self._accumulate / len(window)).tolist()
-        row = {f"loss/{name}": mean for name, mean in zip((*self.objective.names, "total"), means, strict=True)}
-        row["lr"] = float(self._stepping[0][0].param_groups[0]["lr"])
-        self.write(row)
+        rows = self._window.read()
+        if rows is not None:
+            self._window.refuse_broken(rows, self.objective.names, self.steps, self.steps_per_epoch)
+        return rows
+
+    def write_window(self) -> None:
+        """One row of the log: the mean of every term since the last row."""
+        rows = self.read_window()
+        self._window.clear()
+        if rows is not None:
+            lr = float(self._stepping[0][0].param_groups[0]["lr"])
+            self.write({**self._window.mean(rows, self.objective.names), "lr": lr})
 
     def write(self, row: Mapping[str, float]) -> None:
         """Hands a row to every logger, at the present step."""
@@ -307,19 +297,6 @@ class Distiller(pl.LightningModule):
     def epochs_done(self) -> float:
         """Epochs since the start of the run, in fractions."""
         return self.steps / self.steps_per_epoch
-
-    def refuse_broken(self, window: Tensor) -> None:
-        """Stops where a term was no number.
-
-        Raises:
-            DivergedError: naming the first broken term and the step.
-        """
-        for part, name in (~window[:, :-1].isfinite()).nonzero().tolist():
-            step = self.steps - (len(window) - 1 - part) // self._accumulate
-            raise DivergedError(
-                f"loss/{self.objective.names[name]} is no finite number at step {step}, "
-                f"in epoch {step / self.steps_per_epoch:.2f}"
-            )
 
     def on_validation_start(self) -> None:
         """The last row of an epoch is written before it is validated, so a broken loss is never called best."""
@@ -360,13 +337,12 @@ class Distiller(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What a run needs to go on exactly, beside weights and optimizer."""
-        window = self.window()
-        self.refuse_broken(window)
+        window = self.read_window()
         checkpoint["kdlab"] = {
             "steps": self.steps,
             "phase": self._phase,
             "seconds": self.seconds + (0.0 if self._clock is None else time.perf_counter() - self._clock),
-            "window": window.cpu(),
+            "window": None if window is None else window.cpu(),
             "random": gather_random_state(),
         }
 
@@ -376,8 +352,8 @@ class Distiller(pl.LightningModule):
         self.steps, self.seconds = own["steps"], own["seconds"]
         self._random = own["random"]
         # It is the sum over ranks, so the first goes on with it, the others with none.
-        window = own["window"] * (self.global_rank == 0)
-        self._said = [(row[:-1], row[-1]) for row in window]
+        if own["window"] is not None:
+            self._window.restore(own["window"] * (self.global_rank == 0))
         self._enter_phase(own["phase"])
 
 

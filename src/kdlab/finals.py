@@ -7,7 +7,7 @@ take seeds that no trial had, and the test part is read here for the first time.
   it is compared with, or null), and by seed, in the order of `seeds`: `test` ({metric: [..]}), `alone` (the same for
   the student trained with labels alone), `folders`; `parameters`, `multiply_accumulates`; `teacher` ({metric: value});
 - `comparisons`: for each setting with an `against`: `setting`, `against`, `differences` by seed, `mean`, `interval`
-  (95 %, bootstrap over seeds), `better`: true, false, or null where the interval holds 0.
+  (95 %, Student's t over seeds), `better`: true, false, or null where the interval holds 0.
 """
 
 from __future__ import annotations
@@ -108,15 +108,15 @@ def summarise(plan: Plan, refits: Sequence[Refit], trials: Sequence[FrozenTrial]
 
 
 def compare(plan: Plan, values: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
-    """Two settings, seed by seed: differences, their mean, and an interval for it."""
+    """Two settings, seed by seed: differences, their mean, and its 95 % t interval."""
     found = paired(values, others)
-    low, high = found.bootstrap or (found.mean.value, found.mean.value)
+    low, high = found.mean.interval or (found.mean.value, found.mean.value)
     sign = 1 if plan.objectives[plan.curve] == "maximize" else -1
     return {
         "differences": list(found.differences),
         "mean": found.mean.value,
         "interval": [low, high],
-        "better": None if found.bootstrap is None or low <= 0 <= high else sign * found.mean.value > 0,
+        "better": None if found.mean.interval is None or low <= 0 <= high else sign * found.mean.value > 0,
     }
 
 

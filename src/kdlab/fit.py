@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -20,13 +21,14 @@ from kdlab.assembly import Config, Parts, assemble, example_batch, rebuild
 from kdlab.build import build
 from kdlab.callbacks import KeepBest, ProgressLine, checkpoints, interruptible
 from kdlab.data.data import Data
-from kdlab.distiller import Distiller, DivergedError, prefixes
+from kdlab.distiller import Distiller, prefixes
 from kdlab.evaluation import cost, predict, score, student_of
 from kdlab.objective import seed_of
 from kdlab.randomness import seed_all
 from kdlab.store import State, save_weights
 from kdlab.task import Task
-from kdlab.tracking import MetricsFile, finish, wandb_logger
+from kdlab.tracking import MetricsFile, wandb_run
+from kdlab.window import DivergedError
 
 
 class Batches(pl.LightningDataModule):
@@ -61,6 +63,7 @@ class Trained:
     """A trained network: the weights to keep, and what was measured.
 
     teacher, targets: the teacher's logits [N, C] on the test part, where there is one, and its targets [N].
+    device: where it was trained and tested.
     """
 
     weights: State
@@ -68,6 +71,7 @@ class Trained:
     task: Task
     teacher: Tensor | None
     targets: Tensor
+    device: torch.device
 
 
 def fit(
@@ -131,11 +135,6 @@ def fit(
     for name in dict.fromkeys(prefix for course in parts.courses for prefix in prefixes(course.mode).values()):
         columns += [f"{name}/{metric}" for metric in parts.task.metrics()]
     metrics = MetricsFile(folder / "metrics.csv", columns)
-    loggers: list[Any] = [metrics]
-    logger = None
-    if config["logger"]["wandb"]:
-        logger = wandb_logger(folder, config["logger"], config, job=job, group=group, directions=parts.task.directions)
-        loggers.append(logger)
     keep = KeepBest(folder)
     last = folder / "checkpoints" / "last.ckpt"
     trainer = pl.Trainer(
@@ -147,7 +146,7 @@ def fit(
         num_nodes=1 if nested else settings["num_nodes"],
         strategy="auto" if nested else _strategy(settings["strategy"], parts),
         plugins=[LightningEnvironment()] if nested else None,
-        logger=loggers,
+        logger=metrics,
         callbacks=[
             *callbacks,
             *([keep] if validated and not trial else []),
@@ -163,30 +162,29 @@ def fit(
         enable_model_summary=False,
         default_root_dir=folder,
     )
-    failed = True
-    summary: dict[str, float] = {}
-    try:
+    with ExitStack() as ends:
+        ends.callback(parts.mode.close)
+        summary: dict[str, Any] = {}
+        if config["logger"]["wandb"]:
+            board = wandb_run(folder, config["logger"], config, job=job, group=group, directions=parts.task.directions)
+            logger, summary = ends.enter_context(board)
+            trainer.loggers = [metrics, logger]
         checkpoint = last if resume and last.is_file() else None
         if resume and trainer.is_global_zero:
             done = torch.load(last, weights_only=False)["kdlab"]["steps"] if checkpoint else 0
             metrics.forget_after(done)
         seed_all(seed_of(config["seed"], "training", str(trainer.global_rank)))
-        with interruptible(trainer):
-            trainer.fit(distiller, datamodule=batches, ckpt_path=checkpoint, weights_only=False)
+        try:
+            with interruptible(trainer):
+                trainer.fit(distiller, datamodule=batches, ckpt_path=checkpoint, weights_only=False)
+        except DivergedError as error:
+            good = f"the last good checkpoint is {last}" if last.is_file() else "no epoch was finished before"
+            raise DivergedError(f"{error}; {good}. Try a lower optimizer.lr or trainer.gradient_clip=1") from error
         if trial or not trainer.is_global_zero:
-            failed = False
             return None
         trained = _measured(config, data, folder, parts, distiller, keep if validated else None)
-        summary = {f"test/{key}": value for key, value in trained.result["test"]["last"].items()}
-        failed = False
+        summary |= {f"test/{key}": value for key, value in trained.result["test"]["last"].items()}
         return trained
-    except DivergedError as error:
-        good = f"the last good checkpoint is {last}" if last.is_file() else "no epoch was finished before"
-        raise DivergedError(f"{error}; {good}. Try a lower optimizer.lr or trainer.gradient_clip=1") from error
-    finally:
-        parts.mode.close()
-        if logger is not None:
-            finish(logger, summary, failed=failed)
 
 
 def _measured(
@@ -236,7 +234,7 @@ def _measured(
         "kept": name,
         "peers": {other: row for other, row in rows.items() if other != name},
     }
-    return Trained(kept, result, parts.task, teacher, targets)
+    return Trained(kept, result, parts.task, teacher, targets, device)
 
 
 def _strategy(asked: str, parts: Parts) -> str:

@@ -10,10 +10,8 @@ seeds, beside the same student alone. Further arguments are overrides of each ru
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
-from statistics import mean, stdev
 from typing import Any
 
 from rich.console import Console
@@ -21,6 +19,7 @@ from rich.table import Table
 
 from kdlab.config import compose, groups
 from kdlab.errors import UsageError
+from kdlab.statistics import mean
 
 Config = dict[str, Any]
 
@@ -120,12 +119,11 @@ def print_grid(cells: Mapping[tuple[str, str], str | None], console: Console | N
 
 def measure(overrides: Sequence[str], seeds: int) -> dict[str, list[tuple[float, float]]]:
     """Per mode, and seed, the test figure of the student alone and of the student, both at the last epoch."""
-    from kdlab.run import FOLDER, run
+    from kdlab.run import run
 
     found: dict[str, list[tuple[float, float]]] = {}
     for mode in modes():
-        for seed in range(seeds):
-            os.environ.pop(FOLDER, None)  # or the next run would go where this one went
+        for seed in range(1, seeds + 1):
             outcome = run(compose(["logger=csv", *overrides, f"mode={mode}", f"seed={seed}"]))
             assert outcome is not None
             rows, primary = outcome.result, outcome.result["primary"]
@@ -136,17 +134,19 @@ def measure(overrides: Sequence[str], seeds: int) -> dict[str, list[tuple[float,
 
 
 def print_measured(found: Mapping[str, Sequence[tuple[float, float]]], console: Console | None = None) -> None:
-    """Mean and standard deviation over seeds, of each student and of its gain over the same student alone."""
-
-    def spread(values: Sequence[float]) -> str:
-        return f"{mean(values):.4f} ± {stdev(values) if len(values) > 1 else 0:.4f}"
-
-    table = Table("mode", "student alone", "student", "gain", "n")
+    """Mean ± standard deviation over seeds of the students, and the paired gain with its 95 % t interval."""
+    table = Table("mode", "student alone", "student", "gain", "95 % interval", "n")
     for mode, pairs in found.items():
         alone, student = zip(*pairs, strict=True)
-        gains = [ours - theirs for theirs, ours in pairs]
-        table.add_row(mode, spread(alone), spread(student), spread(gains), str(len(pairs)))
+        gain = mean([ours - theirs for theirs, ours in pairs])
+        interval = "{:+.4f} to {:+.4f}".format(*gain.interval) if gain.interval else ""
+        table.add_row(mode, _spread(alone), _spread(student), f"{gain.value:+.4f}", interval, str(len(pairs)))
     (console or Console()).print(table)
+
+
+def _spread(values: Sequence[float]) -> str:
+    found = mean(values)
+    return f"{found.value:.4f}" + ("" if found.deviation is None else f" ± {found.deviation:.4f}")
 
 
 if __name__ == "__main__":

@@ -80,10 +80,10 @@ def distill(
     batches = Foreign(train)
     first: Batch = next(iter(Foreign(train)))
     example = {**first, "input": first["input"][:2]}
-    frozen = Teacher("teacher", copy := deepcopy(teacher), find_taps(copy, example["input"]))
+    frozen = Teacher("teacher", copy := deepcopy(teacher).cpu(), find_taps(copy, example["input"]))
     classes = frozen.example(example["input"]).knowledge.logits.shape[1]
     task = task or Classification(classes)
-    learner = Observed("student", student.train(), find_taps(student, example["input"]))
+    learner = Observed("student", student.cpu().train(), find_taps(student, example["input"]))
     context = Context(classes, len(batches) * len(first["index"]))
     mode = Offline(Cast(lambda place=0: learner, (frozen,), context, example))
     with closing(mode), tempfile.TemporaryDirectory() as folder:

@@ -29,7 +29,8 @@ def alone_run(config: Mapping[str, Any]) -> Config:
     phases = plan(config["trainer"]["max_epochs"], config["loss"]["heads"], config.get("phases"))
     epochs = sum(phase.epochs for phase in phases if not phase.prepare)
     config = {**config, "trainer": {**config["trainer"], "max_epochs": epochs}}
-    return {**config, "mode": SUPERVISED, "loss": LABELS_ALONE, "phases": None, "teacher": None}
+    taught = {"mode": SUPERVISED, "loss": LABELS_ALONE, "phases": None, "teacher": None}
+    return {**config, **taught, "names": _names(config["names"], taught)}
 
 
 def teachers_of(config: Mapping[str, Any]) -> list[Config]:
@@ -42,16 +43,35 @@ def teachers_of(config: Mapping[str, Any]) -> list[Config]:
 
 def teacher_run(config: Mapping[str, Any], teacher: Mapping[str, Any]) -> Config:
     """The run that trains a teacher of another run: its own recipe, on the same data."""
-    return {
-        **config,
-        **{key: teacher[key] for key in ("model", "optimizer", "scheduler", "seed")},
-        "trainer": {**config["trainer"], **teacher["trainer"]},
+    taught = {
         "mode": teacher.get("mode") or SUPERVISED,
         "loss": teacher.get("loss") or LABELS_ALONE,
         "phases": teacher.get("phases"),
         "teacher": teacher.get("teacher"),
-        "keep": "last",
     }
+    return {
+        **config,
+        **{key: teacher[key] for key in ("model", "optimizer", "scheduler", "seed")},
+        "trainer": {**config["trainer"], **teacher["trainer"]},
+        **taught,
+        "keep": "last",
+        "names": {**_names(config["names"], taught), "model": _class(teacher["model"]).lower()},
+    }
+
+
+def _names(names: Mapping[str, str | None], taught: Config) -> dict[str, str | None]:
+    """What a run that another one waits for is called by, in tables and dashboards."""
+    teacher = taught["teacher"]
+    return {
+        **names,
+        "mode": taught["mode"]["_target_"].split(".")[-2],
+        "loss": "+".join(taught["loss"]["heads"]),
+        "teacher": _class(teacher["model"]).lower() if teacher and "model" in teacher else None,
+    }
+
+
+def _class(made: Mapping[str, Any]) -> str:
+    return str(made["_target_"]).rpartition(".")[2]
 
 
 def recipe_of(config: Mapping[str, Any], fingerprint: str, checkpoints: Mapping[str, str] | None = None) -> Config:

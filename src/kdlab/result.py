@@ -80,7 +80,7 @@ def print_table(result: Mapping[str, Any], console: Console | None = None) -> No
     table.add_column("", no_wrap=True)
     for name in shown:
         table.add_column(titles[name], justify="right")
-    for label, cells in _lines(result, shown):
+    for label, cells in lines(result, shown):
         table.add_row(label, *cells)
     console.print(table)
     for name, peer in result["student"].get("peers", {}).items():
@@ -96,7 +96,9 @@ def print_table(result: Mapping[str, Any], console: Console | None = None) -> No
         console.print(f"Share of the gap between student alone and teacher that was closed: {', '.join(parts)}.")
 
 
-def _lines(result: Mapping[str, Any], shown: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+def lines(result: Mapping[str, Any], shown: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """The figures of a run: what each is called, and what it is for each of the networks shown."""
+
     def cells(read: Any, form: str) -> list[str]:
         found = []
         for row in shown.values():
@@ -104,16 +106,16 @@ def _lines(result: Mapping[str, Any], shown: Mapping[str, Any]) -> list[tuple[st
             found.append("" if value is None else form.format(value))
         return found
 
-    lines = []
     primary = result["primary"]
+    found = []
     for which, words in (("last", "last epoch"), ("best", "best epoch by validation")):
-        lines.append(
+        found.append(
             (f"test {primary}, {words}", cells(lambda r, w=which: r["test"].get(w, {}).get(primary), "{:.4f}"))
         )
     for metric, title in result["titles"].items():
         if metric != primary:
-            lines.append((title, cells(lambda r, m=metric: r["test"]["last"].get(m), "{:.4f}")))
-    lines += [
+            found.append((title, cells(lambda r, m=metric: r["test"]["last"].get(m), "{:.4f}")))
+    found += [
         ("parameters", cells(lambda r: r["parameters"], "{:,}")),
         ("multiply-accumulates", cells(lambda r: r["multiply_accumulates"], "{:,}")),
         ("bytes on disk", cells(lambda r: r["bytes"], "{:,}")),
@@ -121,7 +123,7 @@ def _lines(result: Mapping[str, Any], shown: Mapping[str, Any]) -> list[tuple[st
         ("training time, s", cells(lambda r: r["seconds"], "{:.1f}")),
         ("training samples / s", cells(lambda r: r["samples_per_second"], "{:,.0f}")),
     ]
-    return [(label, found) for label, found in lines if any(found)]
+    return [(label, values) for label, values in found if any(values)]
 
 
 def _commit() -> str | None:

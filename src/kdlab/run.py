@@ -115,8 +115,7 @@ def run(
 
 
 def _run(config: Config, data: Data, folder: Path, resume: bool) -> Outcome | None:
-    if not (folder / "config.yaml").is_file():
-        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    write_config(folder, config)
     setting = Setting(data, Store(), folder, config["logger"].get("group") or config["name"], resume)
     teachers = setting.teachers(config)
     alone = setting.obtain(alone_run(config), "alone") if config["alone"] and _distils(config) else None
@@ -135,6 +134,14 @@ def _run(config: Config, data: Data, folder: Path, resume: bool) -> Outcome | No
     write_student(folder, config, data, trained)
     write_json(folder / "result.json", result)
     return Outcome(folder, result)
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """`config.yaml`, whole or absent whenever the run is stopped; what is there already stays."""
+    file, aside = folder / "config.yaml", folder / f"config.{os.getpid()}.writing"
+    if not file.is_file():  # ranks write the same, one after another
+        aside.write_text(yaml.safe_dump(config, sort_keys=False))
+        aside.replace(file)
 
 
 def load_student(folder: Path | str, allow: Sequence[str] = ()) -> nn.Module:
@@ -212,16 +219,17 @@ def _result(
 ) -> Config:
     task = trained.task
     rows: dict[str, Any] = {"teacher": None, "alone": None, "student": trained.result}
-    loader = data.eval_loader("test", 256)
+    loader = data.eval_loader("test", 256, device=trained.device)
     if trained.teacher is not None:
         rows["teacher"] = _teacher_row(config, trained, teachers)
     if alone is not None:
         network = rebuild(alone.result["network"], config["allow"])
         network.load_state_dict(alone.weights())
-        said = score(task, *predict(student_of(network), loader), trained.teacher)
+        costs = cost(network, example_batch(config["data"])["input"])
+        said = score(task, *predict(student_of(network.to(trained.device)), loader), trained.teacher)
         rows["alone"] = {
             **alone.result,
-            **cost(network, example_batch(config["data"])["input"]),
+            **costs,
             "test": {**alone.result["test"], "last": said},
         }
     return {

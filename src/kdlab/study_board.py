@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from kdlab.live import best
 from kdlab.storage import exclusively, stored
 from kdlab.study import Plan
-from kdlab.tracking import finish, wandb_logger
+from kdlab.tracking import wandb_run
 
 Row = dict[str, Any]
 
@@ -89,8 +89,11 @@ def _tag(plan: Plan, trial: FrozenTrial, tag: str) -> None:
         return
     config = yaml.safe_load((folder / "config.yaml").read_text())
     settings = {**config["logger"], "tags": [*config["logger"]["tags"], tag]}
-    logger = wandb_logger(folder, settings, config, job="trial", group=plan.name, directions={})
-    finish(logger, summary(trial.user_attrs.get("metrics", {})), failed=tag == "failed")
+    with wandb_run(folder, settings, config, job="trial", group=plan.name, directions={}, failed=tag == "failed") as (
+        _,
+        told,
+    ):
+        told |= summary(trial.user_attrs.get("metrics", {}))
 
 
 def _summarise(
@@ -99,10 +102,6 @@ def _summarise(
     import wandb
 
     config = {"name": plan.name, "names": {}, "study": studies[0].user_attrs["plan"]}
-    logger = wandb_logger(
-        plan.folder, {**settings, "tags": [*settings["tags"], "study"]}, config, job="study", group=plan.name,
-        directions={},
-    )  # fmt: skip
     table = [row for study in studies for row in rows(study)]
     columns: list[Any] = list(dict.fromkeys(name for row in table for name in row))
     trials = wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in table])
@@ -115,12 +114,16 @@ def _summarise(
         name = "importances" if len(studies) == 1 else f"importances of {study.user_attrs['arm']}"
         weights = wandb.Table(columns=["parameter", "importance"], data=found)
         figures[name] = wandb.plot.bar(weights, "parameter", "importance", title=name)
-    logger.experiment.log(figures)
-    told: Row = {f"best/{study.study_name}/{key}": value for study in studies for key, value in _best(study)}
-    told |= {f"trials/{state}": sum(row["state"] == state for row in table) for state in ("complete", "pruned", "fail")}
+    known: Row = {f"best/{study.study_name}/{key}": value for study in studies for key, value in _best(study)}
+    known |= {
+        f"trials/{state}": sum(row["state"] == state for row in table) for state in ("complete", "pruned", "fail")
+    }
     if final is not None:
-        told["final"] = dict(final)
-    finish(logger, told, failed=False)
+        known["final"] = dict(final)
+    settings = {**settings, "tags": [*settings["tags"], "study"]}
+    with wandb_run(plan.folder, settings, config, job="study", group=plan.name, directions={}) as (logger, told):
+        logger.experiment.log(figures)
+        told |= known
 
 
 def _best(study: Study) -> list[tuple[str, Any]]:

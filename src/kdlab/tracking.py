@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
         return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
 
 
-def wandb_logger(
+@contextmanager
+def wandb_run(
     folder: Path,
     settings: Mapping[str, Any],
     config: Mapping[str, Any],
@@ -73,14 +75,30 @@ def wandb_logger(
     job: str,
     group: str | None,
     directions: Mapping[str, str],
-) -> WandbLogger:
+    failed: bool = False,
+) -> Iterator[tuple[WandbLogger, dict[str, Any]]]:
     """A W&B run: online where the user is logged in, offline otherwise; nobody is ever asked anything.
 
     Its id lies in the run folder, so that a resumed run goes on in the same W&B run. Its summary holds the
     best validation value of every metric, not the last.
+
+    It ends with the block, always, with its exit code: the next run of this process would else go on in it.
+
+    Args:
+        folder: of the run.
+        settings: `logger` of its config.
+        config: what W&B shows as its config.
+        job: its job type.
+        group: of runs that belong together.
+        directions: of each metric, `max` or `min`.
+        failed: it did, before this.
+
+    Yields:
+        The logger, and a dict of what its summary shall hold besides.
     """
-    if not _first_rank():
-        return WandbLogger(project=settings["project"])
+    if int(getattr(rank_zero_only, "rank", 0)) != 0:
+        yield WandbLogger(project=settings["project"]), {}
+        return
     import wandb
 
     mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
@@ -105,15 +123,11 @@ def wandb_logger(
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     for name, direction in directions.items():
         run.define_metric(f"validation/{name}", step_metric="trainer/global_step", summary=direction)
-    return WandbLogger(experiment=run, project=settings["project"])
-
-
-def finish(logger: WandbLogger, summary: Mapping[str, float], *, failed: bool) -> None:
-    """Ends a W&B run, always, with its exit code: the next run of this process would else go on in it."""
-    if _first_rank():
-        logger.experiment.summary.update(dict(summary))
-        logger.experiment.finish(exit_code=int(failed))
-
-
-def _first_rank() -> bool:
-    return int(getattr(rank_zero_only, "rank", 0)) == 0
+    summary: dict[str, Any] = {}
+    broken = True
+    try:
+        yield WandbLogger(experiment=run, project=settings["project"]), summary
+        broken = failed
+    finally:
+        run.summary.update(summary)
+        run.finish(exit_code=int(broken))

@@ -122,9 +122,9 @@ def train(config: Mapping[str, Any], resumed: Path | None, overrides: Sequence[s
     data = load(config["data"], config["allow"])
     for override in useless(overrides, used):
         print(f"kdlab: {override} has no use with mode={config['names']['mode']}", file=sys.stderr)
-    from kdlab.distiller import DivergedError
     from kdlab.result import print_table
     from kdlab.run import name_of, new_folder, run
+    from kdlab.window import DivergedError
 
     try:
         folder = resumed or new_folder(Path(config["runs"]), config["name"] or name_of(config))

@@ -29,7 +29,7 @@ from kdlab.data.check import check as check_data
 from kdlab.data.check import source_arguments
 from kdlab.data.data import Data, prepare
 from kdlab.data.table import Source
-from kdlab.distiller import Distiller, DivergedError
+from kdlab.distiller import Distiller
 from kdlab.errors import UsageError, nearest
 from kdlab.finals import of_result
 from kdlab.fit import fit
@@ -39,6 +39,7 @@ from kdlab.store import State, Store
 from kdlab.study import Plan
 from kdlab.study_board import publish, summary
 from kdlab.task import Task
+from kdlab.window import DivergedError
 from kdlab.workers import Assignment, Crew, Diverged, DivergedTrialError, Epoch, Failed, Known, Line, Work
 
 

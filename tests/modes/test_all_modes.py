@@ -97,8 +97,8 @@ def test_a_measurement_shows_mean_spread_and_gain():
     print_measured({"dml": [(0.90, 0.92), (0.94, 0.93)]}, console)
     (row,) = [line for line in console.export_text().splitlines() if "dml" in line]
     assert [cell.strip() for cell in row.strip("│").split("│")] == [
-        "dml", "0.9200 ± 0.0283", "0.9250 ± 0.0071", "0.0050 ± 0.0212", "2"
-    ]  # fmt: skip
+        "dml", "0.9200 ± 0.0283", "0.9250 ± 0.0071", "+0.0050", "-0.1856 to +0.1956", "2"
+    ]  # fmt: skip  # t with one degree of freedom is 12.706, times 0.0212 / √2
 
 
 def test_the_grid_is_over_all_losses_and_all_modes_that_teach(monkeypatch):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
-from kdlab.bench.losses import losses_over_kd
+from kdlab.bench.losses import Cost, losses_over_kd
 from kdlab.bench.modes import mode_over_parts
 from kdlab.bench.setting import PAIRS, PRECISIONS, Setting, hardware
 from kdlab.bench.step import step_over_hand
@@ -56,6 +58,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=50_000, help="of the data set, which is noise")
     parser.add_argument("--precision", choices=PRECISIONS, default="32-true")
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--json", type=Path, help="also write the losses' {loss: {ms: over kd, mib: over kd}} here")
     return parser.parse_args(arguments)
 
 
@@ -73,9 +76,14 @@ def losses(given: argparse.Namespace) -> None:
     """Every loss over kd."""
 
     header(12, "ms", "kd ms", "MiB", "over kd")
+    found = {}
     for name, cost in losses_over_kd(setting(given, given.pair or "standard"), given.names or groups()["loss"]):
         figures = cost if isinstance(cost, ValueError) else f"{cost.race}{cost.memory:10.1f}{cost.over:+10.1f}"
         print(f"{name:12}{figures}", flush=True)
+        if isinstance(cost, Cost):
+            found[name] = {"ms": round(cost.race.ratio, 3), "mib": round(cost.over, 1)}
+    if given.json is not None:
+        given.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def modes(given: argparse.Namespace) -> None:

@@ -17,13 +17,12 @@ from kdlab.reporting.sheet import Column, Sheet
 
 def of_run(run: Run, console: Console) -> str:
     """Prints the table of a run; its page adds the learning curves."""
-    from kdlab.result import ROWS, print_table  # with torch, seconds that a folder of runs need not wait
-    from kdlab.result import _lines as lines_of
+    from kdlab.result import ROWS, lines, print_table  # with torch, seconds that a folder of runs need not wait
 
     print_table(run.result, console)
     shown = {name: run.result[name] for name in ROWS if run.result[name]}
     titles = [ROWS[name] if len(shown) > 1 else "student" for name in shown]
-    rows = [(words, *cells) for words, cells in lines_of(run.result, shown)]
+    rows = [(words, *cells) for words, cells in lines(run.result, shown)]
     table = Sheet("", [Column("", "left"), *map(Column, titles)], rows)
     names = run.result["names"]
     about = ", ".join(f"{name} {names[name]}" for name in NAMES if names.get(name))
