@@ -7,9 +7,8 @@ is ours. Nothing in it waits for the device: terms add up in tensors, read every
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from itertools import pairwise
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -22,8 +21,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from kdlab.assembly import Parts
+from kdlab.freezing import freeze
 from kdlab.heads.head import Head
-from kdlab.knowledge import Batch, Progress
+from kdlab.knowledge import Batch, Progress, shares
 from kdlab.modes.mode import Mode
 from kdlab.objective import Counts, Objective
 from kdlab.observe import logits_of
@@ -185,28 +185,7 @@ class Distiller(pl.LightningModule):
             for course in self.courses:
                 course.mode.close()
             self.objective.listen(self.mode)
-        silent = set() if phase.heads is None else set(self.objective.heads) - set(phase.heads)
-        present = {*self.mode.parameters(), *self.objective.parameters()}
-        for parameter in self._can_train:
-            parameter.requires_grad_(parameter in present)
-        for name in silent:
-            self.objective.heads[name].requires_grad_(False)
-        for name in set(self.objective.heads) - silent:
-            self._freeze_fitted(name, phase.prepare)
-        if phase.train == "head":
-            self.mode.requires_grad_(False)
-        elif phase.train == "body":
-            for learner in self.mode.observed:
-                if learner.taps.classifier is not None:
-                    learner.network.get_submodule(learner.taps.classifier).requires_grad_(False)
-
-    def _freeze_fitted(self, name: str, prepare: bool) -> None:
-        """What is fitted before training trains then and only then; the rest of its head, the other way round."""
-        for placed in self.objective.placed(name):
-            fitted = {p for part in placed.head.prepared() for p in part.parameters()}
-            for parameter in placed.head.parameters():
-                if (parameter in fitted) != prepare:
-                    parameter.requires_grad_(False)
+        freeze(self.courses[place], phase, self._can_train)
 
     # ---- the step
 
@@ -220,7 +199,7 @@ class Distiller(pl.LightningModule):
         """One optimizer step over this rank's share of one batch."""
         phase, progress, world = self.phases[self._phase], self.progress(), self.trainer.world_size
         rows, labelled = self._count(batch)
-        parts = list(split(batch, self._accumulate))
+        parts = list(shares(batch, self._accumulate))
         for place, part in enumerate(parts):
             counts = Counts(rows, labelled, len(part["index"]) / (len(batch["index"]) * world))
             if self._channels_last:
@@ -360,19 +339,3 @@ class Distiller(pl.LightningModule):
 def prefixes(mode: Mode) -> dict[str, str]:
     """How the metrics of each student are called: `validation` of the first, `validation/peer1` of another."""
     return {name: f"validation/{name}" if place else "validation" for place, name in enumerate(mode.validated())}
-
-
-def split(batch: Batch, parts: int) -> Iterator[Batch]:
-    """A batch in parts of equal size, or nearly so, its further views too."""
-    if parts == 1:
-        yield batch
-        return
-    edges = [round(place * len(batch["index"]) / parts) for place in range(parts + 1)]
-    yield from (_slice(batch, start, stop) for start, stop in pairwise(edges))
-
-
-def _slice(batch: Batch, start: int, stop: int) -> Batch:
-    return {
-        key: {name: _slice(view, start, stop) for name, view in value.items()} if key == "views" else value[start:stop]
-        for key, value in batch.items()
-    }

@@ -5,8 +5,9 @@ The ground floor of kdlab: every other file may import this one, and it knows to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -246,3 +247,19 @@ def _union(one: Positions, other: Positions) -> Positions:
     if one == "all" or other == "all":
         return "all"
     return tuple(sorted({*one, *other}))
+
+
+def shares(batch: Batch, count: int) -> Iterator[Batch]:
+    """A batch in so many parts of equal size, or nearly so, its further views too."""
+    if count == 1:
+        yield batch
+        return
+    edges = [round(place * len(batch["index"]) / count) for place in range(count + 1)]
+    yield from (_share(batch, start, stop) for start, stop in pairwise(edges))
+
+
+def _share(batch: Batch, start: int, stop: int) -> Batch:
+    return {
+        key: {name: _share(view, start, stop) for name, view in value.items()} if key == "views" else value[start:stop]
+        for key, value in batch.items()
+    }
