@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from kdlab.bench.allocator import keep_memory
 from kdlab.bench.losses import Cost, losses_over_kd
 from kdlab.bench.modes import mode_over_parts
 from kdlab.bench.setting import PAIRS, PRECISIONS, Setting, hardware
@@ -33,6 +34,7 @@ BLOCKS_OF_SECONDS = {"step": (10, 1), "losses": (4, 1), "modes": (4, 1)}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code is 0, or 2 for what the user must change."""
     given = parse(sys.argv[1:] if arguments is None else arguments)
+    keep_memory()
     try:
         {"step": step, "losses": losses, "modes": modes}[given.what](given)
     except UsageError as error:
