@@ -171,7 +171,9 @@ def test_a_trial_costs_little_beside_its_training_steps(logger, share, tmp_path,
     overhead = (seconds - sum(trial.user_attrs["metrics"]["student.seconds"] for trial in found)) / len(found)
 
     start = time.perf_counter()
-    process = study.launch(sys.executable, "-m", "kdlab.train", "alone=false", "runs=fresh", *SMALL, *given, WANDB_MODE="offline")
+    process = study.launch(
+        sys.executable, "-m", "kdlab.train", "alone=false", "runs=fresh", *SMALL, *given, WANDB_MODE="offline"
+    )
     said = process.communicate(timeout=100)[0]
     assert process.returncode == 0, said
     [result] = (tmp_path / "fresh").glob("*/result.json")

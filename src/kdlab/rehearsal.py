@@ -46,6 +46,8 @@ def rehearse(config: Config, key: str = "") -> None:
     if (outputs := refuse_network(config, f"{key}model")) != classes:
         raise UsageError(f"{key}model has {outputs} outputs, but the data has {classes} classes; expected as many")
     parts = assemble(config)
+    if config["trainer"]["precision"] == "16-mixed" and any(course.optimizers for course in parts.courses):
+        raise UsageError(f"{key}trainer.precision=16-mixed scales one optimizer's gradients; type bf16-mixed")
     refuse_settings(config["optimizer"], Optimizer, f"{key}optimizer", config["allow"], params=[])
     refuse_settings(config["scheduler"], LRScheduler, f"{key}scheduler", config["allow"], optimizer=None)
     for place, phase in enumerate(parts.phases):

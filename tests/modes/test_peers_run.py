@@ -16,6 +16,7 @@ from kdlab.data.source import Digits
 from kdlab.distiller import Distiller
 from kdlab.errors import UsageError
 from kdlab.fit import fit, make_scheduler
+from kdlab.rehearsal import rehearse
 from kdlab.result import SCHEMA
 from kdlab.run import load_student, run
 from kdlab.tracking import read_metrics
@@ -125,6 +126,8 @@ def test_the_steps_of_all_optimizers_count_once(tmp_path):
     [
         (["mode=dml", "mode.kept=peer7"], r"^mode.kept=peer7: expected best or student or peer1 or ensemble$"),
         (["mode=dml", "data.validation=0"], r"^mode.kept=best selects by validation, and data.validation=0 has none"),
+        (["mode=dml", "+optimizer@mode.optimizers.peer1=adamw", "trainer.precision=16-mixed"],
+         r"^trainer.precision=16-mixed scales one optimizer's gradients; type bf16-mixed$"),
         (["mode=dml", "+optimizer@mode.optimizers.peer9=adamw"],
          r"^mode.optimizers.peer9: expected one of the learners, student or peer1$"),
         (["mode=offline", "mode.peers=[resnet8]"], r"^mode.peers=.*: expected none: this mode trains one network$"),
@@ -134,7 +137,7 @@ def test_the_steps_of_all_optimizers_count_once(tmp_path):
 )  # fmt: skip
 def test_what_cannot_be_is_refused_before_anything_trains(overrides, said):
     with pytest.raises(UsageError, match=said):
-        assemble(without_use(compose([*TINY, *overrides])))
+        rehearse(without_use(compose([*TINY, *overrides])))
 
 
 @pytest.mark.parametrize(("word", "steps", "meant"), [("steps", 10, 10), ("steps/4", 10, 3), ("steps/20", 10, 1)])
