@@ -110,3 +110,10 @@ def test_a_curriculum_that_was_killed_goes_on_exactly(stop, tmp_path, conf):  # 
     resumed = train(killed, tmp_path / "home", [f"resume={run}"])
     assert resumed.returncode == 0, resumed.stderr
     assert numbers(run) == numbers(only_run(whole))
+
+
+def test_branches_of_one_mode_are_not_the_peers_of_another():
+    parts = put_together("[{epochs:1,mode:dml},{epochs:1,mode:one}]", "loss=kd")
+    student, peer = parts.courses[0].mode.learners
+    assert not {*student.parameters()} & {*peer.parameters()}
+    assert [learner.name for learner in parts.mode.observed] == ["student", "branch1", "branch2"]

@@ -68,3 +68,14 @@ def test_a_peer_may_have_an_optimizer_of_its_own():
     mode = compose(overrides)["mode"]
     assert mode["optimizers"]["peer1"]["_target_"] == "torch.optim.AdamW"
     assert mode["optimizers"]["peer1"]["lr"] == 0.003
+
+
+def test_modes_of_phases_propose_what_they_agree_on():
+    alike = compose(["phases=[{epochs: 2, mode: dml}, {epochs: 1, mode: ema}]"])
+    assert (alike["loss"]["heads"]["kd"]["temperature"], alike["loss"]["task_weight"]) == (1.0, 1.0)
+    assert alike["names"]["mode"] == "dml+ema"
+    with pytest.raises(UsageError, match=r"^phases: dml and offline were published with other settings of loss\.heads"):
+        compose(["phases=[{epochs: 2, mode: dml}, {epochs: 1}]"])
+    chosen = compose(["phases=[{epochs: 2, mode: dml}, {epochs: 1}]", "loss=kd"])
+    assert chosen["loss"]["heads"]["kd"]["temperature"] == 4.0
+    assert chosen["names"]["mode"] == "dml+offline"

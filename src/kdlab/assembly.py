@@ -129,7 +129,7 @@ def assemble(
         named = named_learners(config, settings)
 
         def learners(place: int = 0) -> Observed:
-            return learner(*(named[place] if place < len(named) else (f"peer{place}", config["model"])))
+            return learner(*(named[place] if place < len(named) else (f"branch{place}", config["model"])))
 
         mode = make_mode(config, settings, Cast(learners, frozen, context, batch, len(named) - 1))
         heard = [term for term in terms if term.name in speaking]
@@ -237,7 +237,7 @@ def _grafted(
         raise UsageError(f"loss={term.name} builds parts of a frozen teacher into the student, and here is none")
     whole = Fields(stages="all", embedding=True, classifier=True)
     for side in (student, teachers[0]):
-        if side.taps.classifier is None:
+        if not side.offers.classifier:
             raise UsageError(f"loss={term.name} needs {side.name}'s classifier, which is not to be had here")
         side.listen(whole)
     learner, teacher = student.example(batch["input"]), teachers[0].example(batch["input"])

@@ -13,7 +13,7 @@ from typing import Any
 
 from kdlab.dials import set_dials, set_task_weight, tune
 from kdlab.errors import UsageError, nearest
-from kdlab.proposals import holds, proposals
+from kdlab.proposals import holds, modes_of, proposals
 from kdlab.values import check, check_known, check_value, lookup
 
 Config = dict[str, Any]
@@ -74,7 +74,14 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
             base = hydra_compose(root, overrides=choices, return_hydra_config=True)
             given = [override.key_or_group for override in parsed]
-            options, proposed = proposals(_plain(OmegaConf.to_container(base.mode)), given, known)
+            own = base.hydra.runtime.choices["mode"]
+            asked = next((override.value() for override in values if override.key_or_group == "phases"), None)
+            modes = {}
+            for name in modes_of(asked, own):
+                _is_choice("mode", name, known)
+                other = base if name == own else hydra_compose(root, [*choices, f"mode={name}"])
+                modes[name] = _plain(OmegaConf.to_container(other.mode))
+            options, proposed = proposals(modes, given, known)
             if options:
                 base = hydra_compose(root, overrides=[*choices, *options], return_hydra_config=True)
         made = base.hydra.runtime.choices
@@ -98,6 +105,7 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
         phases = [] if config["phases"] is None else config["phases"]
         if not isinstance(phases, list) or not all(isinstance(phase, dict) for phase in phases):
             raise UsageError(f"phases={phases}: expected a list of groups of keys, [{{epochs: 10}}]")
+        trained = "+".join(modes_of(phases, own))
         for phase in phases:
             if isinstance(name := phase.get("mode"), str):
                 _is_choice("mode", name, known)
@@ -114,7 +122,7 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
     set_task_weight(resolved)
     _follow_generations(resolved)
     check(resolved)
-    chosen = {group: made[group] for group in ("model", "mode", "data", "task")}
+    chosen = {group: made[group] for group in ("model", "data", "task")} | {"mode": trained}
     names = {**chosen, "teacher": made.get("model@teacher.model"), "loss": "+".join(resolved["loss"]["heads"])}
     return {**resolved, "names": names}
 

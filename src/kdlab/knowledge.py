@@ -95,6 +95,7 @@ class Lesson:
     index: [B], the samples' places in the training set.
     weight: [K, N], one factor per teacher and row; 0 masks the row. A scalar head counts by a teacher's mean.
     task: the factor of the supervised loss, one for all rows or [N]; 0: it does not apply.
+    whole: the targets of all that the supervised loss is a mean over, where that is not the batch of this step.
     views: further views of the same samples, where the mode or a head asked.
     """
 
@@ -104,6 +105,7 @@ class Lesson:
     index: Tensor
     weight: Tensor | None = None
     task: float | Tensor = 1.0
+    whole: Tensor | None = None
     views: Mapping[str, Lesson] = field(default_factory=dict)
 
 

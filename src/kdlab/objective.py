@@ -198,7 +198,10 @@ class Objective(nn.Module):
         for lesson in lessons:
             if lesson.target is not None:
                 rows = self.task.loss(lesson.learner.logits, lesson.target)
-                said.append(_scaled(rows, lesson.task).sum() / counts.labelled)
+                labelled = counts.labelled
+                if lesson.whole is not None:
+                    labelled = self.task.labelled(lesson.whole).sum().clamp(min=1)
+                said.append(_scaled(rows, lesson.task).sum() / labelled)
         return _sum(said, lessons)
 
     def _term(self, name: str, lessons: Sequence[Lesson], counts: Counts, progress: Progress, prepare: bool) -> Tensor:
@@ -237,7 +240,7 @@ class Objective(nn.Module):
             lesson.index,
             None if lesson.weight is None else lesson.weight[edge.teacher : edge.teacher + 1],
             lesson.task,
-            views,
+            views=views,
         )
 
     def _heard(self, learner: Knowledge, edge: Edge, needs: Needs) -> Knowledge:

@@ -77,10 +77,19 @@ class Teacher(Observed):
         self._size = size
         self.known: Tensor | None = None
         self._order: Tensor | None = None
+        self._classifier: nn.Linear | None = None
         if classes is not None:
             pairs = [(ours, theirs) for ours, theirs in enumerate(classes) if theirs is not None]
             self.known = torch.tensor([ours for ours, _ in pairs])
             self._order = torch.tensor([theirs for _, theirs in pairs])
+            if len(pairs) == len(classes) and taps.classifier is not None:
+                self._classifier = _rows_of(network.get_submodule(taps.classifier), self._order)
+
+    @property
+    def offers(self) -> Fields:
+        """What a head may ask; a classifier only where it tells all of the student's classes apart."""
+        offers = super().offers
+        return offers if self._order is None else replace(offers, classifier=self._classifier is not None)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
         """Moves and casts the teacher; it lies outside the module tree that would do so."""
@@ -90,6 +99,8 @@ class Teacher(Observed):
             self._renormalise = (scale.to(device), shift.to(device))
         if self._order is not None:
             self._order = self._order.to(device)
+        if self._classifier is not None:
+            self._classifier.to(device=device, dtype=dtype)
 
     def __call__(self, input: Tensor) -> Knowledge:
         with torch.no_grad():
@@ -97,7 +108,8 @@ class Teacher(Observed):
 
     def example(self, input: Tensor) -> Example:
         example = super().example(self.prepared(input))
-        return replace(example, knowledge=self._ordered(example.knowledge))
+        classifier = self._classifier if self._order is not None and example.classifier else example.classifier
+        return replace(example, knowledge=self._ordered(example.knowledge), classifier=classifier)
 
     def _ordered(self, knowledge: Knowledge) -> Knowledge:
         return knowledge if self._order is None else replace(knowledge, logits=knowledge.logits[:, self._order])
@@ -110,6 +122,15 @@ class Teacher(Observed):
         if self._size is not None and input.shape[-1] != self._size:
             input = interpolate(input, size=(self._size, self._size), mode="bilinear", antialias=True)
         return input
+
+
+def _rows_of(classifier: nn.Module, order: Tensor) -> nn.Linear:
+    assert isinstance(classifier, nn.Linear), "the tap of a classifier names a linear layer"
+    made = nn.Linear(classifier.in_features, len(order), bias=classifier.bias is not None).requires_grad_(False)
+    made.weight.copy_(classifier.weight[order])
+    if classifier.bias is not None:
+        made.bias.copy_(classifier.bias[order])
+    return made.to(classifier.weight)
 
 
 def renormalisation(

@@ -39,6 +39,17 @@ def test_half_of_the_next_batch_is_the_half_before_taught_by_what_was_said_then(
         before = mode.logits.clone()
 
 
+def test_each_half_is_a_mean_over_its_own_labels():
+    mode, objective = lesson_plan()
+    first, second = batch(6, 1, first=0), batch(6, 2, first=20)
+    second["target"][1:] = -1
+    step(mode, objective, first, Progress())
+    whole = mode.observed[0](torch.cat((second["input"], first["input"]))).logits.detach()
+    new, again = cross_entropy(whole[:1], second["target"][:1]), cross_entropy(whole[6:], first["target"])
+    _, terms = objective(mode(second, Progress()), Counts(6.0, torch.tensor(1.0)), Progress())
+    torch.testing.assert_close(terms[0], (new + again) / 2)
+
+
 def test_the_repeated_half_brings_its_own_labels_and_places():
     mode, objective = lesson_plan()
     first, second = batch(4, 1, first=0), batch(4, 2, first=20)

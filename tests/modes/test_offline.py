@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div
 
+from kdlab.assembly import assemble, without_use
+from kdlab.config import compose
 from kdlab.errors import UsageError
 from kdlab.heads.response.kd import KD
-from kdlab.knowledge import Needs, Progress
+from kdlab.knowledge import Fields, Needs, Progress
 from kdlab.modes.mode import Cast
 from kdlab.modes.offline import Offline, confidence_weights
 from kdlab.objective import Counts, Objective, Term
@@ -161,3 +163,43 @@ def test_a_teacher_of_other_classes_is_heard_in_those_that_both_know():
     assert spread[:, [1, 2, 4, 5, 6, 7, 8]].max() < 1e-20
     with pytest.raises(UsageError, match="teachers of other classes are heard one by one; type separate"):
         Offline(Cast(cast.learners, (teacher, teacher), CONTEXT, batch()))
+
+
+@pytest.mark.parametrize("classes", [[3, 1, 2, 0, 9, 5, 6, 7, 8, 4], [11, 1, 2, 3, 4, 5, 6, 7, 8, 10]])
+def test_a_teachers_classifier_is_handed_over_in_the_students_classes(classes):
+    torch.manual_seed(0)
+    network, input = Net(classes=12), batch()["input"]
+    teacher = Teacher("teacher", network, find_taps(network, input), classes=classes)
+    teacher.listen(Fields(embedding=True, classifier=True))
+    example = teacher.example(input)
+    torch.testing.assert_close(example.knowledge.logits, network(input)[:, classes])
+    torch.testing.assert_close(example.classifier(example.knowledge.vector()), example.knowledge.logits)
+    assert not example.classifier.weight.requires_grad
+    partial = Teacher("teacher", network, find_taps(network, input), classes=[None, *classes[1:]])
+    assert (teacher.offers.classifier, partial.offers.classifier) == (True, False)
+
+
+def test_a_reused_classifier_answers_in_the_students_classes_or_is_refused():
+    tiny = ["model=resnet8", "model.width=0.125", "teacher=resnet8", "teacher.model.width=0.25", "loss=simkd"]
+    order = [1, 0, *range(2, 10)]
+    parts = assemble(without_use(compose([*tiny, f"teacher.classes={order}"])))
+    (teacher,), student = parts.mode.teachers, parts.mode.learners[0]
+    assert torch.equal(student.classifier.weight, teacher.network.fc.weight[order])
+    with pytest.raises(
+        UsageError, match=r"^loss=simkd needs teacher ResNet's classifier, which is not to be had here$"
+    ):
+        assemble(without_use(compose([*tiny, "teacher.classes=[null,1,2,3,4,5,6,7,8,9]"])))
+    with pytest.raises(UsageError, match=r"^loss=catkd needs the teacher's classifier, which are not to be had here$"):
+        assemble(without_use(compose([*tiny, "loss=catkd", "teacher.classes=[null,1,2,3,4,5,6,7,8,9]"])))
+
+
+def test_a_view_that_a_head_reads_and_one_that_the_teacher_is_shown_go_together():
+    views = ["+data.views.strong={}", "+data.views.clean={}", "mode.teacher_view=clean"]
+    parts = assemble(without_use(compose(["model=resnet8", "teacher=resnet8", "loss=mlkd", *views])))
+    strong, clean = ({**batch(), "input": batch()["input"] * factor} for factor in (2, 3))
+    whole = {**batch(), "views": {"strong": strong, "clean": clean}}
+    (lesson,) = parts.mode(whole, Progress())
+    teacher, student = parts.mode.teachers[0].network, parts.mode.learners[0]
+    assert [*lesson.views] == ["strong"]
+    torch.testing.assert_close(lesson.views["strong"].teachers[0].logits, teacher(clean["input"]))
+    torch.testing.assert_close(lesson.views["strong"].learner.logits, student(strong["input"]))

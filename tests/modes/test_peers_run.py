@@ -65,7 +65,7 @@ def test_a_larger_peer_is_never_kept_in_the_students_place(tmp_path, monkeypatch
     ("mode", "kept", "others"),
     [
         ("kdcl", "ensemble", {"student", "peer1"}),
-        ("one", "ensemble", {"student", "peer1", "peer2"}),
+        ("one", "ensemble", {"student", "branch1", "branch2"}),
         ("byot", "exit1", {"student", "exit2"}),
         ("ema", "average", {"student"}),
     ],

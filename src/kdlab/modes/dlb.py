@@ -71,10 +71,10 @@ class DLB(Mode):
         said = student(torch.cat((batch["input"], before["input"])))
         new, again = said.part(0, len(index)), said.part(len(index), len(said.logits))
         past = Knowledge(before["logits"], rows=again.rows)
-        # Each half's rows are divided by the number of them: half of both is the mean over the whole batch.
+        # Half of the mean over each half: where all samples have labels, the mean over the whole batch.
         return [
             Lesson(new, (), target, index, task=0.5),
-            Lesson(again, (past,), before["target"], before["index"], task=0.5),
+            Lesson(again, (past,), before["target"], before["index"], task=0.5, whole=self.target),
         ]
 
     def forward(self, batch: Batch, progress: Progress) -> list[Lesson]:

@@ -141,7 +141,8 @@ class Mode(nn.Module):
         views = {name: view for name, view in batch.get("views", {}).items() if name not in self.shows}
         if not views:
             return lessons
-        others = {name: self.lessons(view, progress) for name, view in views.items()}
+        whole = {"views": batch["views"]} if self.shows else {}
+        others = {name: self.lessons({**view, **whole}, progress) for name, view in views.items()}
         return [
             replace(lesson, views={name: seen[place] for name, seen in others.items()})
             for place, lesson in enumerate(lessons)
