@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import threading
 import time
 from pathlib import Path
 
@@ -88,6 +89,28 @@ def test_an_entry_that_is_there_stays_as_it_is(store):
     assert second.result["first"] is True
     assert second.weights()["count"] == 7
     assert len(list(store.root.iterdir())) == 1
+
+
+def test_while_another_trains_what_is_asked_for_it_is_said_that_one_waits(store, monkeypatch):
+    monkeypatch.setattr(kdlab.store, "PATIENCE", 0.01)
+    begun, enough, waits = threading.Event(), threading.Event(), []
+
+    def train():
+        begun.set()
+        assert enough.wait(20)
+        return WEIGHTS, {}
+
+    def waiting():
+        waits.append(1)
+        if len(waits) == 3:
+            enough.set()
+
+    other = threading.Thread(target=store.get, args=(RECIPE, train))
+    other.start()
+    assert begun.wait(20)
+    assert Store(store.root, waiting=waiting).get(RECIPE, never).weights()["count"] == 7
+    other.join()
+    assert len(waits) >= 3
 
 
 @pytest.mark.parametrize("damage", ["a byte", "the end", "everything"])

@@ -16,6 +16,7 @@ from kdlab.errors import UsageError
 from kdlab.run import run
 from kdlab.space import written
 from kdlab.storage import stored
+from kdlab.store import Store
 from kdlab.study import curve_of
 from kdlab.study_file import make_plan
 from kdlab.work import Distillation
@@ -36,14 +37,17 @@ STUDY = {
 
 
 class Told:
-    """A line whose other end says stop after so many reports."""
+    """A line whose other end says stop after so many reports. `waits`: how often it was told of a wait."""
 
     def __init__(self, patience=99):
-        self.patience, self.messages = patience, []
+        self.patience, self.messages, self.waits = patience, [], 0
 
     def stop(self, message):
         self.messages.append(message)
         return len(self.messages) >= self.patience
+
+    def waiting(self):
+        self.waits += 1
 
 
 @pytest.fixture
@@ -52,13 +56,13 @@ def trial(tmp_path, monkeypatch):
     monkeypatch.setenv("KDLAB_HOME", str(tmp_path / "home"))
     threads = torch.get_num_threads()
 
-    def do(line, folder="trial", **changes):
+    def do(line, folder="trial", do=Distillation.trial, **changes):
         plan = make_plan({**STUDY, **changes})
         work = Distillation()
         work.prepare(plan)
         assignment = Assignment("small-0000", _published(plan), tmp_path / folder, 0)
         assignment.folder.mkdir()
-        return work.trial(line, plan, assignment)
+        return do(work, line, plan, assignment)
 
     monkeypatch.chdir(tmp_path)
     yield do
@@ -121,6 +125,22 @@ def test_the_value_is_the_mean_over_seeds_and_the_curve_the_firsts(trial):
 def test_a_trial_whose_loss_is_no_number_is_a_result(trial):
     with pytest.raises(DivergedTrialError, match="is no finite number"):
         trial(Told(), overrides=[*SMALL, "optimizer.lr=1e12"])
+
+
+def test_a_trial_and_a_refit_that_wait_for_anothers_network_show_that_they_live(trial, tmp_path, monkeypatch):
+    asked, line = Store.get, Told()
+    monkeypatch.setattr(Store, "get", lambda store, *given: store._waiting() or asked(store, *given))
+    trial(line)
+    assert line.waits == 1  # for its teacher
+
+    def run(config, folder, store):
+        store.get({"alone": 1}, lambda: ({}, {}))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kdlab.work.run", run)
+    with pytest.raises(KeyboardInterrupt):
+        trial(line, folder="refit", do=Distillation.refit)
+    assert line.waits == 2
 
 
 def test_a_metric_that_no_run_writes_and_a_run_that_cannot_be_are_refused():

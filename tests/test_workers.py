@@ -9,6 +9,7 @@ import time
 import pytest
 
 from kdlab.errors import UsageError
+from kdlab.store import Store
 from kdlab.workers import Crew, Diverged, DivergedTrialError, Done, Epoch, Failed
 
 
@@ -90,6 +91,24 @@ def test_a_process_that_shows_no_sign_of_life_is_killed(tmp_path):
     job = crew.start(0, tmp_path, sleep)
     assert heard(crew)[0] == [Failed("hung: it showed no sign of life for 0.3 s", again=True)]
     assert job.process.exitcode == -signal.SIGKILL
+
+
+def test_a_process_that_waits_for_what_another_trains_is_not_taken_for_dead(tmp_path):
+    def ask(line):
+        def train():
+            for done in range(6):
+                time.sleep(0.3)
+                line.stop(Epoch(done, 0.5))
+            return {}, {"trained_by": os.getpid()}
+
+        entry = Store(tmp_path / "store", waiting=line.waiting).get({"model": "contested"}, train)
+        return {"by": entry.result["trained_by"]}
+
+    crew = Crew(2, hang_seconds=1.0)
+    jobs = [crew.start(slot, tmp_path / str(slot), ask) for slot in (0, 1)]
+    ends = [found[-1] for found in heard(crew).values()]
+    assert [type(end) for end in ends] == [Done, Done], ends
+    assert len({end.metrics["by"] for end in ends} & {job.process.pid for job in jobs}) == 1
 
 
 def test_a_new_line_in_its_metrics_is_a_sign_of_life(tmp_path):

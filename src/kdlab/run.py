@@ -88,7 +88,12 @@ class Setting:
 
 
 def run(
-    config: Mapping[str, Any], *, data: Data | None = None, folder: Path | None = None, resume: bool = False
+    config: Mapping[str, Any],
+    *,
+    data: Data | None = None,
+    folder: Path | None = None,
+    store: Store | None = None,
+    resume: bool = False,
 ) -> Outcome | None:
     """Trains what a config describes, and whatever it waits for.
 
@@ -96,6 +101,7 @@ def run(
         config: a composed run.
         data: its data, where `kdlab.data.data.load` was called before.
         folder: where it goes; None: a new one below `config["runs"]`.
+        store: where its teacher and its student alone are; None: that of `$KDLAB_HOME`.
         resume: the folder holds a run that stopped; go on with it.
 
     Returns:
@@ -109,14 +115,14 @@ def run(
     folder = folder or new_folder(Path(config["runs"]), config["name"])
     os.environ[FOLDER] = str(folder.resolve())
     try:
-        return _run(config, data, folder, resume)
+        return _run(config, data, folder, store or Store(), resume)
     finally:
         del os.environ[FOLDER]
 
 
-def _run(config: Config, data: Data, folder: Path, resume: bool) -> Outcome | None:
+def _run(config: Config, data: Data, folder: Path, store: Store, resume: bool) -> Outcome | None:
     write_config(folder, config)
-    setting = Setting(data, Store(), folder, config["logger"].get("group") or config["name"], resume)
+    setting = Setting(data, store, folder, config["logger"].get("group") or config["name"], resume)
     teachers = setting.teachers(config)
     alone = setting.obtain(alone_run(config), "alone") if config["alone"] and _distils(config) else None
     trained = fit(

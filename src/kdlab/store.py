@@ -11,13 +11,14 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,6 +27,9 @@ from kdlab.home import home
 from kdlab.recipe import key_of
 
 State = dict[str, Tensor]
+
+PATIENCE = 0.5
+"""Seconds between two calls of `waiting`."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,16 @@ class Entry:
 
 
 class Store:
-    """The entries below one folder; by default those of `$KDLAB_HOME`."""
+    """The entries below one folder.
 
-    def __init__(self, root: Path | None = None) -> None:
+    Args:
+        root: the folder; by default that of `$KDLAB_HOME`.
+        waiting: called again and again while another process trains what is asked for.
+    """
+
+    def __init__(self, root: Path | None = None, waiting: Callable[[], None] = lambda: None) -> None:
         self.root = root or home() / "store"
+        self._waiting = waiting
 
     def find(self, recipe: Mapping[str, Any]) -> Entry | None:
         """The entry of a recipe, or None."""
@@ -78,7 +88,7 @@ class Store:
             return entry
         locks = self.root / "locks"
         locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / f"{key_of(recipe)}.lock"):
+        with self._turn(FileLock(locks / f"{key_of(recipe)}.lock")):
             return self.find(recipe) or self.put(recipe, *train())
 
     def put(self, recipe: Mapping[str, Any], weights: State, result: Mapping[str, Any]) -> Entry:
@@ -102,6 +112,18 @@ class Store:
         entry = self.find(recipe)
         assert entry is not None
         return entry
+
+    @contextmanager
+    def _turn(self, lock: FileLock) -> Iterator[None]:
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=PATIENCE)
+            except Timeout:
+                self._waiting()
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 def save_weights(weights: Mapping[str, Tensor], file: Path) -> None:

@@ -86,6 +86,7 @@ class Distillation(Work):
         config = without_use(_named(plan.compose(assignment.overrides), plan, assignment, ["trial"]))
         (assignment.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         data = self._data if self._data and config["data"] == self._config["data"] else _load(config)
+        store = Store(waiting=line.waiting)
         found: list[dict[str, float]] = []
         for place in range(plan.settings["seeds"]):
             folder = assignment.folder / f"seed{place}" if place else assignment.folder
@@ -94,7 +95,7 @@ class Distillation(Work):
             try:
                 fit(
                     seeded, data, folder, job="trial", group=plan.name, nested=True, trial=True, callbacks=[report],
-                    teachers=self._weights(Setting(data, Store(), folder, plan.name, False), seeded),
+                    teachers=self._weights(Setting(data, store, folder, plan.name, False), seeded),
                 )  # fmt: skip
             except DivergedError as error:
                 raise DivergedTrialError(str(error).split(";")[0]) from error
@@ -111,7 +112,7 @@ class Distillation(Work):
         self._settle(plan, assignment.slot)
         config = _named(plan.compose(assignment.overrides), plan, assignment, ["final"])
         config["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
-        outcome = run(config, folder=assignment.folder)
+        outcome = run(config, folder=assignment.folder, store=Store(waiting=line.waiting))
         assert outcome is not None
         return of_result(outcome.result, config["keep"])
 

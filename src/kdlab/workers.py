@@ -43,6 +43,11 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """Now and then, while another process trains what this one needs: a sign of life, and no more."""
+
+
+@dataclass(frozen=True)
 class Done:
     """The end: what was measured."""
 
@@ -101,6 +106,7 @@ class Work(Protocol):
 
 
 Message = Known | Epoch | Done | Failed | Diverged
+"""What is heard of a process; that it waits is for its crew alone."""
 
 
 class Line:
@@ -113,6 +119,10 @@ class Line:
         """Reports, and asks whether to stop."""
         self._connection.send(message)
         return bool(self._connection.recv())
+
+    def waiting(self) -> None:
+        """Says that it is alive and waits for another process."""
+        self._connection.send(Waiting())
 
 
 @dataclass(eq=False)
@@ -195,7 +205,9 @@ class Crew:
         job.seen = time.monotonic()
         try:
             while job in self.jobs and job.connection.poll():
-                message: Message = job.connection.recv()
+                message: Message | Waiting = job.connection.recv()
+                if isinstance(message, Waiting):
+                    continue
                 if isinstance(message, (Done, Failed, Diverged)):
                     self._forget(job)
                 yield job, message
