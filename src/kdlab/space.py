@@ -42,7 +42,8 @@ class Dimension:
 
     def active(self, point: Point) -> bool:
         """Whether it is there beside the choices of a point."""
-        return all(key in point and point[key] in values for key, values in self.when.items())
+        known = by_key(point)
+        return all(key in known and known[key] in values for key, values in self.when.items())
 
     def ends(self) -> tuple[Any, ...]:
         """Its lowest and highest value, or all of its choices."""
@@ -67,6 +68,11 @@ class Dimension:
             return trial.suggest_float(self.name, found.low, found.high, step=found.step, log=found.log)
         assert isinstance(found, IntDistribution)
         return trial.suggest_int(self.name, found.low, found.high, step=found.step, log=found.log)
+
+
+def by_key(point: Point) -> dict[str, Any]:
+    """A point by the keys that it sets."""
+    return {name.split("@")[0]: value for name, value in point.items()}
 
 
 def read_space(space: Mapping[str, Any], folders: Sequence[Path] = ()) -> tuple[Dimension, ...]:
@@ -98,33 +104,51 @@ def read_space(space: Mapping[str, Any], folders: Sequence[Path] = ()) -> tuple[
 
 
 def chosen(
-    space: Sequence[Dimension], given: Point, overrides: Sequence[str], folders: Sequence[Path] = ()
+    space: Sequence[Dimension], given: Mapping[str, Any], overrides: Sequence[str], folders: Sequence[Path] = ()
 ) -> dict[str, Any]:
     """The point that `given` describes by key; what it leaves out is as the config publishes it.
 
     Raises:
         UsageError: where a value is not in the space.
     """
+    point = published(space, given, overrides, folders)
+    for dimension in space:
+        if dimension.name in point and not dimension.holds(value := point[dimension.name]):
+            key = dimension.key
+            always = f"space.{key}: the published {value}, which is always tried first,"
+            whence = f"first: {key}={value}" if key in given else always
+            raise UsageError(f"{whence} is not among {_range(dimension)}")
+    keys = by_key(point)
+    for key in given:
+        if key not in keys:
+            raise UsageError(f"first: {key} is not in the space, or not beside that choice{nearest(key, keys)}")
+    return point
+
+
+def published(
+    space: Sequence[Dimension], kept: Mapping[str, Any], overrides: Sequence[str], folders: Sequence[Path] = ()
+) -> dict[str, Any]:
+    """The point that the config publishes beside the values in `kept`, by key; perhaps outside of the ranges.
+
+    A key in `kept` that is not there beside the choices is left out.
+
+    Raises:
+        UsageError: where the config has no such key.
+    """
     point: dict[str, Any] = {}
-    published = cache(lambda *options: compose([*overrides, *options], folders))
+    config = cache(lambda *options: compose([*overrides, *options], folders))
     known = groups(folders)
     for dimension in space:
         key = dimension.key
         if not dimension.active(point):
             continue
-        if key in given:
-            value, whence = given[key], f"first: {key}={given[key]}"
+        if key in kept:
+            point[dimension.name] = kept[key]
+        elif key in known:
+            point[dimension.name] = _option(key, overrides)
         else:
-            options = written({name: value for name, value in point.items() if name in known})
-            value = _option(key, overrides) if key in known else _value(key, published(*options))
-            whence = f"space.{key}: the published {value}, which is always tried first,"
-        if not dimension.holds(value):
-            raise UsageError(f"{whence} is not among {_range(dimension)}")
-        point[dimension.name] = value
-    keys = {name.split("@")[0] for name in point}
-    for key in given:
-        if key not in keys:
-            raise UsageError(f"first: {key} is not in the space, or not beside that choice{nearest(key, keys)}")
+            options = written({name: value for name, value in by_key(point).items() if name in known})
+            point[dimension.name] = _value(key, config(*options))
     return point
 
 
@@ -134,23 +158,25 @@ def refuse_impossible(space: Sequence[Dimension], overrides: Sequence[str], fold
     Raises:
         UsageError: where there is no such key, or not beside that choice.
     """
-    forks = [d for d in space if isinstance(d.distribution, CategoricalDistribution)]
+    forks = _forks(space)
     variants: list[dict[str, Any]] = [{}]
     for fork in forks:
         if fork.key in groups(folders) or any(fork.key in dimension.when for dimension in space):
-            reached = {key: values[0] for key, values in fork.when.items()}
-            variants += [{**reached, fork.key: choice} for choice in fork.ends()[1:]]
+            variants += [{**_way_to(fork, forks), fork.key: choice} for choice in fork.ends()]
+    points: list[dict[str, Any]] = []
     for variant in variants:
         point: dict[str, Any] = {}
         for dimension in space:
             if dimension.active(point):
                 point[dimension.name] = variant.get(dimension.key, dimension.ends()[0])
-        compose([*overrides, *written(point)], folders)
+        if point not in points:
+            points.append(point)
+            compose([*overrides, *written(point)], folders)
 
 
 def written(point: Point) -> list[str]:
     """The overrides that set a point."""
-    return [f"{name.split('@')[0]}={_literal(value)}" for name, value in point.items()]
+    return [f"{key}={_literal(value)}" for key, value in by_key(point).items()]
 
 
 def suggest(trial: Trial, space: Sequence[Dimension]) -> dict[str, Any]:
@@ -208,15 +234,31 @@ def _number(key: str, name: str, spec: Mapping[str, Any]) -> int | float:
 def _when(key: str, given: Any, before: Sequence[Dimension]) -> dict[str, tuple[Any, ...]]:
     if not isinstance(given, Mapping):
         raise UsageError(f"space.{key}.when={given}: expected the choice it belongs to, {{loss: kd}}")
-    forks = {d.key: d for d in before if isinstance(d.distribution, CategoricalDistribution)}
+    choices: dict[str, list[Any]] = {}  # of all ranges of a key
+    for fork in _forks(before):
+        choices.setdefault(fork.key, []).extend(fork.ends())
     found = {}
     for name, value in given.items():
-        if name not in forks:
-            raise UsageError(f"space.{key}.when.{name}: no choice above it is called so{nearest(str(name), forks)}")
+        if name not in choices:
+            raise UsageError(f"space.{key}.when.{name}: no choice above it is called so{nearest(str(name), choices)}")
         found[name] = tuple(value) if isinstance(value, list) else (value,)
         for choice in found[name]:
-            if choice not in forks[name].ends():
-                raise UsageError(f"space.{key}.when.{name}={choice}: expected one of {_range(forks[name])}")
+            if choice not in choices[name]:
+                expected = ", ".join(dict.fromkeys(map(_literal, choices[name])))
+                raise UsageError(f"space.{key}.when.{name}={choice}: expected one of {expected}")
+    return found
+
+
+def _forks(space: Sequence[Dimension]) -> list[Dimension]:
+    return [dimension for dimension in space if isinstance(dimension.distribution, CategoricalDistribution)]
+
+
+def _way_to(dimension: Dimension, forks: Sequence[Dimension]) -> dict[str, Any]:
+    """Choices, by key, beside which a dimension is there."""
+    found: dict[str, Any] = {}
+    for key, (choice, *_) in dimension.when.items():
+        before = next(fork for fork in forks if fork.key == key and fork.holds(choice))
+        found |= {**_way_to(before, forks), key: choice}
     return found
 
 
