@@ -5,6 +5,7 @@ import pytest
 from optuna.trial import TrialState
 
 from kdlab.pruning import Course, DominatedPruner, Replay, dominated, front, main, replay, summary
+from written_runs import WrittenStudy
 
 RULES = {"grace": 0.5, "margin": 0.0, "patience": 1}
 OBJECTIVES = [["validation.accuracy", "maximize"], ["student.multiply_accumulates", "minimize"]]
@@ -58,12 +59,14 @@ def test_each_known_cost_counts():
 
 
 def finished(*curves, metric="validation.accuracy", direction="maximize"):
-    """Complete trials, each (cost, curve), as a study of ours leaves them."""
+    """Complete trials, each (cost, curve) and perhaps how it breaks a constraint, as a study of ours leaves them."""
     objectives = [[metric, direction], OBJECTIVES[1]]
     study = optuna.create_study(directions=[direction, "minimize"])
     study.set_user_attr("objectives", objectives)
-    for cost, curve in curves:
+    for cost, curve, *broken in curves:
         trial = study.ask()
+        for violation in broken:
+            trial.set_constraint("validation.calibration_error <= 0.1", violation)
         trial.set_user_attr("metrics", {"student.multiply_accumulates": cost})
         trial.set_user_attr("epochs", len(curve))
         for done, value in enumerate(curve, 1):
@@ -97,15 +100,9 @@ def test_where_less_is_better_the_pruner_stops_what_has_more():
 
 
 def test_an_infeasible_trial_dominates_nothing():
-    study = finished()
-    trial = study.ask()
-    trial.set_user_attr("metrics", {"student.multiply_accumulates": 10.0})
-    trial.set_user_attr("epochs", 4)
-    for done, value in enumerate(GOOD.curve, 1):
-        trial.set_user_attr(f"curve/{done}", value)
-    trial.set_constraint("student.parameters <= 1", 0.5)
-    study.tell(trial, [0.9, 10.0])
-    assert not DominatedPruner(margin=0.0).prune(study, running(study, 12.0, 0.1, 0.2, 0.3))
+    for violation, pruned in ((-0.5, True), (0.5, False)):
+        study = finished((10.0, GOOD.curve, violation))
+        assert DominatedPruner(margin=0.0).prune(study, running(study, 12.0, 0.1, 0.2, 0.3)) is pruned
 
 
 def test_optunas_sampler_goes_on_beside_pruned_trials_of_several_objectives():
@@ -134,6 +131,23 @@ def test_a_replay_counts_compute_and_lost_points():
     assert {(one.lost, round(one.drop, 6)) for one in found} == {(0, 0.0), (1, 0.15)}
     # Its last epoch is 20 of 160 in all; that of the worse one, where that was stopped too, 10 more.
     assert {one.saved for one in found if one.lost} == {20 / 160, 30 / 160}
+
+
+def test_in_a_replay_an_infeasible_trial_dominates_nothing_and_is_none_of_the_front():
+    for violation, saved in ((-0.5, 0.125), (0.5, 0.0)):
+        trials = finished((10.0, (0.5, 0.6, 0.7, 0.8), violation), (10.0, (0.1, 0.2, 0.3, 0.4))).trials
+        found = [replay(trials, OBJECTIVES, DominatedPruner(grace=0.5, margin=0.0), seed) for seed in range(8)]
+        assert max(one.saved for one in found) == saved
+        assert {(one.front, one.lost) for one in found} == {(1, 0)}
+
+
+def test_a_study_whose_objectives_are_not_all_known_before_training_is_not_replayed(tmp_path, capsys):
+    folder = tmp_path / "kd"
+    written = WrittenStudy(folder)
+    written.add(4.0, 0.2, [0.5, 0.8, 0.90])
+    written.study.set_user_attr("objectives", [OBJECTIVES[0], ["student.seconds", "minimize"]])
+    assert main([str(folder)]) == 2
+    assert capsys.readouterr().err.startswith("kdlab: objectives.student.seconds: ")
 
 
 def test_the_summary_tells_means_and_the_worst():

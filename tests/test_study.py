@@ -61,6 +61,42 @@ def test_a_key_is_there_only_beside_the_choice_it_belongs_to():
         assert config["optimizer"]["lr"] == point[own[0]]
 
 
+NESTED = {
+    "optimizer": CHOICE["optimizer"],
+    "scheduler": [
+        {"choices": ["cosine", "constant"], "when": {"optimizer": "sgd"}},
+        {"choices": ["cosine", "one_cycle"], "when": {"optimizer": "adamw"}},
+    ],
+    "scheduler.pct_start": {"low": 0.1, "high": 0.5, "when": {"scheduler": "one_cycle"}},
+    "loss.alpha": {"low": 0.0, "high": 1.0, "when": {"scheduler": ["constant", "one_cycle"]}},
+}
+
+
+def test_a_choice_that_itself_belongs_to_a_choice_may_have_keys_of_its_own():
+    first = [{"optimizer": "adamw", "scheduler": "one_cycle", "scheduler.pct_start": 0.2}]
+    plan = make_plan({**KD, "space": NESTED, "first": first})
+    arm = plan.arms[0]
+    assert arm.default == {"optimizer": "sgd", "scheduler@sgd": "cosine"}
+    assert arm.first[1] == {
+        "optimizer": "adamw", "scheduler@adamw": "one_cycle", "scheduler.pct_start": 0.2, "loss.alpha": 0.9
+    }  # fmt: skip
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    points = [suggest(study.ask(), arm.space) for _ in range(40)]
+    assert {tuple(point) for point in points if "constant" in point.values()} == {
+        ("optimizer", "scheduler@sgd", "loss.alpha")
+    }
+    assert {tuple(point) for point in points if "one_cycle" in point.values()} == {
+        ("optimizer", "scheduler@adamw", "scheduler.pct_start", "loss.alpha")
+    }
+    assert all(len(point) == 2 for point in points if "cosine" in point.values())
+
+
+def test_a_key_beside_a_choice_of_a_choice_is_looked_for_in_its_config():
+    space = {**NESTED, "scheduler.pct_strat": {"low": 0.1, "high": 0.5, "when": {"scheduler": "one_cycle"}}}
+    with pytest.raises(UsageError, match="did you mean pct_start"):
+        make_plan({**KD, "space": space})
+
+
 def test_compared_losses_search_what_their_own_files_declare():
     plan = make_plan({**KD, "space": {}, "compare": {"loss": ["kd", "dkd"]}})
     assert {arm.option: dict(arm.default) for arm in plan.arms} == {
@@ -139,6 +175,18 @@ WRONG = {
     "data.validation=0: a study selects by validation": {**KD, "overrides": ["loss=kd", "data.validation=0"]},
     "trainer.devices=2: a study trains each trial on one device": {
         **KD, "overrides": ["loss=kd", "trainer.devices=2"]},
+    "objectives.student.seconds: kdlab.pruning.DominatedPruner prunes by one metric": {
+        **KD, "objectives": {"seconds": "minimize", "validation.accuracy": "maximize"},
+        "pruner": {"_target_": "kdlab.pruning.DominatedPruner"}},
+    "objectives.validation.calibration_error: kdlab.pruning.DominatedPruner prunes by one metric": {
+        **KD, "objectives": {"validation.accuracy": "maximize", "validation.calibration_error": "minimize"},
+        "pruner": {"_target_": "kdlab.pruning.DominatedPruner"}},
+    "pruner=median: expected a class, {_target_: optuna.pruners.MedianPruner}": {**KD, "pruner": "median"},
+    "final.same=model.width: expected a list of keys, [model.width]": {**KD, "final": {"same": "model.width"}},
+    "final.default=nowhere: expected true or false": {**KD, "final": {"default": "nowhere"}},
+    "storage=3: expected a file": {**KD, "storage": 3},
+    "first: 4.0: expected keys of the space": {**KD, "first": [4.0]},
+    "objectives.3: expected a word as key": {**KD, "objectives": {3: "maximize"}},
 }  # fmt: skip
 
 
@@ -173,6 +221,26 @@ def test_a_key_of_the_command_line_is_the_studys_or_else_its_runs(tmp_path):
     assert plan.name == "mine"
     assert (plan.settings["workers"], plan.settings["budget"]) == (3, {"trials": 7, "seconds": None})
     assert plan.compose(plan.arms[0].overrides)["trainer"]["max_epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("workers.x=3", "workers.x=3: workers has no keys of its own; expected workers=VALUE"),
+        ("name.x=2", "name.x=2: name has no keys of its own; expected name=VALUE"),
+        ("space={a: [", "space={a: [: this is no YAML: "),
+        ("budget.trials={a: [", "budget.trials={a: [: this is no YAML: "),
+        ("pruner=median", "pruner=median: expected a class"),
+        ("pruner.grace=0.2", "pruner._target_=None: expected the path of a class"),
+        ("final.same=model.width", "final.same=model.width: expected a list of keys"),
+    ],
+)
+def test_a_wrong_override_is_refused_in_one_line(override, said, tmp_path):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**KD, "name": "mine", "workers": 2}))
+    with pytest.raises(UsageError) as refused:
+        read_plan(tmp_path / "mine.yaml", [override])
+    assert str(refused.value).startswith(said)
+    assert "\n" not in str(refused.value)
 
 
 LONG = {"methods"}  # of every loss, which takes seconds

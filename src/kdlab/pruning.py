@@ -90,6 +90,21 @@ class DominatedPruner(BasePruner):
         self.grace, self.margin, self.patience = grace, margin, patience
         self._seen: dict[int, Course] = {}
 
+    @staticmethod
+    def check(objectives: Iterable[str]) -> None:
+        """Refuses a study that trades accuracy for something not known before training: who is behind may yet win.
+
+        Raises:
+            UsageError: naming the objective.
+        """
+        unknown = [metric for metric in objectives if metric not in COSTS]
+        unknown.remove(next(metric for metric in unknown if metric.startswith("validation.")))  # which is followed
+        if unknown:
+            raise UsageError(
+                f"objectives.{unknown[0]}: kdlab.pruning.DominatedPruner prunes by one metric that is followed and by "
+                f"costs known before training, {', '.join(COSTS)}; set pruner=null"
+            )
+
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether a running trial is dominated."""
         objectives = study.user_attrs["objectives"]
@@ -97,7 +112,7 @@ class DominatedPruner(BasePruner):
         if course is None:
             return False
         for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            if other.number not in self._seen and all(broken <= 0 for broken in other.constraints.values()):
+            if other.number not in self._seen and _feasible(other):
                 whole = course_of(other, objectives)
                 if whole is not None:
                     self._seen[other.number] = whole
@@ -149,6 +164,8 @@ def replay(trials: Sequence[FrozenTrial], objectives: Sequence[Sequence[str]], p
         live = study.ask()
         for key in ("metrics", "epochs"):
             live.set_user_attr(key, trial.user_attrs[key])
+        for text, broken in trial.constraints.items():
+            live.set_constraint(text, broken)
         curve = curve_of(trial)
         for done, value in curve.items():
             if len(objectives) == 1:
@@ -180,8 +197,8 @@ def _replay(
     def point(trial: FrozenTrial) -> tuple[float, ...]:
         return tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
 
-    feasible = [trial for trial in trials if all(broken <= 0 for broken in trial.constraints.values())]
-    whole, left = front(point(trial) for trial in feasible), {point(trial) for trial in kept}
+    whole = front(point(trial) for trial in trials if _feasible(trial))
+    left = {point(trial) for trial in kept if _feasible(trial)}
     costs = [place for place in range(len(objectives)) if place != followed]
     drops = []
     for lost in whole - left:
@@ -212,6 +229,10 @@ def _directions(objectives: Sequence[Sequence[str]]) -> list[StudyDirection]:
     return [StudyDirection[direction.upper()] for _, direction in objectives]
 
 
+def _feasible(trial: FrozenTrial) -> bool:
+    return all(broken <= 0 for broken in trial.constraints.values())
+
+
 def _per_epoch(trial: FrozenTrial) -> float:
     return float(trial.user_attrs["metrics"]["student.multiply_accumulates"])
 
@@ -224,6 +245,7 @@ def _replayed(study: Study, settings: Mapping[str, Any], orders: int) -> str:
     if not complete:
         raise UsageError(f"{study.study_name} has no complete trial")
     objectives = study.user_attrs["objectives"]
+    DominatedPruner.check(metric for metric, _ in objectives)
     found = [replay(complete, objectives, make_pruner(settings), seed) for seed in range(orders)]
     return summary(study.study_name, len(complete), found)
 

@@ -32,6 +32,7 @@ import yaml
 
 from kdlab.config import compose, groups
 from kdlab.errors import UsageError, nearest
+from kdlab.pruning import DominatedPruner
 from kdlab.space import chosen, declared_space, read_space, refuse_impossible, written
 from kdlab.study import COSTS, TIMES, Arm, Constraint, Plan, Settings, make_pruner, make_sampler
 
@@ -56,6 +57,9 @@ DEFAULTS: Settings = {
 }
 """Every key of a study with what it is where the YAML does not say."""
 
+GROUPS = ("compare", "pruner")
+"""Those of them that are groups of keys where they are not null."""
+
 
 def read_plan(file: Path, overrides: Sequence[str] = (), folders: Sequence[Path] = ()) -> Plan:
     """Reads a study and refuses a wrong one; no torch, a tenth of a second for each option of its choices.
@@ -70,10 +74,7 @@ def read_plan(file: Path, overrides: Sequence[str] = (), folders: Sequence[Path]
     """
     if not file.is_file():
         raise UsageError(f"{file}: there is no such study; expected a YAML file, as in sweeps/")
-    try:
-        given = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise UsageError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
+    given = _parsed(file.read_text(), file)
     if not isinstance(given, dict):
         raise UsageError(f"{file}: expected the keys of a study, {', '.join(DEFAULTS)}")
     return make_plan(with_overrides({"name": file.stem, **given}, overrides), folders)
@@ -90,10 +91,20 @@ def with_overrides(given: Settings, overrides: Sequence[str]) -> dict[str, Any]:
         if head not in DEFAULTS:
             changed["overrides"] = [*changed.get("overrides", []), override]
         elif rest:
-            changed[head] = {**(changed.get(head) or {}), rest: yaml.safe_load(value)}
+            held = DEFAULTS[head] if changed.get(head) is None else changed[head]
+            if not isinstance(held, Mapping) and head not in GROUPS:
+                raise UsageError(f"{override}: {head} has no keys of its own; expected {head}=VALUE")
+            changed[head] = {**(held if isinstance(held, Mapping) else {}), rest: _parsed(value, override)}
         else:
-            changed[head] = yaml.safe_load(value)
+            changed[head] = _parsed(value, override)
     return changed
+
+
+def _parsed(text: str, whence: object) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{whence}: this is no YAML: {' '.join(str(error).split())}") from error
 
 
 def make_plan(given: Settings, folders: Sequence[Path] = ()) -> Plan:
@@ -108,15 +119,17 @@ def make_plan(given: Settings, folders: Sequence[Path] = ()) -> Plan:
     _check_numbers(settings)
     objectives = _objectives(settings["objectives"])
     constraints = tuple(read_constraint(text) for text in settings["constraints"])
-    if settings["pruner"] and len(objectives) > 1 and str(settings["pruner"].get("_target_")).startswith("optuna."):
+    if "seed" in settings["sampler"]:
+        raise UsageError(f"sampler.seed: a study has one seed, of its own; set seed={settings['sampler']['seed']}")
+    make_sampler(settings["sampler"], settings["seed"], 0)
+    pruner = make_pruner(settings["pruner"])
+    if isinstance(pruner, DominatedPruner):
+        pruner.check(objectives)
+    elif settings["pruner"] is not None and len(objectives) > 1:
         raise UsageError(
             f"pruner._target_={settings['pruner']['_target_']}: Optuna's pruners know one objective, and here are "
             f"{len(objectives)}; expected kdlab.pruning.DominatedPruner"
         )
-    if "seed" in settings["sampler"]:
-        raise UsageError(f"sampler.seed: a study has one seed, of its own; set seed={settings['sampler']['seed']}")
-    make_sampler(settings["sampler"], settings["seed"], 0)
-    make_pruner(settings["pruner"])
     arms = tuple(_arm(option, settings, folders) for option in _options(settings["compare"], folders))
     config = compose([*arms[0].overrides, *written(arms[0].default)], folders)
     if not config["data"]["validation"]:
@@ -161,10 +174,27 @@ def _filled(given: Settings) -> dict[str, Any]:
         elif isinstance(default, (list, dict)) and not isinstance(value, type(default)):
             kind = "a list" if isinstance(default, list) else "a group of keys"
             raise UsageError(f"{key}={value}: expected {kind}")
+        if isinstance(value, Mapping) and (strange := [name for name in value if not isinstance(name, str)]):
+            raise UsageError(f"{key}.{strange[0]}: expected a word as key")
         settings[key] = value
-    if not settings["name"] or "/" in str(settings["name"]):
-        raise UsageError(f"name={settings['name']}: expected a name that can be a folder's")
+    _check_kinds(settings)
     return settings
+
+
+def _check_kinds(settings: Settings) -> None:
+    name, storage, pruner, final = (settings[key] for key in ("name", "storage", "pruner", "final"))
+    if not name or isinstance(name, (list, dict)) or "/" in str(name):
+        raise UsageError(f"name={name}: expected a name that can be a folder's")
+    if not (storage is None or isinstance(storage, str)):
+        raise UsageError(f"storage={storage}: expected a file, postgresql://USER@HOST/DATABASE, or null")
+    if not (pruner is None or isinstance(pruner, Mapping)):
+        raise UsageError(f"pruner={pruner}: expected a class, {{_target_: optuna.pruners.MedianPruner}}, or null")
+    if wrong := [point for point in settings["first"] if not isinstance(point, Mapping)]:
+        raise UsageError(f"first: {wrong[0]}: expected keys of the space with their values")
+    if not isinstance(final["default"], bool):
+        raise UsageError(f"final.default={final['default']}: expected true or false")
+    if not isinstance(final["same"], list):
+        raise UsageError(f"final.same={final['same']}: expected a list of keys, [{final['same']}]")
 
 
 def _check_numbers(settings: Settings) -> None:
@@ -180,7 +210,7 @@ def _check_numbers(settings: Settings) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UsageError(f"{key}={value}: expected a whole number, {least} or more")
     for key, value in (("budget.seconds", settings["budget"]["seconds"]), ("hang_seconds", settings["hang_seconds"])):
-        if value is not None and (not isinstance(value, (int, float)) or value <= 0):
+        if value is not None and (not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0):
             raise UsageError(f"{key}={value}: expected seconds, above 0, or null")
     if settings["final"]["of"] not in ("best", "front"):
         raise UsageError(f"final.of={settings['final']['of']}: expected best or front")
