@@ -47,8 +47,25 @@ def test_a_users_own_package_is_allowed_by_name_and_not_by_prefix():
 
 
 def test_a_nested_config_is_built_and_judged_too():
-    with pytest.raises(UsageError, match=r"^model\.inner\._target_=os\.system"):
-        build({"_target_": "kdlab.models.resnet.ResNet", "inner": {"_target_": "os.system"}}, nn.Module, "model")
+    for target in (
+        "os.system",
+        "transformers.dynamic_module_utils.get_class_from_dynamic_module",  # runs code from a folder or a hub
+        "transformers.pipeline",
+        "transformers.ViTImageProcessor",
+    ):
+        with pytest.raises(UsageError, match=rf"^model\.inner\._target_={target}"):
+            build({"_target_": "kdlab.models.resnet.ResNet", "inner": {"_target_": target}}, nn.Module, "model")
+
+
+def test_what_may_stand_within_a_network_is_a_network_its_settings_or_a_users_own_class():
+    pytest.importorskip("transformers")
+    config = {"_target_": "transformers.ViTConfig", "hidden_size": 12, "num_attention_heads": 2,
+              "num_hidden_layers": 1, "image_size": 8, "patch_size": 4, "num_labels": 7}  # fmt: skip
+    vit = {"_target_": "transformers.ViTForImageClassification", "config": config}
+    both = {"_target_": "kdlab.models.ensemble.Ensemble", "networks": [vit, {"_target_": "toys.Net", "classes": 7}]}
+    network = build(both, nn.Module, "model", allow=["toys"])
+    assert network.networks[0].config.hidden_size == 12
+    assert network.networks[1].classifier.out_features == 7
 
 
 def test_wrong_settings_are_one_line_that_names_the_class():

@@ -117,3 +117,25 @@ def test_two_ranks_write_one_run_and_one_result(runs):
     alone = json.loads((found["one"] / "result.json").read_text())["student"]["test"]
     for epoch in ("last", "best"):
         assert result["student"]["test"][epoch] == pytest.approx(alone[epoch], rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["loss=at", "loss.task_weight=0", "trainer=ddp"],
+        ["loss=[kd,fitnet]", "loss.heads.fitnet.stage=-1", "loss.heads.fitnet.weight=0"],
+    ],
+)
+def test_ranks_agree_where_some_parameters_get_no_gradient(tmp_path, overrides):
+    # Losses without parts whose statistics would be those of half a batch.
+    script = tmp_path / "watched.py"
+    script.write_text(WATCHED)
+    weights = {}
+    for devices in (1, 2):
+        (tmp_path / str(devices)).mkdir()
+        asked = [*overrides, f"trainer.devices={devices}", "trainer.max_epochs=1"]
+        weights[devices] = load_file(
+            train(tmp_path / str(devices), tmp_path / "home", script, asked) / "student.safetensors"
+        )
+    assert all((value - weights[2][name]).abs().max() < 1e-9 for name, value in weights[1].items())

@@ -29,8 +29,17 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 }
 """Per group of the config, the packages whose classes may be built; a run adds its own with `allow=[...]`."""
 
+FACTORIES = ("kdlab", "torchvision.models", "timm")
+"""Those of which functions may be called too, where they are annotated to return what is wanted."""
 
-def build(config: Mapping[str, Any], kind: type[T], key: str, *, allow: Sequence[str] = (), **arguments: Any) -> T:
+SETTINGS = "transformers.configuration_utils"
+"""Where the base of classes is defined that only hold a network's settings: these may stand within a network's."""
+
+
+def build(
+    config: Mapping[str, Any], kind: type[T], key: str, *, allow: Sequence[str] = (), nested: bool = False,
+    **arguments: Any,
+) -> T:  # fmt: skip
     """The object that `config` describes, with `arguments` added to its own.
 
     Args:
@@ -38,14 +47,16 @@ def build(config: Mapping[str, Any], kind: type[T], key: str, *, allow: Sequence
         kind: what the result must be an instance of.
         key: where the config stands, `teacher.model`; its group decides which packages are allowed.
         allow: further packages.
+        nested: see `resolve`.
+        arguments: further ones of the target.
 
     Raises:
         UsageError: where the target is missing, not allowed, of another type, or refuses its arguments.
     """
-    target = resolve(config.get("_target_"), kind, key, allow=allow)
-    given = {name: _nested(value, f"{key}.{name}", allow) for name, value in config.items() if name != "_target_"}
+    target = resolve(config.get("_target_"), kind, key, allow=allow, nested=nested)
+    given = {name: _nested(value, kind, f"{key}.{name}", allow) for name, value in config.items() if name != "_target_"}
     try:
-        result = target(**given, **arguments)
+        result: T = target(**given, **arguments)
     except TypeError as error:
         if _fits(target, {**given, **arguments}):
             raise
@@ -54,13 +65,17 @@ def build(config: Mapping[str, Any], kind: type[T], key: str, *, allow: Sequence
         if str(error).partition("=")[0].split(".")[0] in PACKAGES:  # it names its key
             raise
         raise UsageError(f"{key}: {error}") from error
-    if not isinstance(result, kind):
+    if not nested and not isinstance(result, kind):
         raise UsageError(f"{key}._target_={config['_target_']} made a {type(result).__name__}, not a {kind.__name__}")
     return result
 
 
-def resolve(path: object, kind: type, key: str, *, allow: Sequence[str] = ()) -> Any:
+def resolve(path: object, kind: type, key: str, *, allow: Sequence[str] = (), nested: bool = False) -> Any:
     """The class, or the public factory annotated to return one, that a dotted path names.
+
+    Args:
+        path, kind, key, allow: see `build`.
+        nested: it stands within the settings of another, so it may be settings itself, or any class of `allow`.
 
     Raises:
         UsageError: see `build`.
@@ -77,14 +92,23 @@ def resolve(path: object, kind: type, key: str, *, allow: Sequence[str] = ()) ->
         )
     found = _find(path, key)
     home = getattr(found, "__module__", None) or ""
-    if not any(home == package or home.startswith(f"{package}.") for package in allowed):
+    if not _within(home, allowed):
         raise UsageError(
             f"{key}._target_={path} is defined in {home or 'no module'}, which is not allowed here; expected a "
             f"{kind.__name__} from {', '.join(allowed)}"
         )
-    if not _makes(found, kind):
+    fits = _makes(found, kind) and (isinstance(found, type) or _within(home, (*FACTORIES, *allow)))
+    if not fits and not (nested and isinstance(found, type) and (_settles(found) or _within(home, allow))):
         raise UsageError(f"{key}._target_={path}: expected a {kind.__name__}, a class or a factory annotated so")
     return found
+
+
+def _within(home: str, packages: Sequence[str]) -> bool:
+    return any(home == package or home.startswith(f"{package}.") for package in packages)
+
+
+def _settles(made: type) -> bool:
+    return any(base.__module__ == SETTINGS for base in made.__mro__)
 
 
 def _fits(target: Any, arguments: Mapping[str, Any]) -> bool:
@@ -127,11 +151,11 @@ def _find(path: str, key: str) -> object:
     raise UsageError(f"{key}._target_={path}: {parts[0]} is not installed; {extra}")
 
 
-def _nested(value: Any, key: str, allow: Sequence[str]) -> Any:
+def _nested(value: Any, kind: type, key: str, allow: Sequence[str]) -> Any:
     if isinstance(value, Mapping):
         if "_target_" in value:
-            return build(value, object, key, allow=allow)
-        return {name: _nested(entry, f"{key}.{name}", allow) for name, entry in value.items()}
+            return build(value, kind, key, allow=allow, nested=True)
+        return {name: _nested(entry, kind, f"{key}.{name}", allow) for name, entry in value.items()}
     if isinstance(value, list):
-        return [_nested(entry, f"{key}.{place}", allow) for place, entry in enumerate(value)]
+        return [_nested(entry, kind, f"{key}.{place}", allow) for place, entry in enumerate(value)]
     return value

@@ -144,7 +144,7 @@ def fit(
         accelerator=settings["accelerator"],
         devices=1 if nested else settings["devices"],
         num_nodes=1 if nested else settings["num_nodes"],
-        strategy="auto" if nested else _strategy(settings["strategy"], parts),
+        strategy="auto" if nested else _strategy(settings, parts),
         plugins=[LightningEnvironment()] if nested else None,
         logger=metrics,
         callbacks=[
@@ -237,10 +237,16 @@ def _measured(
     return Trained(kept, result, parts.task, teacher, targets, device)
 
 
-def _strategy(asked: str, parts: Parts) -> str:
+def _strategy(settings: Mapping[str, Any], parts: Parts) -> str:
     """DDP looks for parameters without a gradient only where there may be some: it costs a walk over the graph."""
-    silent = any(phase.task_weight == 0 for phase in parts.phases)
-    return "ddp_find_unused_parameters_true" if asked == "ddp" and silent else asked
+    strategy, devices = str(settings["strategy"]), settings["devices"]
+    several = torch.cuda.device_count() > 1 if devices == "auto" else devices not in (1, [0])
+    silent = any(
+        0 in (course.objective.task_weight if phase.task_weight is None else phase.task_weight,
+              *(term.weight for term in course.objective.terms))
+        for phase, course in zip(parts.phases, parts.courses, strict=True)
+    )  # fmt: skip
+    return "ddp_find_unused_parameters_true" if silent and (strategy == "ddp" or several) else strategy
 
 
 def _chosen(parts: Parts, keep: KeepBest | None, which: str) -> str:
