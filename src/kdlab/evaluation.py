@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,8 +58,3 @@ def cost(network: nn.Module, input: Tensor) -> dict[str, Any]:
         "multiply_accumulates": multiply_accumulates(network, one),
         "latency_ms": latency_ms(network, one),
     }
-
-
-def bytes_of(file: Path) -> int:
-    """The size of a file of weights, in bytes."""
-    return file.stat().st_size

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from kdlab.errors import UsageError
-from kdlab.knowledge import Example, Fields, Knowledge
+from kdlab.knowledge import Example, Fields, Knowledge, raised
 from kdlab.observe import Observer, Taps
 from kdlab.store import State
 
@@ -120,7 +120,8 @@ class Teacher(Observed):
             scale, shift = self._renormalise
             input = input * scale.to(input.dtype) + shift.to(input.dtype)
         if self._size is not None and input.shape[-1] != self._size:
-            input = interpolate(input, size=(self._size, self._size), mode="bilinear", antialias=True)
+            side = (self._size, self._size)  # torch has no antialiasing of half types on CPUs
+            input = interpolate(raised(input), size=side, mode="bilinear", antialias=True).to(input.dtype)
         return input
 
 
