@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kdlab.data import source as module
 from kdlab.data.check import DataError
+from kdlab.data.images import Files
 from kdlab.data.source import Digits, Folder
 from kdlab.data.table import Source
 from kdlab.home import home
@@ -90,6 +91,26 @@ def test_colour_becomes_grey_by_luminance(folder: Callable[..., Path]) -> None:
     Image.new("RGB", (8, 8), (255, 0, 0)).save(path / "train" / "cat" / "0.png")
     folder("test", cat=1)
     assert Folder(str(path), size=8, channels=1).train.images[0].unique().tolist() == [76], "0.299 of 255"
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_of_sixteen_bits_the_upper_eight_count(tmp_path: Path, suffix: str) -> None:
+    ramp = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    if suffix == "pgm":
+        (tmp_path / "ramp.pgm").write_bytes(b"P5 8 8 65535\n" + ramp.astype(">u2").tobytes())
+    else:
+        Image.fromarray(ramp).save(tmp_path / f"ramp.{suffix}")
+    grey = Files([str(tmp_path / f"ramp.{suffix}")], 8, 1)[0]
+    colour = Files([str(tmp_path / f"ramp.{suffix}")], 8, 3)[0]
+    assert grey.flatten().tolist() == [value * 1000 // 256 for value in range(64)]
+    assert torch.equal(colour, grey.expand(3, 8, 8))
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_numbers_without_a_known_white_are_no_picture(tmp_path: Path, kind: type) -> None:
+    Image.fromarray(np.ones((8, 8), dtype=kind)).save(tmp_path / "depth.tif")
+    with pytest.raises(DataError, match=r"depth\.tif cannot be decoded \(32 bits a pixel, mode [IF], without a known"):
+        Files([str(tmp_path / "depth.tif")], 8, 1)[0]
 
 
 def test_a_photograph_stored_on_its_side_is_turned_upright(folder: Callable[..., Path]) -> None:

@@ -25,7 +25,7 @@ from kdlab.data.check import DataError
 from kdlab.data.table import Table
 from kdlab.home import home
 
-VERSION = 1
+VERSION = 2
 """Raise it where the same files decode to other pixels."""
 
 LIMIT = 4 * 2**30
