@@ -56,6 +56,7 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
     from omegaconf.errors import OmegaConfBaseException
 
     OmegaConf.register_new_resolver("complement", lambda value: round(1 - value, 12), replace=True)
+    OmegaConf.register_new_resolver("eighth", lambda value: value // 8, replace=True)
     known = groups(folders)
     search = [str(folder.resolve()) for folder in folders]
     for folder in search:

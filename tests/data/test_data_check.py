@@ -116,6 +116,11 @@ def test_a_hub_copy_needs_parquet_files(tmp_path: Path) -> None:
         ({"std": [0.0]}, "data.std=[0.0]: expected numbers above 0"),
         ({"augment": {"crop": -1}}, "data.augment.crop=-1: expected a whole number of pixels, 0 or more"),
         ({"augment": {"crop": 1.5}}, "data.augment.crop=1.5"),
+        (
+            {"augment": {"crop": 5}, "size": 9},
+            "data.augment.crop=5 can blank more than half of a picture of data.size=9; expected 4 at most, 1 is usual",
+        ),
+        ({"views": {"strong": {"crop": 5}}, "size": 8}, "data.views.strong.crop=5 can blank more than half"),
         ({"augment": {"flip": "often"}}, "data.augment.flip=often: expected true or false"),
         ({"augment": {"rotation": 360}}, "data.augment.rotation=360: expected degrees, from 0 to 180"),
         ({"augment": {"translation": 4}}, "data.augment.translation=4: expected a share"),

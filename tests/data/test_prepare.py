@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from kdlab.config import compose
 from kdlab.data import source as sources
 from kdlab.data.check import AUGMENT, SETTINGS, DataError, check, source_arguments
 from kdlab.data.data import Data, prepare
@@ -36,7 +37,7 @@ def changed(digits: Source, **settings: Any) -> Data:
 
 @pytest.mark.parametrize("file", sorted(CONF.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_config_has_all_settings_and_what_its_source_takes(file: Path) -> None:
-    config = conf(file.stem)
+    config = compose([f"data={file.stem}"])["data"]
     assert set(SETTINGS) <= set(config)
     assert set(config["augment"]) == set(AUGMENT)
     source = getattr(sources, config["_target_"].rpartition(".")[2])
@@ -47,6 +48,13 @@ def test_every_config_has_all_settings_and_what_its_source_takes(file: Path) -> 
             check(config)
     else:
         check(config)
+
+
+def test_pictures_of_any_size_are_cropped_by_an_eighth_of_it() -> None:
+    crops = [compose(["data=images", *size])["data"]["augment"]["crop"] for size in ([], ["data.size=64"])]
+    assert crops == [28, 8]
+    own = compose(["data=images", "data.size=64", "data.augment.crop=3"])
+    assert own["data"]["augment"]["crop"] == 3
 
 
 def test_digits_are_a_thousand_to_train_on_and_the_rest_held_out(digits: Source) -> None:

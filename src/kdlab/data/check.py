@@ -75,10 +75,9 @@ def check_settings(config: Mapping[str, Any]) -> None:
     if (resident := config.get("resident", "auto")) not in ("auto", True, False):
         raise DataError(f"data.resident={resident}: expected auto, true or false")
     check_normalisation("data", config)
-    augment = config.get("augment") or {}
-    _check_augment("data.augment", augment)
+    _check_augment("data.augment", config.get("augment") or {}, config.get("size"))
     for name, changes in (config.get("views") or {}).items():
-        _check_augment(f"data.views.{name}", changes or {})
+        _check_augment(f"data.views.{name}", changes or {}, config.get("size"))
 
 
 def check_normalisation(where: str, config: Mapping[str, Any], channels: int | None = None) -> None:
@@ -163,7 +162,7 @@ def existing(path: object, expected: str) -> Path:
     return folder
 
 
-def _check_augment(key: str, settings: Any) -> None:
+def _check_augment(key: str, settings: Any, size: int | None) -> None:
     if not isinstance(settings, Mapping):
         raise DataError(f"{key}={settings}: expected a group of keys, such as {{crop: 4}}")
     for name, value in settings.items():
@@ -176,6 +175,11 @@ def _check_augment(key: str, settings: Any) -> None:
             fine = False
         if not fine:
             raise DataError(f"{key}.{name}={value}: expected {expected}")
+    if size is not None and 2 * settings.get("crop", 0) > size:
+        raise DataError(
+            f"{key}.crop={settings['crop']} can blank more than half of a picture of data.size={size}; "
+            f"expected {size // 2} at most, {size // 8} is usual"
+        )
 
 
 def _check_folder(config: Mapping[str, Any]) -> None:
