@@ -58,9 +58,12 @@ def test_command_line_overrides_touch_the_learner_and_not_the_teacher():
     assert compose(["teacher.optimizer.lr=0.7"])["teacher"]["optimizer"]["lr"] == 0.7
 
 
-def test_one_cycle_reads_the_learning_rate_of_its_own_network():
-    config = compose(["scheduler=one_cycle", "scheduler@teacher.scheduler=one_cycle", "optimizer.lr=0.3"])
-    assert (config["scheduler"]["max_lr"], config["teacher"]["scheduler"]["max_lr"]) == (0.3, 0.1)
+def test_one_cycle_peaks_at_the_optimizers_rate_or_at_a_number():
+    assert compose(["scheduler=one_cycle"])["scheduler"]["max_lr"] == "lr"
+    assert compose(["scheduler=one_cycle", "scheduler.max_lr=0.3"])["scheduler"]["max_lr"] == 0.3
+    for wrong in ("0", "rate"):
+        with pytest.raises(UsageError, match=rf"^scheduler.max_lr={wrong}: expected a number above 0, or lr, the"):
+            compose(["scheduler=one_cycle", f"scheduler.max_lr={wrong}"])
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,7 @@ def make_scheduler(
 ) -> tuple[LRScheduler, str]:
     """A learning-rate schedule; the words `epochs` and `steps` in its settings stand for those of the phase.
 
-    `steps/4` is a quarter of them, rounded up.
+    `steps/4` is a quarter of them, rounded up; `lr` is the rate that the optimizer was given.
 
     Returns:
         The schedule, and whether it moves every `epoch` or every `step`.
@@ -274,9 +274,11 @@ def make_scheduler(
     words = {"epochs": epochs, "steps": steps}
 
     def meant(value: Any) -> Any:
+        if value == "lr":
+            return optimizer.defaults["lr"]
         word, _, parts = value.partition("/") if isinstance(value, str) else ("", "", "")
         return max(1, ceil(words[word] / int(parts or 1))) if word in words else value
 
     own = {key: meant(value) for key, value in settings.items()}
-    interval = str(own.pop("interval"))
+    interval = str(own.pop("interval", "epoch"))
     return build(own, LRScheduler, "scheduler", allow=allow, optimizer=optimizer), interval

@@ -33,7 +33,7 @@ def _one_of(*options: str) -> Rule:
 
 
 RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(("temperature", "width", "gamma", "span", "lr", "max_lr", "gradient_clip", "size"), _POSITIVE),
+    **dict.fromkeys(("temperature", "width", "gamma", "span", "lr", "gradient_clip", "size"), _POSITIVE),
     **dict.fromkeys(("weight", "task_weight", "weight_decay", "mixup", "cutmix", "ramp"), _NOT_NEGATIVE),
     **dict.fromkeys(("alpha", "pct_start", "translation"), _UNIT),
     **dict.fromkeys(("momentum", "label_smoothing", "decay"), _BELOW_ONE),
@@ -43,6 +43,7 @@ RULES: Mapping[str, Rule] = {
          "checkpoint_every_n_steps", "max_steps", "generations", "branches", "cycles"), _COUNT),
     **dict.fromkeys(("name", "group", "entity", "checkpoint"), _WORD),
     **dict.fromkeys(("T_max", "T_0", "total_steps"), _LENGTH),
+    "max_lr": (lambda value: value == "lr" or value > 0, "a number above 0, or lr, the optimizer's own"),
     "devices": (lambda value: value == "auto" or (isinstance(value, int) and value >= 1), "auto or 1 or more"),
     "accelerator": _one_of("auto", "cpu", "gpu", "cuda", "mps"),
     "strategy": _one_of("auto", "ddp"),
@@ -53,6 +54,9 @@ RULES: Mapping[str, Rule] = {
     "train": _one_of("all", "head", "body"),
     "on_corrupt": _one_of("stop", "skip"),
 }  # fmt: skip
+
+_WORDS_OR_NUMBERS = ("devices", "resident", "T_max", "T_0", "total_steps", "max_lr")
+"""Keys whose value may be a number where the YAML has a word."""
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -112,7 +116,7 @@ def check_value(key: str, value: Any, default: Any) -> None:
         fits = isinstance(value, (int, float)) and not isinstance(value, bool)
     if expected is int and isinstance(value, float) and key.rsplit(".", 1)[-1] == "validation":
         fits = True
-    if isinstance(default, str) and key.rsplit(".", 1)[-1] in ("devices", "resident", "T_max", "T_0", "total_steps"):
+    if isinstance(default, str) and key.rsplit(".", 1)[-1] in _WORDS_OR_NUMBERS:
         fits = True
     if expected is int and key.endswith("devices"):
         fits = fits or value == "auto" or isinstance(value, list)

@@ -6,7 +6,7 @@ import jsonschema
 import lightning.pytorch as pl
 import pytest
 import torch
-from torch.optim import SGD, Adam
+from torch.optim import SGD, Adam, AdamW
 from torch.optim.lr_scheduler import ConstantLR
 
 from kdlab.assembly import assemble, without_use
@@ -146,3 +146,25 @@ def test_words_of_a_schedule_stand_for_the_phase(word, steps, meant):
     cyclic = {**compose(["scheduler=cyclic"])["scheduler"], "T_0": word}
     schedule, interval = make_scheduler(cyclic, optimizer, 3, steps, [])
     assert (schedule.T_0, interval) == (meant, "step")
+
+
+def test_one_cycle_peaks_at_the_rate_of_whichever_optimizer_it_is_given():
+    """So a learner, or a phase, with an optimizer of its own has the rate that was asked of that."""
+    one_cycle = compose(["scheduler=one_cycle"])["scheduler"]
+    for lr in (0.1, 1e-3):
+        optimizer = AdamW([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+        schedule, _ = make_scheduler(one_cycle, optimizer, 1, 20, [])
+        rates = []
+        for _ in range(20):
+            rates += schedule.get_last_lr()
+            optimizer.step()
+            if len(rates) < 20:
+                schedule.step()
+        assert max(rates) == pytest.approx(lr, rel=0.05)
+
+
+def test_a_schedule_moves_with_the_epochs_unless_it_says_steps():
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    settings = {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": "epochs/3"}
+    schedule, interval = make_scheduler(settings, optimizer, 9, 90, [])
+    assert (schedule.step_size, interval) == (3, "epoch")
