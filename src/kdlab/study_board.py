@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
-from optuna.importance import get_param_importances
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from kdlab.live import best
+from kdlab.reporting.trials import Search
 from kdlab.storage import exclusively, stored
 from kdlab.study import Plan
 from kdlab.tracking import wandb_run
@@ -29,7 +29,7 @@ def publish(plan: Plan, logger: Mapping[str, Any], final: Mapping[str, Any] | No
         logger: the settings of W&B.
         final: the content of final.json, if there is one.
     """
-    with exclusively(plan.storage), stored(plan.folder, plan.storage) as studies:
+    with stored(plan.folder, plan.storage) as studies, exclusively(plan.storage):  # opening takes the lock itself
         searches = [study for study in studies if "plan" in study.user_attrs]
         finished = sum(trial.state.is_finished() for study in studies for trial in study.trials)
         if searches[0].user_attrs.get("published") == finished:
@@ -70,18 +70,6 @@ def summary(metrics: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def importances(study: Study) -> dict[str, float]:
-    """How much of the followed metric's variance each parameter explains (fANOVA); empty where that says nothing.
-
-    Hutter, Hoos, Leyton-Brown. An Efficient Approach for Assessing Hyperparameter Importance. ICML 2014.
-    """
-    place = [metric for metric, _ in study.user_attrs["objectives"]].index(study.user_attrs["curve"])
-    complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
-    if len({trial.values[place] for trial in complete}) < 2:
-        return {}
-    return get_param_importances(study, target=lambda trial: trial.values[place])
-
-
 def _tag(plan: Plan, trial: FrozenTrial, tag: str) -> None:
     """Opens a trial's run again, if it came to have one, to add a tag."""
     folder = plan.folder / trial.user_attrs.get("folder", "none")
@@ -110,7 +98,7 @@ def _summarise(
         other = next(metric for metric in plan.objectives if metric != plan.curve)
         figures["front"] = wandb.plot.scatter(trials, other, plan.curve, title=f"{plan.curve} over {other}")
     for study in studies:
-        found = [[name, share] for name, share in importances(study).items()]
+        found = [[name, share] for name, share in Search.of(study).importances().items()]
         name = "importances" if len(studies) == 1 else f"importances of {study.user_attrs['arm']}"
         weights = wandb.Table(columns=["parameter", "importance"], data=found)
         figures[name] = wandb.plot.bar(weights, "parameter", "importance", title=name)
