@@ -168,7 +168,27 @@ def test_p_is_corrected_for_the_number_of_settings(tmp_path):
             write_run(tmp_path / f"{loss}{seed}", seed, (0.9 + gain, 0.9), ALONE, TEACHER, overrides=overrides)
     # Uncorrected 1/16, 1/16 and 1: times 3, times 2 but no less than before, times 1.
     found = gains(groups(tmp_path), "last")
-    assert {label: one.corrected for label, one in found.items()} == {"kd": 0.1875, "dkd": 0.1875, "dist": 1.0}
+    assert {label: one.ranks for label, one in found.items()} == {"kd": 0.1875, "dkd": 0.1875, "dist": 1.0}
+
+
+def test_of_several_comparisons_better_is_what_is_left_after_the_correction(tmp_path, capsys):
+    # Differences of 1 to 5 by 1/100: t = 3 / (√2.5 / √5) = 4.243, p 0.013236, times as many as there are settings.
+    found_p = {3: 0.0397, 5: 0.0662}
+    for settings, said in ((3, "=1 is better than alone"), (5, "=1 is not shown to differ from alone")):
+        for temperature in range(settings):
+            for seed in range(5):
+                written = (0.91 + 0.01 * seed, 0.9)
+                folder = tmp_path / str(settings) / f"kd{temperature}-{seed}"
+                write_run(folder, seed, written, ALONE, TEACHER, overrides=(f"loss.temperature={temperature + 1}",))
+        found = gains(groups(tmp_path / str(settings)), "last")
+        assert [one.corrected for one in found.values()] == pytest.approx([0.013236 * settings] * settings, rel=1e-3)
+        sentence = next(iter(found.values())).sentence("max")
+        assert said in sentence
+        assert f"t test after Holm for {settings} comparisons: p {found_p[settings]}" in sentence
+    printed, page = reported(capsys, tmp_path / "5")
+    assert "t, Holm" in printed
+    assert "0.0662" in printed
+    assert "Intervals and Wilcoxon are of each comparison by itself." in text(page)
 
 
 def test_the_user_may_name_whom_to_compare_with(tmp_path, capsys):
@@ -288,6 +308,14 @@ def test_refits_are_compared_on_test_and_marked_beside_the_front(study, capsys):
     )[0]
     assert "student alone: 0.9000, 10,000" in chart
     assert "teacher: 0.9900, 500,000" in chart
+
+
+def test_refits_that_did_not_come_to_their_end_are_named_also_where_none_did(study, capsys):
+    (study / "final.json").write_text('{"settings": [], "missing": ["default", "best"]}')
+    printed, page = reported(capsys, study)
+    for name in ("default", "best"):
+        assert f"{name}: not every seed came to its end" in printed
+        assert f"{name}: not every seed came to its end" in text(page)
 
 
 def test_options_that_are_compared_have_a_table_and_a_part_each(tmp_path, capsys):

@@ -4,7 +4,7 @@ from math import sqrt
 
 import pytest
 
-from kdlab.statistics import bootstrap, holm, least_p, mean, paired, wilcoxon
+from kdlab.statistics import bootstrap, holm, least_p, mean, paired, shown, wilcoxon
 
 
 def test_t_interval_of_five_seeds_takes_the_quantile_of_the_tables():
@@ -23,7 +23,8 @@ def test_sleep_of_students_ten_patients_is_tested_as_in_every_textbook():
     found = paired(second, first)
     assert found.mean.value == pytest.approx(1.58)
     assert found.mean.interval == pytest.approx((0.7001, 2.4599), abs=1e-4)
-    assert found.p == pytest.approx(2 / 2**9)  # nine that are not zero, all of one sign
+    assert found.p == pytest.approx(0.002833, abs=1e-6)  # t = 4.0621 with 9 degrees of freedom
+    assert found.wilcoxon == pytest.approx(2 / 2**9)  # nine that are not zero, all of one sign
 
 
 def test_one_seed_has_a_mean_and_no_interval():
@@ -31,14 +32,19 @@ def test_one_seed_has_a_mean_and_no_interval():
     assert found.mean.value == pytest.approx(0.1)
     assert found.mean.interval is None
     assert found.bootstrap is None
-    assert found.p == 1
+    assert found.p == found.wilcoxon == 1
 
 
 def test_seeds_that_agree_leave_no_interval_to_speak_of():
     found = paired([0.9, 0.9, 0.9], [0.9, 0.9, 0.9])
     assert found.mean.interval == (0, 0)
     assert found.bootstrap == (0, 0)
-    assert found.p == 1
+    assert found.p == found.wilcoxon == 1
+    assert paired([0.75, 0.75, 0.75], [0.5, 0.5, 0.5]).p == 0
+
+
+def test_a_difference_is_shown_by_a_p_below_five_percent():
+    assert [shown(0.1, 0.049), shown(-0.1, 0.049), shown(0.1, 0.051), shown(0.0, 1.0)] == [1, -1, 0, 0]
 
 
 def test_bootstrap_of_two_values_has_their_own_ends():

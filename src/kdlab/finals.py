@@ -7,12 +7,14 @@ take seeds that no trial had, and the test part is read here for the first time.
   it is compared with, or null), and by seed, in the order of `seeds`: `test` ({metric: [..]}), `alone` (the same for
   the student trained with labels alone), `folders`; `parameters`, `multiply_accumulates`; `teacher` ({metric: value});
 - `comparisons`: for each setting with an `against`: `setting`, `against`, `differences` by seed, `mean`, `interval`
-  (95 %, Student's t over seeds), `better`: true, false, or null where the interval holds 0.
+  (95 %, Student's t over seeds, of this comparison by itself; null of one seed), `p` of the paired t test, `corrected`
+  for the number of comparisons after Holm, `better`: true, false, or null where that is not below 0.05;
+- `unbeaten`: the published settings than which the search found nothing better on validation;
+- `missing`: the settings of which a seed did not come to its end.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
@@ -22,8 +24,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
-from kdlab.space import written
-from kdlab.statistics import paired
+from kdlab.space import by_key, published, written
+from kdlab.statistics import holm, paired, shown
 from kdlab.study import Arm, Plan
 
 VERSION = 1
@@ -49,17 +51,19 @@ def choose(plan: Plan, studies: Mapping[str | None, Study]) -> list[Refit]:
         studies: the Optuna study of each arm, by its option.
     """
     found: dict[str, Refit] = {}
+    final, plain = plan.settings["final"], plan.arms[0]
     for arm in plan.arms:
         for trial in _winners(plan, studies[arm.option]):
-            against, published = None, _published(plan, arm, trial)
-            if plan.settings["final"]["default"]:
-                found[published.name] = published
-                against = published.name
-            elif plan.arms[0].option != arm.option:
-                against = plan.arms[0].option
-            if against is not None and dict(published.params) == trial.params:
-                continue
-            name = arm.option or ("best" if plan.settings["final"]["of"] == "best" else f"trial {trial.number}")
+            name = arm.option or "best"
+            against = plain.option if arm is not plain else None
+            if final["of"] == "front":
+                name, against = f"{arm.option or ''} trial {trial.number}".strip(), None
+            if final["default"]:
+                default = _published(plan, arm, trial)
+                found[default.name] = default
+                against = default.name
+                if default.params == trial.params:
+                    continue
             found[name] = Refit(name, arm.option, trial.params, trial.number, against, _overrides(arm, trial.params))
     return list(found.values())
 
@@ -90,11 +94,9 @@ def summarise(plan: Plan, refits: Sequence[Refit], trials: Sequence[FrozenTrial]
             settings.append(_setting(refit, [done[seed] for seed in seeds(plan)]))
     metric = plan.curve.removeprefix("validation.")
     tests = {setting["name"]: setting["test"][metric] for setting in settings}
-    comparisons = [
-        {"setting": refit.name, "against": refit.against, **compare(plan, tests[refit.name], tests[refit.against])}
-        for refit in wanted
-        if refit.against in tests
-    ]
+    pairs = [(refit.name, refit.against) for refit in wanted if refit.against in tests]
+    found = compare(plan, [(tests[name], tests[against]) for name, against in pairs])
+    rivals = {refit.against for refit in refits}
     return {
         "version": VERSION,
         "name": plan.name,
@@ -102,37 +104,52 @@ def summarise(plan: Plan, refits: Sequence[Refit], trials: Sequence[FrozenTrial]
         "direction": plan.objectives[plan.curve],
         "seeds": seeds(plan),
         "settings": settings,
-        "comparisons": comparisons,
+        "comparisons": [
+            {"setting": name, "against": against, **one} for (name, against), one in zip(pairs, found, strict=True)
+        ],
+        "unbeaten": [refit.name for refit in wanted if refit.trial is None and refit.name not in rivals],
         "missing": [refit.name for refit in refits if refit not in wanted],
     }
 
 
-def compare(plan: Plan, values: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
-    """Two settings, seed by seed: differences, their mean, and its 95 % t interval."""
-    found = paired(values, others)
-    low, high = found.mean.interval or (found.mean.value, found.mean.value)
+def compare(plan: Plan, pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> list[dict[str, Any]]:
+    """Pairs of settings, seed by seed; the fields are those of `comparisons` above."""
+    found = [paired(values, others) for values, others in pairs]
     sign = 1 if plan.objectives[plan.curve] == "maximize" else -1
-    return {
-        "differences": list(found.differences),
-        "mean": found.mean.value,
-        "interval": [low, high],
-        "better": None if found.mean.interval is None or low <= 0 <= high else sign * found.mean.value > 0,
-    }
+    return [
+        {
+            "differences": list(one.differences),
+            "mean": one.mean.value,
+            "interval": one.mean.interval and list(one.mean.interval),
+            "p": one.p,
+            "corrected": corrected,
+            "better": {1: True, -1: False, 0: None}[sign * shown(one.mean.value, corrected)],
+        }
+        for one, corrected in zip(found, holm([one.p for one in found]), strict=True)
+    ]
 
 
 def verdict(final: Mapping[str, Any]) -> list[str]:
-    """What came of the study, a sentence for each comparison."""
+    """What came of the study, a sentence for each comparison, and what is missing."""
+    compared = final["comparisons"]
+    said = [_sentence(one, final["metric"], len(compared)) for one in compared]
+    said += [f"{name}: the search found nothing better than what is published." for name in final["unbeaten"]]
     if final["missing"]:
-        return [f"{', '.join(final['missing'])}: not all of its seeds came to their end, so there is no verdict."]
-    if not final["comparisons"]:
-        return ["The search found nothing that is not published already: the default is its own best."]
-    words = {True: "is better than", False: "is worse than", None: "is not shown to differ from"}
-    return [
-        f"{found['setting']} {words[found['better']]} {found['against']}: {final['metric']} on test differs by "
-        f"{found['mean']:+.4f} (95 % interval {found['interval'][0]:+.4f} to {found['interval'][1]:+.4f}, "
-        f"{len(found['differences'])} seeds)."
-        for found in final["comparisons"]
-    ]
+        missing = ", ".join(final["missing"])
+        said.append(f"{missing}: not every seed came to its end, so it is left out; the same command tries again.")
+    return said or ["Nothing is compared: the published setting is refitted too with final.default=true."]
+
+
+def _sentence(found: Mapping[str, Any], metric: str, comparisons: int) -> str:
+    words = {True: "is better than", False: "is worse than", None: "is not shown to differ from"}[found["better"]]
+    said = f"{found['setting']} {words} {found['against']}: {metric} on test differs by {found['mean']:+.4f}"
+    if found["interval"] is None:
+        return f"{said} with one seed, which says little."
+    low, high = found["interval"]
+    said += f" ({len(found['differences'])} seeds, 95 % interval {low:+.4f} to {high:+.4f}"
+    if comparisons == 1:
+        return f"{said})."
+    return f"{said} by itself; t test after Holm for {comparisons} comparisons: p {found['corrected']:.3g})."
 
 
 def table(final: Mapping[str, Any]) -> Table:
@@ -177,9 +194,10 @@ def _winners(plan: Plan, study: Study) -> list[FrozenTrial]:
 
 
 def _published(plan: Plan, arm: Arm, winner: FrozenTrial) -> Refit:
-    kept = {key: winner.params[key] for key in plan.settings["final"]["same"] if key in winner.params}
-    params = {**arm.default, **kept}
-    moved = [f"{key}={_short(value)}" for key, value in kept.items() if arm.default.get(key) != value]
+    kept = {key: value for key, value in by_key(winner.params).items() if key in plan.settings["final"]["same"]}
+    params = published(arm.space, kept, arm.overrides, plan.folders)
+    given, usual = by_key(params), by_key(arm.default)
+    moved = [f"{key}={_short(value)}" for key, value in kept.items() if key in given and usual.get(key) != value]
     name = ", ".join([f"{arm.option} default" if arm.option else "default", *moved])
     return Refit(name, arm.option, params, None, None, _overrides(arm, params))
 
@@ -223,9 +241,3 @@ def of_result(result: Mapping[str, Any], keep: str) -> dict[str, Any]:
     rows = {name: result[name] and result[name]["test"].get("last") for name in ("teacher", "alone")}
     costs = {key: student[key] for key in ("parameters", "multiply_accumulates")}
     return {"test": student["test"].get(keep, student["test"]["last"]), **rows, **costs}
-
-
-def loads(text: str) -> dict[str, Any]:
-    """A final.json."""
-    found: dict[str, Any] = json.loads(text)
-    return found

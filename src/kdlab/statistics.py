@@ -4,6 +4,9 @@ Intervals hold the mean with 95 %, seeds being what varies:
 - Student's t, mean ± t(n − 1) · s / √n: right for values that are about normal, wide where there are few;
 - percentile bootstrap over seeds, 9999 draws: assumes no shape, and with five seeds is too narrow.
 
+What is said of several comparisons at once goes by the paired t tests, their p corrected after Holm; of a single
+one that is its t interval.
+
 Student. The Probable Error of a Mean. Biometrika, 1908. Efron, Tibshirani. An Introduction to the Bootstrap. 1993.
 Wilcoxon. Individual Comparisons by Ranking Methods. Biometrics Bulletin, 1945.
 Holm. A Simple Sequentially Rejective Multiple Test Procedure. Scandinavian Journal of Statistics, 1979.
@@ -44,13 +47,14 @@ class Paired:
     """A method against another, seed by seed.
 
     differences: by seed. mean: of them, with its t interval. bootstrap: the interval by bootstrap, None of a single
-    seed. p: of Wilcoxon's signed-rank test, two-sided.
+    seed. p, wilcoxon: of the t test and of the signed-rank test, two-sided.
     """
 
     differences: tuple[float, ...]
     mean: Mean
     bootstrap: Interval | None
     p: float
+    wilcoxon: float
 
 
 def mean(values: Sequence[float]) -> Mean:
@@ -79,6 +83,20 @@ def bootstrap(values: Sequence[float]) -> Interval | None:
     return float(found.low), float(found.high)
 
 
+def t_test(found: Mean) -> float:
+    """Two-sided p of the t test that a mean is zero: below 0.05 where its 95 % interval leaves zero out.
+
+    1 of a single value. Values that are all the same leave nothing to chance: 0, unless they are zero.
+    """
+    if found.deviation is None:
+        return 1.0
+    if found.deviation == 0:
+        return 0.0 if found.value else 1.0
+    from scipy.stats import t
+
+    return float(2 * t.sf(abs(found.value) * sqrt(found.n) / found.deviation, found.n - 1))
+
+
 def wilcoxon(differences: Sequence[float]) -> float:
     """Two-sided p of the signed-rank test that differences are symmetric about zero; 1 where all are zero.
 
@@ -105,7 +123,13 @@ def paired(values: Sequence[float], others: Sequence[float]) -> Paired:
         ValueError: where they are not equally many.
     """
     differences = tuple(value - other for value, other in zip(values, others, strict=True))
-    return Paired(differences, mean(differences), bootstrap(differences), wilcoxon(differences))
+    found = mean(differences)
+    return Paired(differences, found, bootstrap(differences), t_test(found), wilcoxon(differences))
+
+
+def shown(difference: float, p: float) -> int:
+    """1 or −1, the sign of a difference whose p, corrected, is below 0.05; 0 of one that may be chance."""
+    return 0 if p >= 1 - LEVEL or difference == 0 else 1 if difference > 0 else -1
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -8,48 +8,56 @@ from dataclasses import dataclass
 from kdlab.errors import UsageError, nearest
 from kdlab.reporting.runs import EPOCHS, Board, Group
 from kdlab.reporting.sheet import Column, Sheet
-from kdlab.statistics import LEVEL, Interval, Paired, holm, least_p, mean, paired
+from kdlab.statistics import LEVEL, Interval, Paired, holm, least_p, mean, paired, shown
 
 METHOD = (
     f"± and “to”: {100 * LEVEL:.0f} % interval of the mean over seeds, Student's t; on the page also by percentile "
-    "bootstrap, which is too narrow for few seeds. p: Wilcoxon signed-rank, two-sided, paired by seed."
+    "bootstrap, which is too narrow for few seeds. Wilcoxon: p of the signed-rank test, two-sided, paired by seed."
 )
 
 
-TESTS = (Column("by bootstrap", page=True), Column("p", page=True), Column("p, Holm"))
-"""What follows a difference; the raw p is for the page where there is a corrected one."""
+TESTS = (Column("by bootstrap", page=True), Column("Wilcoxon", page=True), Column("Wilcoxon, Holm", page=True),
+         Column("t, Holm"))  # fmt: skip
+"""What follows a difference. What decides comes last, and is the one that the terminal has room for."""
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """One setting against another on the seeds that both have. corrected: p after Holm, of its whole table."""
+    """One setting against another on the seeds that both have.
+
+    corrected, ranks: p of the t test and of Wilcoxon's after Holm, for the `tests` of its table.
+    """
 
     label: str
     against: str
     seeds: tuple[int, ...]
     paired: Paired
     corrected: float
+    ranks: float
+    tests: int
 
     @property
     def name(self) -> str:
         return f"{self.label} − {self.against}"
 
     def sentence(self, direction: str, *, whole: bool = True) -> str:
-        """What it says, in words: better or worse only where the t interval leaves out 0. whole: the tests too."""
+        """What it says, in words: better or worse by the t test after Holm. whole: the other tests too."""
         found = self.paired.mean
         if found.interval is None:
             return f"{self.name} is {signed(found.value)} with one seed, which says little."
-        low, high = found.interval
-        better = (found.value > 0) == (direction == "max")
-        verdict = "is not shown to differ from" if low <= 0 <= high else "is better than" if better else "is worse than"
+        sign = shown(found.value, self.corrected) * (1 if direction == "max" else -1)
+        verdict = {0: "is not shown to differ from", 1: "is better than", -1: "is worse than"}[sign]
         said = (
             f"{self.label} {verdict} {self.against}: {signed(found.value)} on average over {found.n} seeds, "
             f"95 % interval {span(found.interval)}"
         )
+        if self.tests > 1:
+            return f"{said} by itself; t test after Holm for {self.tests} comparisons: p {self.corrected:.3g}."
         if not whole:
             return f"{said}."
-        least = ", the least that so few seeds can give" if self.paired.p <= least_p(found.n) else ""
-        return f"{said} (t), {span(self.paired.bootstrap)} (bootstrap); Wilcoxon p {self.paired.p:.3g}{least}."
+        p = self.paired.wilcoxon
+        least = ", the least that so few seeds can give" if p <= least_p(found.n) else ""
+        return f"{said} (t), {span(self.paired.bootstrap)} (bootstrap); Wilcoxon p {p:.3g}{least}."
 
 
 def gains(board: Board, epoch: str) -> dict[str, Contrast]:
@@ -81,14 +89,15 @@ def duels(board: Board, epoch: str, against: str | None = None) -> list[Contrast
 
 
 def contrasts(pairs: Sequence[tuple[str, str, Mapping[int, float], Mapping[int, float]]]) -> list[Contrast]:
-    """Compares each pair, (label, against, values by seed, values by seed), on its common seeds; p after Holm."""
+    """Compares each pair, (label, against, values by seed, values by seed), on its common seeds; corrected for all."""
     found = []
     for label, against, values, others in pairs:
         if seeds := sorted(values.keys() & others.keys()):
             compared = paired([values[seed] for seed in seeds], [others[seed] for seed in seeds])
             found.append((label, against, tuple(seeds), compared))
     corrected = holm([compared.p for *_, compared in found])
-    return [Contrast(*one, p) for one, p in zip(found, corrected, strict=True)]
+    ranks = holm([compared.wilcoxon for *_, compared in found])
+    return [Contrast(*one, p, rank, len(found)) for one, p, rank in zip(found, corrected, ranks, strict=True)]
 
 
 def figures(board: Board) -> list[Sheet]:
@@ -99,8 +108,8 @@ def figures(board: Board) -> list[Sheet]:
     figures = [Column("alone"), Column("distilled"), Column("teacher"), Column("distilled − alone"), *TESTS]
     if len(board.groups) == 1:
         (group,) = board.groups
-        rows = [[words, *_figures(group, epoch, gain[epoch])[:-1]] for epoch, words in EPOCHS.items()]
-        columns = [Column("test", "left"), *figures[:-2], Column("p")]
+        rows = [[words, *_figures(group, epoch, gain[epoch])[:-2]] for epoch, words in EPOCHS.items()]
+        columns = [Column("test", "left"), *figures[:-3], Column("Wilcoxon")]
         return [Sheet(title, columns, [row for row in rows if any(row[1:])])]
     figures[2] = Column("teacher", page=True)
     columns = [Column("setting", "left"), Column("seeds"), *figures]
@@ -125,10 +134,13 @@ def comparison(found: Sequence[Contrast], words: str) -> Sheet:
 def notes(board: Board) -> list[str]:
     """What has to be known to read the tables of a board."""
     most = max(len(group.seeds) for group in board.groups)
-    floor = f" With {most} seeds it cannot be below {least_p(most):.3g}: go by the intervals." if 1 < most < 6 else ""
+    floor = f" With {most} seeds it cannot be below {least_p(most):.3g}." if 1 < most < 6 else ""
     found = [METHOD + floor]
     if len(board.groups) > 1:
-        found.append("p, Holm: corrected for the number of settings, at each epoch; below 0.05 is evidence.")
+        found.append(
+            "Intervals and Wilcoxon are of each comparison by itself. t, Holm: p of the paired t test, corrected for "
+            "the number of comparisons of its table; below 0.05 a setting is called better or worse."
+        )
     if board.direction == "min":
         found.append(f"Of {board.title}, less is better.")
     repeated = sum(len(group.runs) - len(group.seeds) for group in board.groups)
@@ -164,13 +176,14 @@ def enumerated(seeds: Sequence[int]) -> str:
 
 def _difference(found: Contrast | None) -> list[str]:
     if found is None:
-        return [""] * 4
+        return [""] * (1 + len(TESTS))
     gain = found.paired.mean
     interval = f"\n{span(gain.interval)}" if gain.interval else ""
     return [
         signed(gain.value) + interval,
         span(found.paired.bootstrap),
-        f"{found.paired.p:.3g}",
+        f"{found.paired.wilcoxon:.3g}",
+        f"{found.ranks:.3g}",
         f"{found.corrected:.3g}",
     ]
 

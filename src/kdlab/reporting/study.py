@@ -50,8 +50,11 @@ def of_study(folder: Path, console: Console, storage: str | None = None) -> str:
         if final is not None:
             found = compared(final.board, final.rivals, console, final.keep)
             lead += found.sentences
-            lead += [f"{name}: not all of its seeds came to their end." for name in final.missing]
             sections.append(found.section)
+        missing = [f"{name}: not every seed came to its end, so it is left out." for name in _final(folder)["missing"]]
+        for line in missing:
+            console.print(line, highlight=False)
+        lead += missing
         if len(searches) > 1:
             summary = _arms(searches)
             console.print(summary.to_rich())
@@ -73,13 +76,12 @@ def of_study(folder: Path, console: Console, storage: str | None = None) -> str:
 class Final:
     """The refits that final.json counts, and what is compared.
 
-    keep: the epoch that is kept, `last` or `best`. missing: settings of which a seed did not come to its end.
+    keep: the epoch that is kept, `last` or `best`.
     """
 
     board: Board
     rivals: dict[str, list[Contrast]]
     keep: str
-    missing: tuple[str, ...]
 
     @property
     def runs(self) -> list[Run]:
@@ -105,14 +107,12 @@ class Final:
 
 
 def read_final(folder: Path) -> Final | None:
-    """The refits of a study; None where it has none, or not all yet.
+    """The refits of a study; None where there are none that came to their end.
 
     Raises:
         UsageError: where one is not complete.
     """
-    file = folder / "final.json"
-    found = json.loads(file.read_text()) if file.is_file() else {"settings": []}
-    settings = found["settings"]
+    settings = _final(folder)["settings"]
     if not settings:
         return None
     groups = {
@@ -128,7 +128,13 @@ def read_final(folder: Path) -> Final | None:
         for epoch in EPOCHS
     }  # fmt: skip
     board = board_of(list(groups.values()))
-    return Final(board, rivals, str(board.groups[0].runs[0].config["keep"]), tuple(found["missing"]))
+    return Final(board, rivals, str(board.groups[0].runs[0].config["keep"]))
+
+
+def _final(folder: Path) -> dict[str, Any]:
+    file = folder / "final.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"settings": [], "missing": []}
+    return found
 
 
 def _search(search: Search, landmarks: Sequence[Landmark]) -> list[str]:
