@@ -1,7 +1,8 @@
 """A study whose trials compute a formula instead of training: run as a command, in place of `python -m kdlab.sweep`.
 
 What goes wrong is told by the environment, as `NAME=number of a trial`: DIE kills that trial's process, once; HANG
-keeps it from ending; RAISE lets it fail, every time. SECONDS is how long each trial takes.
+keeps it from ending; RAISE lets it fail, every time; FULL=SETTING a refit's. UNPREPARED: there is no teacher.
+SECONDS is how long each trial takes.
 """
 
 import os
@@ -9,6 +10,7 @@ import signal
 import sys
 import time
 
+from kdlab.errors import UsageError
 from kdlab.workers import Epoch, Known, Work
 
 EPOCHS = 4
@@ -21,7 +23,8 @@ class Analytic(Work):
         pass
 
     def prepare(self, plan):
-        pass
+        if "UNPREPARED" in os.environ:
+            raise UsageError("teacher: it cannot be trained")
 
     def trial(self, line, plan, assignment):
         number = int(assignment.folder.name.rsplit("-", 1)[-1])
@@ -50,6 +53,8 @@ class Analytic(Work):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def refit(self, line, plan, assignment):
+        if os.environ.get("FULL", "nothing") in assignment.name:
+            raise OSError("disk full")
         point = dict(override.split("=", 1) for override in assignment.overrides)
         accuracy = 1 - 0.01 * abs(float(point["loss.temperature"]) - 4) + 0.001 * int(point["seed"])
         row = {"accuracy": accuracy}

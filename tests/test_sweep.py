@@ -8,12 +8,16 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from optuna.trial import TrialState
 
 from kdlab.study import curve_of
+from kdlab.study_board import publish
+from kdlab.study_file import read_plan
 from study_command import STUDY, Command, accounted
 
 
@@ -172,7 +176,45 @@ def test_refits_are_tested_with_seeds_that_no_trial_had(tmp_path):
     assert "best is worse than default" in said
 
 
-# ---- minutes rather than seconds
+def test_a_refit_that_failed_is_tried_again_by_the_same_command(tmp_path):
+    study = Command(tmp_path, final={"seeds": 2})
+    said = study.run(code=1, FULL="best-seed2")
+    tried = [trial.user_attrs["reason"] for trial in study.trials(name="study/final") if trial.state == TrialState.FAIL]
+    assert tried == ["OSError: disk full"] * 2
+    assert "best: not every seed came to its end" in said
+    assert "accuracy on test over seeds [1, 2]" in said
+    said = study.run()
+    assert "not every seed" not in said
+    refits = study.trials(name="study/final")
+    states = [trial.state for trial in refits]
+    assert (states.count(TrialState.COMPLETE), states.count(TrialState.FAIL)) == (4, 2)
+    final = json.loads((study.home / "final.json").read_text())
+    assert len(final["comparisons"]) == 1
+    study.run()
+    assert len(study.trials(name="study/final")) == len(refits)
+
+
+def test_refits_that_are_missing_leave_the_other_comparisons(tmp_path):
+    changes = {"compare": {"loss": ["kd", "dkd", "dist"]}, "space": {}, "final": {"seeds": 2, "default": False}}
+    study = Command(tmp_path, budget={"trials": 2}, retries=0, **changes)
+    said = study.run(code=1, FULL="dist-seed1")
+    final = json.loads((study.home / "final.json").read_text())
+    assert [(one["setting"], one["against"]) for one in final["comparisons"]] == [("dkd", "kd")]
+    assert "dkd is better than kd: accuracy on test" in said
+    assert "dist: not every seed came to its end" in said
+
+
+def test_a_study_that_could_not_be_prepared_has_not_begun(tmp_path):
+    study = Command(tmp_path)
+    said = study.run("space={loss.temperature: {low: 1.0, high: 16.0}}", code=2, UNPREPARED="yes")
+    assert said == "kdlab: teacher: it cannot be trained\n"
+    objectives = "objectives={validation.accuracy: maximize, student.parameters: minimize}"
+    study.run(objectives)
+    accounted(study.trials(), 6)
+    assert "space" in study.run("space={loss.temperature: {low: 1.0, high: 16.0}}", objectives, code=2)
+
+
+# ---- a server
 
 
 @pytest.fixture
@@ -203,6 +245,28 @@ def postgres():
         server.send_signal(signal.SIGQUIT)
         server.wait()
         shutil.rmtree(folder)
+
+
+@pytest.mark.timeout(30)
+def test_what_a_study_on_postgresql_came_to_is_published_once(tmp_path, postgres, monkeypatch):
+    study = Command(tmp_path, budget={"trials": 2}, storage=postgres)
+    study.run()
+    monkeypatch.chdir(tmp_path)
+    boards = []
+
+    @contextmanager
+    def board(folder, settings, config, **about):
+        boards.append(about["job"])
+        yield SimpleNamespace(experiment=SimpleNamespace(log=lambda figures: None)), {}
+
+    monkeypatch.setattr("kdlab.study_board.wandb_run", board)
+    plan = read_plan(tmp_path / "study.yaml")
+    for _ in range(2):
+        assert publish(plan, {"tags": []}, None) == {"finished": 2}
+    assert boards == ["study"]
+
+
+# ---- minutes rather than seconds
 
 
 @pytest.mark.slow

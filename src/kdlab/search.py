@@ -65,8 +65,9 @@ class Search:
         self.plan, self.work, self.view = plan, work, view
         self.storage: Storage = open_storage(plan.storage)
         self._presence = Presence()
+        self.queues: list[Queue] = []
         with self.storage.lock():
-            self.queues = [self._begin(arm) for arm in plan.arms]
+            self._refuse_another()
         self._crew = Crew(plan.settings["workers"], plan.settings["hang_seconds"])
         self._held: dict[Job, Held] = {}
         self._signed = self._looked = float("-inf")
@@ -77,10 +78,11 @@ class Search:
 
         Raises:
             KeyboardInterrupt: the same command goes on where it stood.
+            UsageError: where somebody began another study of this name meanwhile.
         """
         seconds = self.plan.settings["budget"]["seconds"]
         deadline = time.monotonic() + seconds if seconds else float("inf")
-        with closing(self.storage), self.view.showing(self.queues):
+        with closing(self.storage), self.view.showing(self._begin()):
             self._drain(self.queues, deadline)
             states = [trial.state for queue in self.queues for trial in queue.ledger.trials()]
             self.complete = states.count(TrialState.COMPLETE)
@@ -97,32 +99,49 @@ class Search:
 
     # ---- beginning
 
-    def _begin(self, arm: Arm) -> Queue:
-        """The queue of an arm, its study made where there is none; under the lock."""
+    def _refuse_another(self) -> None:
+        """Refuses a study that was begun with other settings; under the lock."""
+        known, plan = optuna.get_all_study_names(self.storage.optuna), self.plan
+        for name in {plan.titled(arm) for arm in plan.arms} & set(known):
+            begun = optuna.load_study(study_name=name, storage=self.storage.optuna).user_attrs.get("plan")
+            for key, value in self._settings().items():
+                if begun is not None and key not in FREE and begun.get(key) != value:
+                    raise UsageError(
+                        f"{key}: the study {plan.name} was begun with other ones, see {plan.folder / 'study.yaml'}; "
+                        "give this one a name of its own, name=NAME"
+                    )
+
+    def _settings(self) -> dict[str, Any]:
+        """The study as its storage remembers it."""
+        settings = self.plan.settings
+        found: dict[str, Any] = json.loads(json.dumps({**settings, "storage": shown(settings["storage"])}))
+        return found
+
+    def _begin(self) -> list[Queue]:
+        """The queues of all arms, their studies made where there are none."""
+        with self.storage.lock():
+            self._refuse_another()
+            self.queues = [self._begin_arm(arm) for arm in self.plan.arms]
+        if not (file := self.plan.folder / "study.yaml").is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(yaml.safe_dump(self._settings(), sort_keys=False))
+        return self.queues
+
+    def _begin_arm(self, arm: Arm) -> Queue:
         plan = self.plan
         ledger = Ledger(
             self.storage, plan.titled(arm), list(plan.objectives.values()), space=arm.space, presence=self._presence,
             sampler=plan.settings["sampler"], seed=plan.settings["seed"],
             pruner=make_pruner(plan.settings["pruner"]),
         )  # fmt: skip
-        settings = json.loads(json.dumps({**plan.settings, "storage": shown(plan.settings["storage"])}))
-        begun = ledger.study.user_attrs.get("plan")
-        if begun is None:
+        if "plan" not in ledger.study.user_attrs:
             for point in arm.first:
                 ledger.study.enqueue_trial(dict(point), skip_if_exists=True)
             ledger.study.set_metric_names(list(plan.objectives))
             ledger.study.set_user_attr("objectives", [list(pair) for pair in plan.objectives.items()])
             ledger.study.set_user_attr("curve", plan.curve)
             ledger.study.set_user_attr("arm", arm.option)
-            ledger.study.set_user_attr("plan", settings)
-        elif changed := [key for key in settings if key not in FREE and begun.get(key) != settings[key]]:
-            raise UsageError(
-                f"{changed[0]}: the study {plan.name} was begun with other ones, see {plan.folder / 'study.yaml'}; "
-                "give this one a name of its own, name=NAME"
-            )
-        if not (file := plan.folder / "study.yaml").is_file():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(yaml.safe_dump(settings, sort_keys=False))
+            ledger.study.set_user_attr("plan", self._settings())
         return Queue(ledger, arm, plan.settings["budget"]["trials"])
 
     def _begin_refits(self, refits: Sequence[finals.Refit]) -> Queue:
@@ -130,7 +149,8 @@ class Search:
         with self.storage.lock():
             ledger = Ledger(self.storage, f"{self.plan.name}/final", [direction], presence=self._presence)
             for refit in refits:
-                known = [trial.user_attrs["seed"] for trial in ledger.trials() if finals.is_of(refit, trial)]
+                trials = [trial for trial in ledger.trials() if trial.state != TrialState.FAIL]  # those, again
+                known = [trial.user_attrs["seed"] for trial in trials if finals.is_of(refit, trial)]
                 for seed in finals.seeds(self.plan):
                     if seed not in known:
                         ledger.study.enqueue_trial({}, finals.attributes(refit, seed))

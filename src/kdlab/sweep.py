@@ -30,7 +30,8 @@ def _distillation() -> Work:
 
 
 def main(arguments: Sequence[str] | None = None, work: Callable[[], Work] = _distillation) -> int:
-    """Runs the command line; the exit code is 0, 2 for what the user must change, 1 where no trial came to its end.
+    """Runs the command line; the exit code is 0, or 2 for what the user must change, or 1 where no trial, or not every
+    refit, came to its end.
 
     Args:
         arguments: of the command line.
@@ -81,11 +82,13 @@ def conduct(plan: Plan, work: Callable[[], Work] = _distillation) -> int:
     if not search.complete:
         print("kdlab: no trial came to its end; their reasons stand above", file=sys.stderr)
         return 1
-    if final is not None:
+    if final is None:
+        return 0
+    if final["settings"]:
         Console().print(finals.table(final))
-        for sentence in finals.verdict(final):
-            print(sentence)
-    return 0
+    for sentence in finals.verdict(final):
+        print(sentence)
+    return 1 if final["missing"] else 0
 
 
 def _interrupt(number: int, frame: object) -> None:
