@@ -25,7 +25,8 @@ DECISIVE = [
     "loss.alpha=0.8", "loss.task_weight=2", "keep=best", "mode=supervised", "phases=[{epochs: 2}]",
     "data.augment.rotation=5", "data.mean=[0.5]", "teacher.seed=1", "teacher.model.width=1", "teacher=vgg8",
     "teacher.optimizer.lr=0.06", "teacher.trainer.max_epochs=3", "teacher.trainer.batch_size=32", "teacher.mean=[0.5]",
-    "teacher.size=16",
+    "teacher.size=16", "+data.views.strong={rotation: 20}", "model.taps={classifier: fc}",
+    "teacher.model.taps={classifier: fc}",
 ]  # fmt: skip
 
 INDIFFERENT = [
@@ -44,6 +45,16 @@ def test_every_decisive_thing_makes_another_key():
 @pytest.mark.parametrize("override", INDIFFERENT)
 def test_what_decides_nothing_leaves_the_key_as_it_is(override):
     assert key(override) == key()
+
+
+def test_views_and_taps_that_supervised_training_does_not_read_leave_its_keys_as_they_are():
+    plain = compose(TINY)
+    read = compose([*TINY, "+data.views.strong={rotation: 20}", "model.taps={classifier: fc}",
+                    "teacher.model.taps={classifier: fc}"])  # fmt: skip
+    assert key_of(recipe_of(without_use(read), "data")) != key_of(recipe_of(without_use(plain), "data"))
+    for waited in (alone_run, lambda config: teacher_run(config, config["teacher"])):
+        recipes = [recipe_of(without_use(waited(config)), "data") for config in (plain, read)]
+        assert key_of(recipes[0]) == key_of(recipes[1])
 
 
 def test_the_order_of_keys_and_the_way_a_number_is_written_do_not_matter():

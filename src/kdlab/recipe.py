@@ -82,11 +82,14 @@ def recipe_of(config: Mapping[str, Any], fingerprint: str, checkpoints: Mapping[
         fingerprint: of the data and its split.
         checkpoints: the hash of each external file of weights, by its path.
     """
-    data = config["data"]
+    data, model = config["data"], config["model"]
+    if config["mode"]["_target_"] == SUPERVISED["_target_"] and not config.get("phases"):
+        data, model = {**data, "views": {}}, {**model, "taps": None}  # nobody sees the views, nobody reads the taps
     return {
         "version": VERSION,
         "data": {"fingerprint": fingerprint, **{key: data.get(key) for key in ("mean", "std", "augment", "views")}},
-        **{key: config[key] for key in ("task", "model", "optimizer", "scheduler", "seed", "mode", "keep")},
+        "model": model,
+        **{key: config[key] for key in ("task", "optimizer", "scheduler", "seed", "mode", "keep")},
         "trainer": {key: config["trainer"].get(key) for key in DECISIVE},
         "loss": {key: config["loss"][key] for key in ("task_weight", "heads")},
         "phases": config.get("phases"),
@@ -100,6 +103,8 @@ def _teacher(
     own = {"input": {key: teacher.get(key) for key in ("mean", "std", "size", "classes")}}
     if teacher.get("checkpoint"):
         return {**own, "model": teacher["model"], "checkpoint": checkpoints[teacher["checkpoint"]]}
+    if taps := teacher["model"].get("taps"):
+        own["taps"] = taps  # which nothing in its own training read
     return {**own, **recipe_of(teacher_run(config, teacher), fingerprint, checkpoints)}
 
 
