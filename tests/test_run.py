@@ -1,6 +1,7 @@
 """A run from end to end: what it prints, what it leaves on disk, and that its numbers are what they say."""
 
 import re
+from multiprocessing import active_children
 from pathlib import Path
 
 import jsonschema
@@ -197,6 +198,15 @@ def test_an_option_without_use_is_named_and_the_run_goes_on(tmp_path):
         f"kdlab: {option} has no use with mode=supervised"
         for option in ("teacher=resnet8", "teacher.model.width=0.5", "teacher.trainer.max_epochs=2", "loss=kd")
     ]
+
+
+@pytest.mark.usefixtures("_machine")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_run_that_streams_leaves_no_process_behind(tmp_path):
+    told = train("mode=supervised", "model=resnet8", "model.width=0.25", "trainer.max_epochs=1", "logger=csv",
+                 "data.resident=false", "data.workers=1", runs=tmp_path / "runs")  # fmt: skip
+    assert told.code == 0
+    assert not active_children()
 
 
 @pytest.mark.usefixtures("_machine")

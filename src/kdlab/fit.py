@@ -21,6 +21,7 @@ from kdlab.assembly import Config, Parts, assemble, example_batch, rebuild
 from kdlab.build import build
 from kdlab.callbacks import KeepBest, ProgressLine, checkpoints, interruptible
 from kdlab.data.data import Data
+from kdlab.data.loader import Loader
 from kdlab.distiller import Distiller, prefixes
 from kdlab.evaluation import cost, predict, score, student_of
 from kdlab.objective import seed_of
@@ -37,6 +38,12 @@ class Batches(pl.LightningDataModule):
     def __init__(self, data: Data, batch_size: int, seed: int, views: tuple[str, ...]) -> None:
         super().__init__()
         self.data, self.batch_size, self.seed, self.views = data, batch_size, seed, views
+        self._given_out: list[Loader] = []
+
+    def close(self) -> None:
+        """Ends the processes that fetch batches."""
+        for loader in self._given_out:
+            loader.close()
 
     def _place(self) -> dict[str, Any]:
         assert self.trainer is not None
@@ -48,10 +55,13 @@ class Batches(pl.LightningDataModule):
         assert self.trainer is not None
         # Lightning hands a loader its state back within an epoch, but not between two.
         loader.load_state_dict({"drawn": cast("Distiller", self.trainer.lightning_module).steps})
+        self._given_out.append(loader)
         return loader
 
     def val_dataloader(self) -> Any:
-        return self.data.eval_loader("validation", self.batch_size, **self._place())
+        loader = self.data.eval_loader("validation", self.batch_size, **self._place())
+        self._given_out.append(loader)
+        return loader
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Batches are made on the device."""
@@ -164,6 +174,7 @@ def fit(
     )
     with ExitStack() as ends:
         ends.callback(parts.mode.close)
+        ends.callback(batches.close)
         summary: dict[str, Any] = {}
         if config["logger"]["wandb"]:
             board = wandb_run(folder, config["logger"], config, job=job, group=group, directions=parts.task.directions)

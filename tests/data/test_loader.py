@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,17 @@ def test_a_stream_that_is_broken_off_goes_on_where_it_was(table: Table, tmp_path
     streaming = Streaming(encoded(table, tmp_path), 10, AUGMENT, 0, train=True, workers=2)
     seen = list(islice(streaming, 3)) + epochs(streaming, 1)
     assert_same(seen, epochs(resident(table), 1))
+
+
+def test_a_stream_that_is_closed_has_no_processes_and_can_be_read_again(table: Table, tmp_path: Path) -> None:
+    streaming = Streaming(encoded(table, tmp_path), 10, AUGMENT, 0, train=True, workers=2)
+    broken_off = iter(streaming)
+    seen = [next(broken_off)]
+    assert len(active_children()) == 2
+    streaming.close()
+    assert not active_children()
+    assert_same(seen + epochs(streaming, 1), epochs(resident(table), 1))
+    streaming.close()
 
 
 @pytest.mark.parametrize("make", [Resident, Streaming])

@@ -100,6 +100,9 @@ class Loader:
         """Goes on with the batch that would have come."""
         self.drawn = state["drawn"]
 
+    def close(self) -> None:
+        """Ends the processes that fetch, where there are any; another `iter` starts new ones."""
+
     def _plan(self, epoch: int) -> list[Tensor]:
         # The rows of each of our batches.
         rows = torch.arange(len(self.part))
@@ -176,6 +179,12 @@ class Streaming(Loader):
             pin_memory=torch.device(self.device).type == "cuda",
             generator=torch.Generator(),  # or each epoch would move the global one
         )
+
+    def close(self) -> None:
+        # Each worker that is left to the garbage collector, as part of a cycle, is waited for for five seconds.
+        if (workers := self._fetch._iterator) is not None:
+            self._fetch._iterator = None
+            workers._shutdown_workers()  # type: ignore[attr-defined]  # torch has no public way
 
     def _batches(self, plan: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
         self._coming[:] = plan
