@@ -122,9 +122,9 @@ class Search:
         with self.storage.lock():
             self._refuse_another()
             self.queues = [self._begin_arm(arm) for arm in self.plan.arms]
-        if not (file := self.plan.folder / "study.yaml").is_file():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(yaml.safe_dump(self._settings(), sort_keys=False))
+            if not (file := self.plan.folder / "study.yaml").is_file():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(yaml.safe_dump(self._settings(), sort_keys=False))
         return self.queues
 
     def _begin_arm(self, arm: Arm) -> Queue:

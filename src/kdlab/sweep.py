@@ -83,6 +83,8 @@ def conduct(plan: Plan, work: Callable[[], Work] = _distillation) -> int:
         print("kdlab: no trial came to its end; their reasons stand above", file=sys.stderr)
         return 1
     if final is None:
+        if plan.settings["final"]["seeds"]:
+            print("No trial that came to its end keeps the constraints, so nothing is trained anew.")
         return 0
     if final["settings"]:
         Console().print(finals.table(final))
