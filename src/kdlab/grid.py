@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from kdlab.config import compose, groups
 from kdlab.errors import UsageError
@@ -135,7 +135,8 @@ def measure(overrides: Sequence[str], seeds: int) -> dict[str, list[tuple[float,
 
 def print_measured(found: Mapping[str, Sequence[tuple[float, float]]], console: Console | None = None) -> None:
     """Mean ± standard deviation over seeds of the students, and the paired gain with its 95 % t interval."""
-    table = Table("mode", "student alone", "student", "gain", "95 % interval", "n")
+    table = Table(*(Column(name, no_wrap=True) for name in ("mode", "student alone", "student", "gain",
+                                                            "95 % interval", "n")))  # fmt: skip
     for mode, pairs in found.items():
         alone, student = zip(*pairs, strict=True)
         gain = mean([ours - theirs for theirs, ours in pairs])
