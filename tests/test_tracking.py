@@ -9,7 +9,7 @@ import pytest
 import wandb
 import yaml
 
-from kdlab.tracking import MetricsFile, read_metrics
+from kdlab.tracking import MetricsFile, read_metrics, wandb_run
 from tiny_runs import NETWORKS, Told, machine, train
 from wandb_file import Logged, read
 
@@ -97,6 +97,39 @@ def test_nobody_is_asked_anything_where_nobody_is_logged_in(tmp_path):
     assert "wandb" not in done.stdout + done.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     assert logged(folder).exit_code == 0
+
+
+@pytest.mark.parametrize("where", ["login", "init"])
+def test_a_run_without_its_dashboard_goes_on_offline_and_says_so_once(tmp_path, monkeypatch, capsys, where):
+    begin = wandb.init
+    waited = []
+
+    def unreachable(**arguments):
+        if arguments["mode"] == "offline":
+            return begin(**arguments)
+        waited.append(arguments["settings"].init_timeout)
+        raise wandb.errors.CommError("connection refused\nwhile retrying")
+
+    def refused(**_):
+        raise wandb.errors.AuthenticationError("API key must have 40+ characters")
+
+    monkeypatch.setattr(wandb, "login", refused if where == "login" else lambda **_: True)
+    monkeypatch.setattr(wandb, "init", unreachable)
+    with machine(tmp_path / "home"):
+        monkeypatch.delenv("WANDB_MODE")
+        settings = {"project": "mine", "entity": None, "tags": []}
+        for place in ("one", "two"):
+            (folder := tmp_path / place).mkdir()
+            config = {"name": place, "names": {}}
+            with wandb_run(folder, settings, config, job="teacher", group=None, directions={}) as (logger, summary):
+                logger.log_metrics({"loss": 2.5}, 1)
+                summary["done"] = True
+        wandb.teardown()  # all that was logged is written
+    ends = [logged(tmp_path / place) for place in ("one", "two")]
+    assert [(run.exit_code, run.summary["done"]) for run in ends] == [(0, True)] * 2
+    why = "connection refused" if where == "init" else "API key must have 40+ characters"
+    assert capsys.readouterr().err == f"kdlab: W&B goes on offline, for wandb sync to send later: {why}\n"
+    assert waited == ([15] if where == "init" else [])
 
 
 def test_metrics_csv_has_its_columns_from_the_start_and_a_row_at_once(tmp_path):

@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import os
 import secrets
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+
+if TYPE_CHECKING:
+    from wandb import Run
 
 
 class MetricsFile(Logger):
@@ -79,6 +83,8 @@ def wandb_run(
 ) -> Iterator[tuple[WandbLogger, dict[str, Any]]]:
     """A W&B run: online where the user is logged in, offline otherwise; nobody is ever asked anything.
 
+    Trouble with W&B stops no training: one line on stderr says what it was, and the process goes on offline.
+
     Its id lies in the run folder, so that a resumed run goes on in the same W&B run. Its summary holds the
     best validation value of every metric, not the last.
 
@@ -101,11 +107,10 @@ def wandb_run(
         return
     import wandb
 
-    mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
     identity = folder / "wandb_id"
     if not identity.is_file():
         identity.write_text(secrets.token_hex(4))
-    run = wandb.init(
+    run = _begun(
         name=config["name"],
         project=settings["project"],
         entity=settings["entity"],
@@ -116,8 +121,7 @@ def wandb_run(
         dir=folder,
         id=identity.read_text(),
         resume="allow",
-        mode=mode,
-        settings=wandb.Settings(silent=True, console="off"),
+        settings=wandb.Settings(silent=True, console="off", init_timeout=15),
     )
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
@@ -131,3 +135,17 @@ def wandb_run(
     finally:
         run.summary.update(summary)
         run.finish(exit_code=int(broken))
+
+
+def _begun(**arguments: Any) -> Run:
+    import wandb
+
+    try:
+        mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
+        return wandb.init(mode=mode, **arguments)
+    except wandb.errors.Error as error:
+        why = str(error).splitlines()[0]
+        print(f"kdlab: W&B goes on offline, for wandb sync to send later: {why}", file=sys.stderr, flush=True)
+        wandb.teardown()  # or the id would be in use
+        os.environ["WANDB_MODE"] = "offline"  # the next run of this process shall not wait again
+        return wandb.init(mode="offline", **arguments)
