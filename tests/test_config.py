@@ -88,14 +88,47 @@ def test_one_cycle_peaks_at_the_optimizers_rate_or_at_a_number():
         ("trainer.precision=8", "trainer.precision=8: expected a word, as in trainer.precision=32-true"),
         ("optimizer.lr=-0.1", "optimizer.lr=-0.1: expected a number above 0"),
         ("seed=-1", "seed=-1: expected a whole number, 0 or more"),
-        ("~loss.heads", "~loss.heads would leave a hole; set loss.heads=null instead"),
+        ("~loss.heads", "~loss.heads would leave a hole; give it another value instead, loss.heads=VALUE"),
+        ("~teacher", "~teacher would leave a hole; give it another value instead, teacher=VALUE"),
         ("seed=1,2", "a list of values in one key is a study: write it in a file for python -m kdlab.sweep"),
+        ("model=resnet8,resnet20", "a list of values in one key is a study: write it in a file for python -m "
+                                   "kdlab.sweep"),
+        ("model=[resnet8,resnet20]", "model=[resnet8,resnet20]: expected one option"),
+        ("teacher.optimizer=adm", "teacher.optimizer=adm: no such option; did you mean adam?"),
+        ("teacher.teacher=resnet55", "teacher.teacher=resnet55: no such option; did you mean resnet56?"),
+        ("data.path=/tmp/a=b", "data.path=/tmp/a=b: a value with such characters stands in quotes, "
+                               "'data.path=\"/tmp/a=b\"'"),
+        ("phases=[{epochs: 1}", "phases=[{epochs: 1}: expected KEY=VALUE, and brackets that match"),
+        ("phases=[{epochs: 1, optimizer: adm}]", "phases.0.optimizer=adm: no such option; did you mean adam?"),
+        ("trainer.max_steps=[1]", "trainer.max_steps=[1]: expected a whole number, 1 or more"),
+        ("trainer.max_steps={a: 1}", "trainer.max_steps={'a': 1}: expected a whole number, 1 or more"),
+        ("data.unlabelled=[1]", "data.unlabelled=[1]: expected a number, 0 or more, or a folder of pictures"),
+        ("data.augment={crop: a}", "data.augment.crop=a: expected a whole number, as in data.augment.crop=0"),
+        ("model.stages=[[1, 16, 1, 1], 3]", "model.stages.1=3: expected a list, as in model.stages.1=[1, 16, 1, 1]"),
     ],
 )  # fmt: skip
 def test_a_wrong_override_is_refused_in_one_line(override, said):
     with pytest.raises(UsageError) as refused:
         compose([override])
     assert str(refused.value) == said
+
+
+NEVER_NULL = ("seed", "keep", "allow", "runs", "alone", "model.width", "model.classes", "optimizer.lr", "loss.heads",
+              "loss.heads.kd.weight", "loss.heads.kd.temperature", "teacher.seed", "trainer.max_epochs",
+              "trainer.batch_size", "trainer.accumulate", "trainer.log_every_n_steps", "data.mean", "data.std",
+              "data.size", "data.classes", "data.split_seed", "data.augment")  # fmt: skip
+
+
+@pytest.mark.parametrize("key", NEVER_NULL)
+def test_null_is_refused_where_the_yaml_has_a_value(key):
+    with pytest.raises(UsageError, match=rf"^{key}=null: expected (a |true)"):
+        compose([f"{key}=null"])
+
+
+def test_null_is_taken_where_the_yaml_has_it_and_for_what_a_loss_can_do_without():
+    given = ("trainer.gradient_clip=null", "loss.alpha=null", "data.subset=null", "teacher.classes=null", "name=null")
+    assert compose(given) == compose()
+    assert compose(["loss=dkd", "loss.heads.dkd.ramp=null"])["loss"]["heads"]["dkd"]["ramp"] is None
 
 
 def test_alpha_is_refused_where_no_chosen_loss_reads_it():
@@ -110,6 +143,28 @@ def test_the_users_own_folder_adds_options(tmp_path):
     assert compose(["model=mine"], [tmp_path])["model"] == {"_target_": "mine.Net", "classes": 10, "width": 1.0}
     with pytest.raises(UsageError, match="there is no such folder"):
         compose([], [tmp_path / "absent"])
+
+
+def test_an_option_of_the_users_own_has_a_name_of_its_own(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "resnet8.yaml").write_text("_target_: mine.Net\n")
+    with pytest.raises(UsageError) as refused:
+        compose([], [tmp_path])
+    assert str(refused.value) == (
+        f"--config-dir {tmp_path}: kdlab has a model/resnet8.yaml of its own; give yours another name"
+    )
+
+
+def test_a_file_in_the_home_folder_is_found(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert compose(["teacher.checkpoint=~/x.pt"])["teacher"]["checkpoint"] == "/home/ann/x.pt"
+
+
+def test_a_phase_takes_the_names_of_options():
+    (phase,) = compose(["phases=[{epochs: 1, optimizer: adam, scheduler: step, mode: dml}]", "loss=kd"])["phases"]
+    assert phase["optimizer"] == compose(["optimizer=adam"])["optimizer"]
+    assert phase["scheduler"]["milestones"] == [150, 180, 210]
+    assert phase["mode"]["_target_"] == "kdlab.modes.dml.DML"
 
 
 OPTIONS = [(group, option) for group, options in groups().items() for option in options if group != "experiment"]
@@ -168,6 +223,29 @@ def test_an_assistant_has_a_teacher_and_dials_of_its_own():
     assert assistant["loss"]["task_weight"] == 0.1
 
 
+def test_a_teacher_with_a_teacher_learns_from_it_by_offline_kd_or_as_is_said():
+    assistant = compose(["teacher=resnet20", "teacher.teacher=resnet110"])["teacher"]
+    chain = compose(["experiment=chain/teacher_assistant", "teacher=resnet20", "teacher.teacher=resnet110"])["teacher"]
+    assert assistant == chain
+    assert (assistant["model"]["depth"], assistant["teacher"]["model"]["depth"]) == (20, 110)
+    given = ["teacher.teacher=resnet8", "teacher.loss=[dkd,fitnet]", "teacher.mode=dml", "teacher.loss.temperature=3"]
+    taught = compose(given)["teacher"]
+    assert taught["mode"]["_target_"] == "kdlab.modes.dml.DML"
+    assert [*taught["loss"]["heads"]] == ["dkd", "fitnet"]
+    assert taught["loss"]["heads"]["dkd"]["temperature"] == 3
+    other = compose(["experiment=chain/teacher_assistant", "teacher.loss=dkd", "teacher.optimizer=adam"])["teacher"]
+    assert [*other["loss"]["heads"]] == ["dkd"]
+    assert other["optimizer"]["_target_"] == "torch.optim.Adam"
+
+
+def test_chains_are_of_any_length_and_members_of_an_ensemble_have_them_too():
+    link = compose(["teacher.teacher.teacher=resnet20", "teacher.teacher=resnet32", "teacher=resnet44"])["teacher"]
+    assert [link["model"]["depth"], link["teacher"]["model"]["depth"]] == [44, 32]
+    assert link["teacher"]["teacher"]["model"]["depth"] == 20
+    member = compose(["teacher=[resnet8,resnet14]", "teacher.members.m1.teacher=resnet20"])["teacher"]["members"]["m1"]
+    assert (member["teacher"]["model"]["depth"], member["loss"]["heads"]["kd"]["temperature"]) == (20, 4.0)
+
+
 def test_generations_are_students_in_a_row_the_first_of_them_taught_by_one_trained_alone():
     config = compose(["experiment=chain/born_again", "generations=3", "model.width=0.3", "seed=7"])
     links = []
@@ -181,5 +259,3 @@ def test_generations_are_students_in_a_row_the_first_of_them_taught_by_one_train
 
 def test_a_loss_can_be_asked_to_do_without_its_first_phase():
     assert compose(["loss=ft", "loss.heads.ft.first=null"])["loss"]["heads"]["ft"]["first"] is None
-    with pytest.raises(UsageError, match="expected a group of keys"):
-        compose(["data.augment=null"])

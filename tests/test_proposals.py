@@ -59,7 +59,7 @@ def test_peers_are_counted_or_named():
     assert [peer["depth"] for peer in mode["peers"].values()] == [8, 16]
     assert mode["peers"]["peer2"]["width"] == 0.5
     assert compose(["mode=cotrain", "teacher=resnet8"])["mode"]["peers"]["teacher"]["depth"] == 8
-    with pytest.raises(UsageError, match=r"^model=resnet9: no such option"):
+    with pytest.raises(UsageError, match=r"^mode.peers.peer1=resnet9: no such option"):
         compose(["mode=dml", "mode.peers=[resnet9]"])
 
 

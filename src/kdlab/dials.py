@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kdlab.errors import UsageError
@@ -22,14 +23,23 @@ def tune(loss: Any) -> None:
             OmegaConf.update(loss, f"heads.{name}", settings, merge=True)
 
 
+def open_dials(config: Any) -> None:
+    """Gives the losses of a taught teacher the keys that a run's have, null, so that they can be set."""
+    for _, teacher in _teachers(config):
+        open_dials(teacher)
+    if config.get("loss") is not None:
+        for key in (*DIALS, "task_weight"):
+            config.loss.setdefault(key, None)
+
+
 def set_dials(config: Config, path: str = "") -> None:
     """Fills `loss.alpha` and `loss.temperature` from what the chosen losses publish, and drops what only tells that.
 
     A loss reads a dial where its settings refer to it, `${...temperature}`: by a relative path, so that the
     losses of a run and those of its teacher's own training each have dials of their own.
     """
-    if isinstance(config.get("teacher"), dict):
-        set_dials(config["teacher"], f"{path}teacher.")
+    for place, teacher in _teachers(config):
+        set_dials(teacher, f"{path}{place}.")
     if isinstance(config.get("mode"), dict):
         config["mode"].pop("proposes", None)
     loss = config.get("loss")
@@ -56,8 +66,15 @@ def set_dials(config: Config, path: str = "") -> None:
 
 
 def set_task_weight(config: Config) -> None:
-    if isinstance(config.get("teacher"), dict):
-        set_task_weight(config["teacher"])
+    for _, teacher in _teachers(config):
+        set_task_weight(teacher)
     loss = config.get("loss")
     if loss and loss.get("task_weight") is None:
         loss["task_weight"] = round(math.prod(head.get("task_weight", 1.0) for head in loss["heads"].values()), 12)
+
+
+def _teachers(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    if isinstance(teacher := config.get("teacher"), Mapping):
+        yield "teacher", teacher
+    for name, member in (config.get("members") or {}).items():
+        yield f"members.{name}", member

@@ -5,6 +5,7 @@ A range is known by the last part of its key, wherever that stands. Nothing here
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -53,10 +54,14 @@ RULES: Mapping[str, Rule] = {
     "keep": _one_of("last", "best"),
     "train": _one_of("all", "head", "body"),
     "on_corrupt": _one_of("stop", "skip"),
+    "unlabelled": (lambda value: isinstance(value, str) or value >= 0, "a number, 0 or more, or a folder of pictures"),
 }  # fmt: skip
 
 _WORDS_OR_NUMBERS = ("devices", "resident", "T_max", "T_0", "total_steps", "max_lr")
 """Keys whose value may be a number where the YAML has a word."""
+
+_NULLABLE = ("first", "ramp")
+"""Keys that may be null where the YAML has something: a loss can do without its first phase or its ramp."""
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -68,17 +73,21 @@ def check(config: Mapping[str, Any]) -> None:
     for key, value in leaves(config):
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{key}={value}: expected a finite number")
-        name = key.rsplit(".", 1)[-1]
-        rule = RULES.get(name, _NOT_NEGATIVE if name.endswith("_weight") else None)
-        if rule is None or value is None or isinstance(value, (dict, list)):
-            continue
-        holds, expected = rule
-        try:
-            fine = not isinstance(value, bool) and holds(value)
-        except TypeError:
-            fine = False
-        if not fine:
-            raise UsageError(f"{key}={value}: expected {expected}")
+        if value is not None and not isinstance(value, list):
+            _check_range(key, value)
+
+
+def _check_range(key: str, value: Any) -> None:
+    name = key.rsplit(".", 1)[-1]
+    if (rule := RULES.get(name, _NOT_NEGATIVE if name.endswith("_weight") else None)) is None:
+        return
+    holds, expected = rule
+    try:
+        fine = not isinstance(value, bool) and holds(value)
+    except TypeError:
+        fine = False
+    if not fine:
+        raise UsageError(f"{key}={value}: expected {expected}")
 
 
 def leaves(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -105,25 +114,48 @@ def check_known(key: str, shape: Mapping[str, Any]) -> None:
 
 
 def check_value(key: str, value: Any, default: Any) -> None:
-    optional = not isinstance(default, Mapping) or key.endswith(".first")  # a loss can do without its first phase
-    if default is None or default is ABSENT or (value is None and optional):
+    """Refuses a value that is not of the type that its key has in the YAML; null where it is not null there.
+
+    Raises:
+        UsageError: naming key, value and what would be right.
+    """
+    name = key.rsplit(".", 1)[-1]
+    if default is ABSENT or (value is None and (default is None or name in _NULLABLE)):
         return
-    if isinstance(default, str) and "${" in default:
+    if default is None:
+        if isinstance(value, (list, Mapping)) and name != "classes":  # a teacher's are a list
+            _check_range(key, value)
+        return
+    if isinstance(default, str) and ("${" in default or name in _WORDS_OR_NUMBERS) and value is not None:
+        return
+    if isinstance(value, Mapping) and isinstance(default, Mapping):
+        for entry in value:
+            check_value(f"{key}.{entry}", value[entry], default.get(entry, ABSENT))
+        return
+    if isinstance(value, list) and isinstance(default, list):
+        alike = default[0] if len({type(entry) for entry in default}) == 1 else ABSENT
+        for place, entry in enumerate(value):
+            check_value(f"{key}.{place}", entry, alike)
         return
     expected = type(default)
     fits = isinstance(value, expected) and isinstance(value, bool) == isinstance(default, bool)
-    if isinstance(default, float):
+    if isinstance(default, float) or (expected is int and name == "validation"):
         fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if expected is int and isinstance(value, float) and key.rsplit(".", 1)[-1] == "validation":
-        fits = True
-    if isinstance(default, str) and key.rsplit(".", 1)[-1] in _WORDS_OR_NUMBERS:
-        fits = True
-    if expected is int and key.endswith("devices"):
+    if expected is int and name == "devices":
         fits = fits or value == "auto" or isinstance(value, list)
     if not fits:
         names = {float: "a number", int: "a whole number", bool: "true or false", str: "a word", list: "a list",
                  dict: "a group of keys"}  # fmt: skip
-        raise UsageError(f"{key}={value}: expected {names.get(expected, expected.__name__)}, as in {key}={default}")
+        said = f"{names.get(expected, expected.__name__)}, as in {key}={_shown(default)}"
+        if isinstance(default, Mapping):
+            said = names[dict]
+        elif "${" in str(default):
+            said = "a value"
+        raise UsageError(f"{key}={_shown(value)}: expected {said}")
+
+
+def _shown(value: Any) -> Any:
+    return json.dumps(value) if value is None or isinstance(value, bool) else value
 
 
 ABSENT = object()
