@@ -11,6 +11,17 @@ from scipy.special import log_softmax, softmax
 from torch import nn
 
 from kdlab.heads.head import Head, ResponseHead, soft_logits, soft_targets, standardize
+from kdlab.heads.response.ctkd import CTKD
+from kdlab.heads.response.dist import DIST
+from kdlab.heads.response.dkd import DKD
+from kdlab.heads.response.jsd import JSD
+from kdlab.heads.response.kd import KD
+from kdlab.heads.response.mlkd import MLKD
+from kdlab.heads.response.nkd import NKD
+from kdlab.heads.response.reverse_kl import ReverseKL
+from kdlab.heads.response.rld import RLD
+from kdlab.heads.response.soft_ce import SoftCE
+from kdlab.heads.response.wsld import WSLD
 from kdlab.knowledge import Example, Knowledge, Lesson, Needs, Progress
 
 MEMBERS = tuple(torch.tensor(rows, dtype=torch.float64) for rows in ([[4.0, 0.0, -1.0]], [[0.0, 3.0, 1.0]]))
@@ -94,6 +105,19 @@ def test_a_response_head_leaves_logits_as_they_are_unless_asked():
     head = ResponseHead()
     torch.testing.assert_close(head.scale(MEMBERS[0]), MEMBERS[0], rtol=0, atol=0)
     torch.testing.assert_close(head.teacher_logits(Knowledge(MEMBERS[0])), MEMBERS[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "make",
+    [KD, lambda t: DIST(t, 1.0, 1.0), lambda t: DKD(t, 1.0, 8.0), lambda t: JSD(0.5, t), lambda t: NKD(t, 1.5),
+     ReverseKL, SoftCE, WSLD, lambda t: RLD(4.0, t, 1.0, 1.0), lambda t: MLKD([4.0, t], 1.0, 1.0, 1.0, False),
+     lambda t: CTKD(t, 20.0, 10)],
+)  # fmt: skip
+def test_a_temperature_that_cannot_divide_is_refused(make, temperature):
+    make(0.5)
+    with pytest.raises(ValueError, match=rf"^temperature={temperature}: expected a number above 0$"):
+        make(temperature)
 
 
 def test_a_head_asks_for_logits_alone_and_refuses_what_it_does_not_do():

@@ -7,6 +7,7 @@ head that calls it. See `response/kd.py` for the shortest, `feature/fitnet.py` f
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import ClassVar, Literal
 
 import torch
@@ -65,13 +66,20 @@ class ResponseHead(Head):
 
     `standardize` brings each row of logits to zero mean and unit deviation on both sides first: logit
     standardisation, Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024, equation 9.
+
+    Args:
+        temperatures: those that the head divides logits by, to be refused here where they are not above 0.
+        standardize: see above.
     """
 
     kind = "response"
 
-    def __init__(self, *, standardize: bool = False) -> None:
+    def __init__(self, *temperatures: float, standardize: bool = False) -> None:
         super().__init__()
         self.standardize = standardize
+        for temperature in temperatures:
+            if not 0 < temperature < inf:
+                raise ValueError(f"temperature={temperature}: expected a number above 0")
 
     def build(self, learner: Example, teacher: Example, context: Context) -> None:
         """Refuses networks that tell different numbers of classes apart."""

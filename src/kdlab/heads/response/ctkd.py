@@ -40,7 +40,7 @@ class CTKD(ResponseHead):
     compares = "class probabilities at a learned temperature"
 
     def __init__(self, floor: float, span: float, reversal_epochs: int, *, standardize: bool = False) -> None:
-        super().__init__(standardize=standardize)
+        super().__init__(floor, floor + span, standardize=standardize)
         self.floor, self.span, self.reversal_epochs = floor, span, reversal_epochs
 
     def build(self, learner: Example, teacher: Example, context: Context) -> None:

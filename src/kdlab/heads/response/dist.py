@@ -57,7 +57,7 @@ class DIST(ResponseHead):
     def __init__(
         self, temperature: float, inter_weight: float, intra_weight: float, *, standardize: bool = False
     ) -> None:
-        super().__init__(standardize=standardize)
+        super().__init__(temperature, standardize=standardize)
         self.temperature, self.inter_weight, self.intra_weight = temperature, inter_weight, intra_weight
 
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:

@@ -51,7 +51,7 @@ class DKD(ResponseHead):
     def __init__(
         self, temperature: float, target_weight: float, nontarget_weight: float, *, standardize: bool = False
     ) -> None:
-        super().__init__(standardize=standardize)
+        super().__init__(temperature, standardize=standardize)
         self.temperature, self.target_weight, self.nontarget_weight = temperature, target_weight, nontarget_weight
 
     def needs(self) -> Needs:

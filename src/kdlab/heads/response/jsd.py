@@ -52,7 +52,7 @@ class JSD(ResponseHead):
                 f"jsd: beta={beta}; expected a number between 0 and 1, at both of which the loss is zero: "
                 "for the limits use kd (0) or reverse_kl (1)"
             )
-        super().__init__(standardize=standardize)
+        super().__init__(temperature, standardize=standardize)
         self.beta, self.temperature = beta, temperature
 
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:

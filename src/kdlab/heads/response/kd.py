@@ -40,7 +40,7 @@ class KD(ResponseHead):
     compares = "softened class probabilities"
 
     def __init__(self, temperature: float, *, standardize: bool = False) -> None:
-        super().__init__(standardize=standardize)
+        super().__init__(temperature, standardize=standardize)
         self.temperature = temperature
 
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:

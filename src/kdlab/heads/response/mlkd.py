@@ -63,7 +63,7 @@ class MLKD(ResponseHead):
         *,
         standardize: bool = False,
     ) -> None:
-        super().__init__(standardize=standardize)
+        super().__init__(*temperatures, standardize=standardize)
         self.temperatures, self.strong = tuple(temperatures), strong
         self.instance_weight, self.batch_weight, self.class_weight = instance_weight, batch_weight, class_weight
 

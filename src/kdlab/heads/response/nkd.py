@@ -49,7 +49,7 @@ class NKD(ResponseHead):
     compares = "the target's probability, and the other classes among themselves, by cross-entropy"
 
     def __init__(self, temperature: float, nontarget_weight: float, *, standardize: bool = False) -> None:
-        super().__init__(standardize=standardize)
+        super().__init__(temperature, standardize=standardize)
         self.temperature, self.nontarget_weight = temperature, nontarget_weight
 
     def needs(self) -> Needs:

@@ -36,7 +36,7 @@ class ReverseKL(ResponseHead):
     compares = "class probabilities, mode-seeking"
 
     def __init__(self, temperature: float, *, standardize: bool = False) -> None:
-        super().__init__(standardize=standardize)
+        super().__init__(temperature, standardize=standardize)
         self.temperature = temperature
 
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:

@@ -62,7 +62,7 @@ class RLD(ResponseHead):
         *,
         standardize: bool = False,
     ) -> None:
-        super().__init__(standardize=standardize)
+        super().__init__(temperature, confidence_temperature, standardize=standardize)
         self.temperature, self.confidence_temperature = temperature, confidence_temperature
         self.confidence_weight, self.correlation_weight = confidence_weight, correlation_weight
 

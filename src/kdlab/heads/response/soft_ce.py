@@ -35,7 +35,7 @@ class SoftCE(ResponseHead):
     compares = "softened class probabilities, by cross-entropy"
 
     def __init__(self, temperature: float, *, standardize: bool = False) -> None:
-        super().__init__(standardize=standardize)
+        super().__init__(temperature, standardize=standardize)
         self.temperature = temperature
 
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:

@@ -44,7 +44,7 @@ class WSLD(ResponseHead):
     compares = "softened class probabilities, each sample with its own weight"
 
     def __init__(self, temperature: float, *, standardize: bool = False) -> None:
-        super().__init__(standardize=standardize)
+        super().__init__(temperature, standardize=standardize)
         self.temperature = temperature
 
     def needs(self) -> Needs:
