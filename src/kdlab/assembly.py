@@ -193,10 +193,11 @@ def make_teacher(config: Mapping[str, Any], teacher: Mapping[str, Any], weights:
     classes = teacher.get("classes")
     if classes is not None:
         told = Observed(named, network, taps_found).example(input).knowledge.logits.shape[1]
-        if len(classes) != data["classes"] or not all(c is None or 0 <= c < told for c in classes):
+        places = (None, *range(told))
+        if not isinstance(classes, list) or len(classes) != data["classes"] or any(c not in places for c in classes):
             raise UsageError(
-                f"teacher.classes: expected {data['classes']} entries, for each class of the data the teacher's class "
-                f"from 0 to {told - 1} that means the same, or null"
+                f"teacher.classes={classes}: expected {data['classes']} entries, for each class of the data the "
+                f"teacher's class from 0 to {told - 1} that means the same, or null"
             )
     return Teacher(f"teacher {named}", network, taps_found, renormalise=adjust, size=size, classes=classes)
 

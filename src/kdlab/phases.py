@@ -35,6 +35,17 @@ class Phase:
     mode: Config | None = None
 
 
+_KINDS: Mapping[str, tuple[Any, str]] = {
+    "epochs": (int, "a whole number, 0 or more"),
+    "heads": (list | tuple | None, "a list of chosen losses, such as [kd]"),
+    "task_weight": (int | float | None, "a number, 0 or more"),
+    "train": (str, "all or head or body"),
+    "prepare": (bool, "true or false"),
+    **dict.fromkeys(("optimizer", "scheduler", "mode"), (Mapping | None, "the name of an option")),
+}
+"""What the value of each key of a phase must be. Its range stands in `values.py`."""
+
+
 def plan(epochs: int, heads: Mapping[str, Config], phases: Sequence[Config] | None = None) -> tuple[Phase, ...]:
     """The phases of a run: those the user wrote, else the first phases that its losses propose and a main one.
 
@@ -75,14 +86,17 @@ def at(phases: Sequence[Phase], epoch: int) -> tuple[int, int]:
 def _written(place: int, phase: Config, heads: Mapping[str, Config], key: str | None = None) -> Phase:
     key = key or f"phases.{place}"
     known = [field.name for field in fields(Phase)]
-    for name in phase:
+    for name, value in phase.items():
         if name not in known:
             raise UsageError(f"{key}.{name}: a phase has no such key{nearest(name, known)}")
+        kind, expected = _KINDS[name]
+        if not isinstance(value, kind):
+            raise UsageError(f"{key}.{name}={'null' if value is None else value}: expected {expected}")
     if "epochs" not in phase:
         raise UsageError(f"{key}: say how long it lasts, epochs=N")
     for name in phase.get("heads") or ():
-        if name not in heads:
-            raise UsageError(f"{key}.heads={name}: not a chosen loss{nearest(name, heads)}")
+        if name not in [*heads]:
+            raise UsageError(f"{key}.heads={name}: not a chosen loss{nearest(str(name), heads)}")
     given = dict(phase)
     if given.get("heads") is not None:
         given["heads"] = tuple(given["heads"])

@@ -107,7 +107,10 @@ def test_teachers_may_be_shown_another_view():
     ("options", "said"),
     [
         ({"combine": "sum"}, "mode.combine=sum: expected probabilities or logits or confidence or separate"),
-        ({"weights": [1.0]}, r"mode.weights=\[1.0\]: expected 2, with mode.combine=separate"),
+        (
+            {"weights": [1.0]},
+            r"mode.weights=\[1.0\]: expected 2 numbers, 0 or more, in a list, and mode.combine=separate",
+        ),
     ],
 )
 def test_a_wrong_way_to_combine_is_refused(options, said):

@@ -18,7 +18,7 @@ Feature and relation heads always hear each teacher for itself, with an adapter 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -44,6 +44,12 @@ def confidence_weights(teachers: Sequence[Tensor], target: Tensor) -> Tensor:
     return (1 - losses.softmax(dim=0)) / (len(teachers) - 1)
 
 
+def _weigh(weights: Any, count: int) -> bool:
+    if not isinstance(weights, Sequence) or not all(isinstance(weight, int | float) for weight in weights):
+        return False
+    return len(weights) == count and min(weights) >= 0 and sum(weights) > 0
+
+
 class Offline(Mode):
     """One student, and one or more frozen teachers.
 
@@ -63,8 +69,11 @@ class Offline(Mode):
     ) -> None:
         if combine not in get_args(Combine):
             raise UsageError(f"mode.combine={combine}: expected {' or '.join(get_args(Combine))}")
-        if weights is not None and (combine != "separate" or len(weights) != len(cast.teachers)):
-            raise UsageError(f"mode.weights={list(weights)}: expected {len(cast.teachers)}, with mode.combine=separate")
+        if weights is not None and (combine != "separate" or not _weigh(weights, len(cast.teachers))):
+            raise UsageError(
+                f"mode.weights={weights}: expected {len(cast.teachers)} numbers, 0 or more, in a list, and "
+                "mode.combine=separate"
+            )
         if combine != "separate" and len(cast.teachers) > 1 and any(t.known is not None for t in cast.teachers):
             raise UsageError(f"mode.combine={combine}: teachers of other classes are heard one by one; type separate")
         super().__init__(cast.learners())
