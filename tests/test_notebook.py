@@ -1,7 +1,10 @@
 """`kdlab.distill` on plain PyTorch: networks and loaders that know nothing of kdlab."""
 
+import math
 from collections.abc import Iterator
+from typing import ClassVar
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import kdlab
+from kdlab.errors import UsageError
 from kdlab.heads.relation.crd import CRD
 
 METRICS = {"accuracy", "cross_entropy", "calibration_error", "agreement", "teacher_kl"}
@@ -113,6 +117,88 @@ def test_the_best_epoch_is_kept_where_asked(digits, train, validation, teacher):
     assert result["best_epoch"] == 1
     assert result["best"]["accuracy"] > result["last"]["accuracy"]
     assert accuracy(student.float(), digits) == pytest.approx(result["best"]["accuracy"])
+
+
+def test_a_validation_loader_may_shuffle(digits, train, teacher):
+    shuffled = DataLoader(digits[1], batch_size=100, shuffle=True, generator=torch.Generator().manual_seed(1))
+    student, result = kdlab.distill(network(8), teacher, train, shuffled, loss=kdlab.KD(4.0), epochs=4)
+    assert result["teacher"]["accuracy"] == pytest.approx(accuracy(teacher.eval(), digits))
+    assert result["last"]["accuracy"] == pytest.approx(accuracy(student, digits))
+    images = digits[1].tensors[0]
+    with torch.no_grad():
+        agree = (student(images).argmax(1) == teacher(images).argmax(1)).double().mean()
+    assert result["last"]["agreement"] == pytest.approx(float(agree))
+
+
+def test_callbacks_are_heard_and_the_rate_falls_to_the_end_of_as_many_batches_as_run(train, validation, teacher):
+    class Watching(pl.Callback):
+        rates: ClassVar[list[float]] = []
+
+        def on_train_batch_start(self, trainer, *_):
+            self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    kdlab.distill(network(4), teacher, train, validation, loss=kdlab.KD(4.0), epochs=2, callbacks=[Watching()],
+                  limit_train_batches=3)  # fmt: skip
+    assert Watching.rates == pytest.approx([0.05 * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)])
+
+
+def test_gradients_are_clipped_where_asked(train, teacher):
+    def moved(**clip):
+        rate = lambda parameters: torch.optim.SGD(parameters, lr=1.0)  # noqa: E731
+        one = kdlab.distill(
+            network(4), teacher, train, loss=kdlab.KD(4.0), epochs=1, optimizer=rate, max_steps=1, **clip
+        )
+        pairs = zip(one[0].parameters(), network(4).parameters(), strict=True)
+        return float(sum((ours - theirs).detach().double().square().sum() for ours, theirs in pairs) ** 0.5)
+
+    assert moved() > 0.02
+    assert moved(gradient_clip=0.01) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("short", [{"epochs": 0}, {"epochs": 3, "max_steps": 2}])
+def test_where_no_epoch_was_validated_the_last_weights_are_all_there_is(digits, train, validation, teacher, short):
+    student, result = kdlab.distill(network(4), teacher, train, validation, loss=kdlab.KD(4.0), keep="best", **short)
+    assert result["best_epoch"] is None
+    assert result["best"] == result["last"]
+    assert result["last"]["accuracy"] == pytest.approx(accuracy(student, digits))
+
+
+class Endless:
+    """Batches without a length."""
+
+    def __iter__(self):
+        yield torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.long)
+
+
+ONE_HOT = [(torch.zeros(4, 1, 8, 8), torch.eye(10)[:4])]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"epochs": -1}, r"^epochs=-1: expected a whole number, 0 or more"),
+        ({"alpha": 1.5}, r"^alpha=1.5: expected a number from 0 to 1$"),
+        ({"alpha": float("nan")}, r"^alpha=nan: expected a finite number$"),
+        ({"gradient_clip": 0}, r"^gradient_clip=0: expected a number above 0$"),
+        ({"max_epochs": 3}, r"^max_epochs=3: write epochs=3$"),
+        ({"gradient_clip_val": 1.0}, r"^gradient_clip_val=1.0: write gradient_clip=1.0$"),
+        ({"train": Endless()}, r"^train: Endless has no length; expected a DataLoader"),
+        ({"validation": Endless()}, r"^validation: Endless has no length; expected a DataLoader"),
+        ({"train": []}, r"^train: there is no batch in it$"),
+        ({"validation": []}, r"^validation: there is no batch in it; leave it out$"),
+        ({"validation": ONE_HOT}, r"^validation: targets \[4, 10\] are shares of classes, .*; expected classes \[N\]"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_refused_before_anything_trains(train, teacher, arguments, said):
+    student = network(4)
+    before = student[0].weight.clone()
+    with pytest.raises(UsageError, match=said):
+        kdlab.distill(student, teacher, **{"train": train, "loss": kdlab.KD(4.0), "epochs": 1, **arguments})
+    assert torch.equal(student[0].weight, before)
+
+
+def test_shares_of_classes_can_be_trained_on(train, validation, teacher):
+    kdlab.distill(network(4), teacher, ONE_HOT, validation, loss=kdlab.KD(4.0), epochs=1)
 
 
 def test_losses_add_up_with_weights_of_their_own(digits, train, validation, teacher):
