@@ -199,12 +199,14 @@ class Distiller(pl.LightningModule):
         """One optimizer step over this rank's share of one batch."""
         phase, progress, world = self.phases[self._phase], self.progress(), self.trainer.world_size
         rows, labelled = self._count(batch)
+        task_weight = self.objective.task_weight if phase.task_weight is None else phase.task_weight
+        ask = self.mode.taught if phase.prepare and not task_weight else self.mode
         parts = list(shares(batch, self._accumulate))
         for place, part in enumerate(parts):
             counts = Counts(rows, labelled, len(part["index"]) / (len(batch["index"]) * world))
             if self._channels_last:
                 part["input"] = part["input"].contiguous(memory_format=torch.channels_last)
-            lessons = self.mode(part, progress)
+            lessons = ask(part, progress)
             loss, terms = self.objective(
                 lessons, counts, progress, heads=phase.heads, task_weight=phase.task_weight, prepare=phase.prepare
             )

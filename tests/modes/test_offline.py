@@ -1,11 +1,16 @@
 """Frozen teachers: one, several heard as one, several by confidence, several each for itself."""
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div
+from torch.optim import SGD
+from torch.optim.lr_scheduler import ConstantLR
 
-from kdlab.assembly import assemble, without_use
+from kdlab.assembly import assemble, example_batch, without_use
 from kdlab.config import compose
+from kdlab.data.foreign import Foreign
+from kdlab.distiller import Distiller
 from kdlab.errors import UsageError
 from kdlab.heads.response.kd import KD
 from kdlab.knowledge import Fields, Needs, Progress
@@ -16,7 +21,8 @@ from kdlab.observe import find_taps
 from kdlab.task import Classification
 from kdlab.teacher import Observed, Teacher
 from test_objective import CONTEXT, batch, put_together
-from toys import Everything, Net, Rows
+from tiny_runs import TINY
+from toys import Everything, Net, Prepared, Rows
 
 WHOLE = Counts(6.0, 6.0)
 
@@ -206,3 +212,40 @@ def test_a_view_that_a_head_reads_and_one_that_the_teacher_is_shown_go_together(
     assert [*lesson.views] == ["strong"]
     torch.testing.assert_close(lesson.views["strong"].teachers[0].logits, teacher(clean["input"]))
     torch.testing.assert_close(lesson.views["strong"].learner.logits, student(strong["input"]))
+
+
+@pytest.mark.parametrize("combine", ["probabilities", "confidence"])
+def test_heads_are_prepared_by_the_teachers_without_asking_the_student(combine):
+    terms = [Term("prepared", Prepared, 1.0)]
+    mode, objective, lessons, _ = heard(combine, terms)
+    mode.observed[0].network.register_forward_hook(lambda *_: pytest.fail("the student was asked"))
+    (taught,) = mode.taught(batch(), Progress())
+    assert (len(taught.learner.logits), taught.target) == (0, None)
+    same = {"heads": ("prepared",), "task_weight": 0.0, "prepare": True}
+    loss, (task, term) = objective([taught], WHOLE, Progress(), **same)
+    assert task == 0
+    assert loss == term == objective(lessons, WHOLE, Progress(), **same)[0]
+
+
+@pytest.mark.parametrize(("labels", "moved"), [(0.0, False), (0.5, True)])
+def test_a_phase_that_prepares_leaves_the_student_as_it_is_unless_labels_count_in_it(labels, moved):
+    first = f"loss.heads.ft.first={{epochs: 1, prepare: true, train: all, stays: true, task_weight: {labels}}}"
+    config = compose([*TINY, "loss=ft", first, "trainer.max_epochs=1"])
+    parts = assemble(without_use(config))
+    distiller = Distiller(
+        parts, 2, lambda parameters, _: SGD(parameters, lr=0.1), lambda made, *_: (ConstantLR(made, 1.0), "step")
+    )
+    statistics = []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_start(self, *_):
+            state = parts.mode.learners[0].state_dict()
+            statistics.append(next(value.clone() for name, value in state.items() if name.endswith("running_mean")))
+
+    trainer = pl.Trainer(
+        max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu",
+        enable_model_summary=False, limit_val_batches=0, callbacks=[Watch()],
+    )  # fmt: skip
+    batches = Foreign([example_batch(config["data"], 8)] * 2)
+    trainer.fit(distiller, batches, batches)
+    assert torch.equal(*statistics) != moved

@@ -148,6 +148,14 @@ class Mode(nn.Module):
             for place, lesson in enumerate(lessons)
         ]
 
+    def taught(self, batch: Batch, progress: Progress) -> list[Lesson]:
+        """The lessons for a loss that reads the teachers alone, as in a phase that prepares heads.
+
+        Every learner is asked, unless a mode knows better: one that is not has neither rows nor target.
+        """
+        lessons: list[Lesson] = self(batch, progress)
+        return lessons
+
     def reference(self, input: Tensor) -> Tensor | None:
         """What the teachers say together, as one set of logits [N, C]; None where no frozen network teaches."""
         said = [teacher(input).logits for teacher in self.teachers]

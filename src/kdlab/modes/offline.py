@@ -18,6 +18,7 @@ Feature and relation heads always hear each teacher for itself, with an adapter 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -107,11 +108,16 @@ class Offline(Mode):
         return self._teachers[edge.teacher] if edge.teacher < len(self._teachers) else None
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
+        (lesson,) = self.taught(batch, progress)
+        return [replace(lesson, learner=self.observed[0](batch["input"]), target=batch["target"])]
+
+    def taught(self, batch: Batch, progress: Progress) -> list[Lesson]:
+        """The student is not asked: it would cost its time, and move its normalisations."""
         shown = batch if self._teacher_view is None else batch["views"][self._teacher_view]
         said = tuple(teacher(shown["input"]) for teacher in self._teachers)
         heard = (*said, self._together(said)) if self._ensemble else said
         weight = self._weight(said, batch["target"])
-        return [Lesson(self.observed[0](batch["input"]), heard, batch["target"], batch["index"], weight)]
+        return [Lesson(Knowledge(said[0].logits[:0]), heard, None, batch["index"], weight)]
 
     def reference(self, input: Tensor) -> Tensor | None:
         said = tuple(teacher(input) for teacher in self._teachers)
