@@ -104,13 +104,31 @@ def refused(place: Path, *arguments: str) -> str:
         ("model.classes=7", "model has 7 outputs, but the data has 10 classes; expected as many"),
         ("teacher.model.classes=7", "teacher.model has 7 outputs, but the data has 10 classes; expected as many"),
         ("data.classes=7", "data.classes=7, but the data set has 10; type data.classes=10"),
-        ("data.mean=[a]", "data.mean=['a']: expected one number, or one for each of 1 channels, in a list"),
+        ("data.mean=[a]", "data.mean.0=a: expected a number, as in data.mean.0=0.3056"),
         ("teacher.std=[0]", "teacher.std=[0]: expected numbers above 0"),
         ("trainer.accelerator=gpu", "trainer.accelerator=gpu, but torch sees no such device here; leave it auto"),
         ("data.subset=9999", "data.subset=9999: expected null or 1 to 1000, the samples there are"),
         ("scheduler.T_max=soon", "scheduler.T_max=soon: expected a whole number, 1 or more, or steps, epochs, or a "
                                  "part of them, steps/4"),
         ("loss=[]", "loss=[]: expected a loss or more, such as loss=kd; for labels alone type mode=supervised"),
+        ("seed=null", "seed=null: expected a whole number, as in seed=0"),
+        ("allow=[3]", "allow=[3]: expected a list of words"),
+        ("phases=[{epochs: null}]", "phases.0.epochs=null: expected a whole number, 0 or more"),
+        ("phases=[{epochs: 1, heads: 3}]", "phases.0.heads=3: expected a list of chosen losses, such as [kd]"),
+        ("phases=[{epochs: 1, heads: kd}]", "phases.0.heads=kd: expected a list of chosen losses, such as [kd]"),
+        ("phases=[{epochs: 1, heads: [3]}]", "phases.0.heads=3: not a chosen loss; there is kd"),
+        ("phases=[{epochs: 1, heads: [kd], train: head}]", "phases.0.train=head: nothing trains, as kd has nothing to "
+                                                           "learn; type all"),
+        ("phases=[{epochs: 1, optimizer: {_target_: torch.optim.LBFGS}}]",
+         "phases.0.optimizer cannot be stepped with its settings: TypeError: LBFGS.step() missing 1 required "
+         "positional argument: 'closure'"),
+        ("optimizer={lr: 1}", "optimizer={'lr': 1}: no such option; there is adam, adamw, sgd"),
+        ("task.classes=7", "task.classes=7, but the data has 10 classes; leave it out"),
+        ("teacher.classes=[a, b]", "teacher.classes=['a', 'b']: expected 10 entries, for each class of the data the "
+                                   "teacher's class from 0 to 9 that means the same, or null"),
+        ("teacher.mode=dml", "teacher.loss=[]: expected a loss or more, such as teacher.loss=kd; for labels alone type "
+                             "teacher.mode=supervised"),
+        ("data.unlabelled=[1]", "data.unlabelled=[1]: expected a number, 0 or more, or a folder of pictures"),
         ("resume=PLACE/absent", "resume=PLACE/absent: no run folder; expected one with a config.yaml, as below runs/"),
     ],
 )  # fmt: skip
@@ -118,6 +136,83 @@ def test_a_wrong_key_or_value_is_one_line_and_leaves_no_trace(place, argument, s
     alone = argument.startswith("resume")
     line = refused(place, *(() if alone else TINY), argument) if not alone else resume(place, argument)
     assert line == said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("optimizer.nesterov=true", "optimizer.momentum=0"),
+         "optimizer: Nesterov momentum requires a momentum and zero dampening"),
+        (("teacher.optimizer.nesterov=true", "teacher.optimizer.momentum=0"),
+         "teacher.optimizer: Nesterov momentum requires a momentum and zero dampening"),
+        (("optimizer=adam", "optimizer.betas=[0.9, 1.5]"), "optimizer: Invalid beta parameter at index 1: 1.5"),
+        (("optimizer=adam", "optimizer.betas=[0.9]"),
+         "optimizer cannot be stepped with its settings: IndexError: list index out of range"),
+        (("mode=dml", "+optimizer@mode.optimizers.peer1=adam", "mode.optimizers.peer1.betas=[0.9, 2]"),
+         "mode.optimizers.peer1: Invalid beta parameter at index 1: 2"),
+        (("scheduler=one_cycle", "scheduler.pct_start=1.0"),
+         "scheduler cannot be stepped with its settings: ZeroDivisionError: float division by zero"),
+        (("scheduler=step", "scheduler.milestones=[a]"),
+         "scheduler.milestones.0=a: expected a whole number, as in scheduler.milestones.0=150"),
+        (("trainer=ddp", "trainer.devices=2", "trainer.batch_size=63"),
+         "trainer.batch_size=63 does not divide over 2 devices; 62 does"),
+        (("mode.weights=3", "mode.combine=separate"),
+         "mode.weights=3: expected 1 numbers, 0 or more, in a list, and mode.combine=separate"),
+    ],
+)  # fmt: skip
+def test_settings_that_contradict_each_other_are_refused_before_a_teacher_is_trained(place, arguments, said):
+    assert refused(place, *TINY, *arguments) == said
+
+
+@pytest.mark.parametrize(("scheduler", "epochs"), [("one_cycle", 0), ("one_cycle", 1), ("cyclic", 1), ("step", 2)])
+def test_a_schedule_that_can_be_is_not_refused(scheduler, epochs):
+    from kdlab.assembly import without_use
+    from kdlab.config import compose
+    from kdlab.rehearsal import rehearse
+
+    short = "phases=[{epochs: 1, scheduler: {_target_: torch.optim.lr_scheduler.ConstantLR}}]"
+    for given in (f"scheduler={scheduler}", short):
+        rehearse(without_use(compose([*TINY, f"trainer.max_epochs={epochs}", given])))
+
+
+def test_a_home_that_cannot_be_written_is_refused(place, monkeypatch):
+    monkeypatch.setenv("KDLAB_HOME", str(place / "text.pt" / "below"))
+    said = refused(place, *TINY)
+    assert said == "KDLAB_HOME=PLACE/text.pt/below: nothing can be written there (Not a directory)"
+
+
+@pytest.fixture(scope="module")
+def stopped(place) -> Path:
+    """The folder of a run that has a checkpoint, and no result."""
+    told = train(*TINY, "mode=supervised", "trainer.max_steps=4", runs=place / "stopped")
+    assert told.folder is not None, told.err
+    (told.folder / "result.json").unlink()
+    return told.folder
+
+
+@pytest.mark.parametrize("damage", ["truncated", "code", "text"])
+def test_a_run_whose_checkpoint_cannot_be_read_is_not_resumed_and_runs_no_code(place, stopped, tmp_path, damage):
+    shutil.copytree(stopped, tmp_path / "run")
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    whole = last.read_bytes()
+    if damage == "code":
+        torch.save({"kdlab": {"steps": 3}, "more": Code()}, last)
+    else:
+        last.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"hello world")
+    assert resume(place, f"resume={tmp_path / 'run'}") == (
+        f"{last} is truncated, or carries code, or is no checkpoint; without that file its training starts anew"
+    )
+    assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9, 0.999])
+def test_a_run_whose_config_is_cut_short_is_not_resumed(place, stopped, tmp_path, share):
+    shutil.copytree(stopped, tmp_path / "run")
+    file = tmp_path / "run" / "config.yaml"
+    file.write_text((text := file.read_text())[: int(share * len(text)) - 20 * (share > 0.9)])
+    assert resume(place, f"resume={tmp_path / 'run'}") == (
+        f"resume={tmp_path / 'run'}: {file} is damaged, or of another version; start that run anew"
+    )
 
 
 def resume(place: Path, argument: str) -> str:
@@ -225,6 +320,8 @@ def test_no_way_around_the_allowed_packages(place, target, monkeypatch):
 BEFORE_LIGHTNING = {
     "a typo": ("model.widht=0.5", False),
     "a checkpoint that carries code": ("teacher.checkpoint=PLACE/code.pt", True),
+    "a schedule that cannot be": ("scheduler.T_max=0.5", False),
+    "settings that an optimizer refuses": ("teacher.optimizer.momentum=0 teacher.optimizer.nesterov=true", True),
     "an optimizer that is none": ("teacher.optimizer._target_=os.system", True),
 }
 
@@ -236,7 +333,7 @@ def test_a_refusal_takes_less_than_five_seconds_and_no_lightning(place, argument
         "print('lightning' in sys.modules, 'torch' in sys.modules); sys.exit(code)"
     )
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-    told = subprocess.run([sys.executable, "-c", code, *TINY, argument.replace("PLACE", str(place))],
+    told = subprocess.run([sys.executable, "-c", code, *TINY, *argument.replace("PLACE", str(place)).split()],
                           capture_output=True, text=True, check=False)  # fmt: skip
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (told.returncode, told.stdout) == (2, f"False {torch_too}\n")
@@ -315,7 +412,7 @@ def test_a_loss_that_turns_nan_stops_the_run_at_the_last_good_checkpoint(place, 
         "Try a lower optimizer.lr or trainer.gradient_clip=1"
     )
     assert "Traceback" not in told.err
-    saved = torch.load(last, weights_only=False)
+    saved = torch.load(last, weights_only=True)
     assert saved["kdlab"]["steps"] == good
     assert all(value.isfinite().all() for value in saved["state_dict"].values())
     assert not (told.folder / "result.json").exists()

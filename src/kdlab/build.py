@@ -23,6 +23,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "task": ("kdlab.task",),
     "data": ("kdlab.data",),
     "optimizer": ("torch.optim",),
+    "optimizers": ("torch.optim",),
     "scheduler": ("torch.optim",),
     "sampler": ("optuna.samplers",),
     "pruner": ("optuna.pruners", "kdlab.pruning"),

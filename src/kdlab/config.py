@@ -119,7 +119,7 @@ def _composed(
     names |= {"mode": "+".join(modes_of(phases, own)), "teacher": made.get("model@teacher.model")}
     for place, phase in enumerate(phases):
         for group in ("mode", "optimizer", "scheduler"):
-            if isinstance(option := phase.get(group), str):
+            if not isinstance(option := phase.get(group), dict | None):
                 is_choice(group, option, known, where=f"phases.{place}.{group}")
                 phase[group] = _plain(composed([*choices, f"{group}={option}"])[group])
                 phase[group].pop("proposes", None)

@@ -47,7 +47,7 @@ def set_dials(config: Config, path: str = "") -> None:
         return
     published = loss.pop("published", {})
     loss.pop("space", None)
-    heads = loss.get("heads", {})
+    heads = loss.setdefault("heads", {})
     for dial in DIALS:
         reference = f"...{dial}}}"
         readers = [name for name, head in heads.items() if any(reference in str(v) for _, v in leaves(head))]

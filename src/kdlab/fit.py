@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +14,6 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from kdlab.assembly import Config, Parts, assemble, example_batch, rebuild
 from kdlab.build import build
@@ -26,6 +24,8 @@ from kdlab.distiller import Distiller, prefixes
 from kdlab.evaluation import cost, predict, score, student_of
 from kdlab.objective import seed_of
 from kdlab.randomness import seed_all
+from kdlab.resume import read_checkpoint
+from kdlab.schedule import make_scheduler
 from kdlab.store import State, save_weights
 from kdlab.task import Task
 from kdlab.tracking import MetricsFile, wandb_run
@@ -182,12 +182,12 @@ def fit(
             trainer.loggers = [metrics, logger]
         checkpoint = last if resume and last.is_file() else None
         if resume and trainer.is_global_zero:
-            done = torch.load(last, weights_only=False)["kdlab"]["steps"] if checkpoint else 0
+            done = read_checkpoint(last)["kdlab"]["steps"] if checkpoint else 0
             metrics.forget_after(done)
         seed_all(seed_of(config["seed"], "training", str(trainer.global_rank)))
         try:
             with interruptible(trainer):
-                trainer.fit(distiller, datamodule=batches, ckpt_path=checkpoint, weights_only=False)
+                trainer.fit(distiller, datamodule=batches, ckpt_path=checkpoint, weights_only=True)
         except DivergedError as error:
             good = f"the last good checkpoint is {last}" if last.is_file() else "no epoch was finished before"
             raise DivergedError(f"{error}; {good}. Try a lower optimizer.lr or trainer.gradient_clip=1") from error
@@ -270,26 +270,3 @@ def _chosen(parts: Parts, keep: KeepBest | None, which: str) -> str:
         if parts.networks[name] == parts.networks[first] and ours is not None and parts.task.better(ours, theirs):
             first = name
     return first
-
-
-def make_scheduler(
-    settings: Mapping[str, Any], optimizer: Optimizer, epochs: int, steps: int, allow: list[str]
-) -> tuple[LRScheduler, str]:
-    """A learning-rate schedule; the words `epochs` and `steps` in its settings stand for those of the phase.
-
-    `steps/4` is a quarter of them, rounded up; `lr` is the rate that the optimizer was given.
-
-    Returns:
-        The schedule, and whether it moves every `epoch` or every `step`.
-    """
-    words = {"epochs": epochs, "steps": steps}
-
-    def meant(value: Any) -> Any:
-        if value == "lr":
-            return optimizer.defaults["lr"]
-        word, _, parts = value.partition("/") if isinstance(value, str) else ("", "", "")
-        return max(1, ceil(words[word] / int(parts or 1))) if word in words else value
-
-    own = {key: meant(value) for key, value in settings.items()}
-    interval = str(own.pop("interval", "epoch"))
-    return build(own, LRScheduler, "scheduler", allow=allow, optimizer=optimizer), interval

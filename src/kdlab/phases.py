@@ -41,9 +41,8 @@ _KINDS: Mapping[str, tuple[Any, str]] = {
     "task_weight": (int | float | None, "a number, 0 or more"),
     "train": (str, "all or head or body"),
     "prepare": (bool, "true or false"),
-    **dict.fromkeys(("optimizer", "scheduler", "mode"), (Mapping | None, "the name of an option")),
 }
-"""What the value of each key of a phase must be. Its range stands in `values.py`."""
+"""What the value of a key of a phase must be. Its range stands in `values.py`."""
 
 
 def plan(epochs: int, heads: Mapping[str, Config], phases: Sequence[Config] | None = None) -> tuple[Phase, ...]:
@@ -89,7 +88,7 @@ def _written(place: int, phase: Config, heads: Mapping[str, Config], key: str | 
     for name, value in phase.items():
         if name not in known:
             raise UsageError(f"{key}.{name}: a phase has no such key{nearest(name, known)}")
-        kind, expected = _KINDS[name]
+        kind, expected = _KINDS.get(name, (object, ""))
         if not isinstance(value, kind):
             raise UsageError(f"{key}.{name}={'null' if value is None else value}: expected {expected}")
     if "epochs" not in phase:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from kdlab.assembly import assemble, example_batch, make_network, without_use
-from kdlab.build import resolve
+from kdlab.assembly import Parts, assemble, example_batch, make_network, without_use
+from kdlab.build import build, resolve
 from kdlab.errors import UsageError
+from kdlab.freezing import freeze
 from kdlab.modes.mode import Mode
 from kdlab.observe import find_taps
 from kdlab.recipe import teacher_run, teachers_of
+from kdlab.schedule import make_scheduler
 from kdlab.trace import logits_of
 
 Config = Mapping[str, Any]
+
+STEPS = 1000
+"""Of a whole phase, about, in which its schedule is tried; the data says later how many there are."""
 
 
 def rehearse(config: Config, key: str = "") -> None:
@@ -34,7 +38,7 @@ def rehearse(config: Config, key: str = "") -> None:
     mode = resolve(config["mode"].get("_target_"), Mode, f"{key}mode", allow=config["allow"])
     if mode.wants_heads and not config["loss"]["heads"]:
         raise UsageError(
-            f"{key}loss=[]: expected a loss or more, such as loss=kd; for labels alone type mode=supervised"
+            f"{key}loss=[]: expected a loss or more, such as {key}loss=kd; for labels alone type {key}mode=supervised"
         )
     for teacher in teachers_of(config):
         run = teacher_run(config, teacher)
@@ -48,14 +52,38 @@ def rehearse(config: Config, key: str = "") -> None:
     parts = assemble(config)
     if config["trainer"]["precision"] == "16-mixed" and any(course.optimizers for course in parts.courses):
         raise UsageError(f"{key}trainer.precision=16-mixed scales one optimizer's gradients; type bf16-mixed")
-    refuse_settings(config["optimizer"], Optimizer, f"{key}optimizer", config["allow"], params=[])
-    refuse_settings(config["scheduler"], LRScheduler, f"{key}scheduler", config["allow"], optimizer=None)
-    for place, phase in enumerate(parts.phases):
-        where = f"{key}phases.{place}."
-        if phase.optimizer is not None:
-            refuse_settings(phase.optimizer, Optimizer, f"{where}optimizer", config["allow"], params=[])
-        if phase.scheduler is not None:
-            refuse_settings(phase.scheduler, LRScheduler, f"{where}scheduler", config["allow"], optimizer=None)
+    refuse_phases(config, parts, key)
+
+
+def refuse_phases(config: Config, parts: Parts, key: str = "") -> None:
+    """Refuses a phase in which nothing trains, or whose optimizer or schedule cannot be.
+
+    Raises:
+        UsageError: naming the key.
+    """
+    can_train = {
+        parameter
+        for course in parts.courses
+        for parameter in (*course.mode.parameters(), *course.objective.parameters())
+        if parameter.requires_grad
+    }
+    for place, (phase, course) in enumerate(zip(parts.phases, parts.courses, strict=True)):
+        where = f"{key}phases.{place}"
+        freeze(course, phase, can_train)
+        if not any(parameter.requires_grad for parameter in can_train):
+            silent = " and ".join(course.objective.heads if phase.heads is None else phase.heads)
+            raise UsageError(f"{where}.train={phase.train}: nothing trains, as {silent} has nothing to learn; type all")
+        written = config["phases"][place] if config["phases"] else {}
+        optimizers: dict[str, Config] = {f"{key}mode.optimizers.{name}": own for name, own in course.optimizers.items()}
+        optimizers |= _either(config, key, where, "optimizer", phase.optimizer)
+        whence = where if written.get("scheduler") else f"{key}mode"
+        ((schedule, scheduler),) = _either(config, key, whence, "scheduler", phase.scheduler).items()
+        for name, optimizer in optimizers.items():
+            refuse_settings(optimizer, name, scheduler, schedule, phase.epochs, config["allow"])
+
+
+def _either(config: Config, key: str, where: str, group: str, own: Config | None) -> dict[str, Config]:
+    return {f"{key}{group}": config[group]} if own is None else {f"{where}.{group}": own}
 
 
 def refuse_network(config: Config, key: str) -> int:
@@ -81,31 +109,52 @@ def refuse_network(config: Config, key: str) -> int:
     return int(outputs)
 
 
-def refuse_settings(settings: Config, kind: type, key: str, allow: list[str], **arguments: Any) -> None:
-    """Refuses an optimizer or a schedule that is none, or does not take its settings.
+def refuse_settings(
+    optimizer: Config, key: str, scheduler: Config, scheduler_key: str, epochs: int, allow: Sequence[str]
+) -> None:
+    """Refuses an optimizer or a schedule that is none or does not take its settings, by stepping it to the end.
 
     Raises:
         UsageError: naming the key.
     """
-    target = resolve(settings.get("_target_"), kind, key, allow=allow)
-    own = {name: value for name, value in settings.items() if name not in ("_target_", "interval")}
+    resolve(optimizer.get("_target_"), Optimizer, key, allow=allow)
+    resolve(scheduler.get("_target_"), LRScheduler, scheduler_key, allow=allow)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    steps = epochs * max(1, STEPS // max(1, epochs))
     try:
-        inspect.signature(target).bind(**own, **arguments)
-    except TypeError as error:
-        raise UsageError(f"{key}: {settings['_target_']} does not fit its settings: {error}") from error
+        made = build(optimizer, Optimizer, key, allow=allow, params=[parameter])
+        made.step()
+        key = scheduler_key
+        schedule, interval = make_scheduler(scheduler, made, epochs, steps, allow, key)
+        made.step()
+        for _ in range(min(epochs if interval == "epoch" else steps, getattr(schedule, "total_steps", steps))):
+            schedule.step()
+    except UsageError:
+        raise
+    except Exception as error:  # whatever torch stumbles over
+        raise UsageError(f"{key} cannot be stepped with its settings: {type(error).__name__}: {error}") from error
 
 
-def refuse_hardware(accelerator: str, devices: Any) -> None:
-    """Refuses devices that this machine does not have.
+def refuse_hardware(trainer: Config) -> None:
+    """Refuses devices that this machine does not have, and a batch that cannot be shared out among them.
 
     Raises:
-        UsageError: saying what it has.
+        UsageError: saying what it has, or what divides.
     """
+    accelerator, devices, size = trainer["accelerator"], trainer["devices"], trainer["batch_size"]
     there = torch.accelerator.device_count()
     if accelerator in ("gpu", "cuda", "mps") and not there:
         raise UsageError(f"trainer.accelerator={accelerator}, but torch sees no such device here; leave it auto")
     if accelerator != "cpu" and there and isinstance(devices, int) and devices > there:
         raise UsageError(f"trainer.devices={devices}, but torch sees {there} here; expected auto or at most as many")
+    if devices == "auto":
+        devices = 1 if accelerator == "cpu" else max(1, there)
+    world = trainer["num_nodes"] * (len(devices) if isinstance(devices, list) else devices)
+    if size % world:
+        raise UsageError(
+            f"trainer.batch_size={size} does not divide over {world} devices; {max(size // world, 1) * world} does"
+        )
 
 
 def _names(taps: Any) -> bool:

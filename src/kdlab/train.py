@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,6 +13,7 @@ from kdlab.config import compose, groups
 from kdlab.data.check import check, check_normalisation
 from kdlab.errors import UsageError
 from kdlab.recipe import teachers_of
+from kdlab.resume import read_run
 
 KEYS = """\
 keys that people change most (every key: --cfg job)
@@ -91,17 +93,11 @@ def read_config(overrides: Sequence[str], folders: Sequence[Path]) -> tuple[dict
     resumed = next((o.removeprefix("resume=") for o in overrides if o.startswith("resume=")), "")
     if not resumed or resumed == "null":
         return compose(overrides, folders), None
-    folder = Path(resumed)
     if len(overrides) > 1:
         others = " ".join(o for o in overrides if not o.startswith("resume="))
         raise UsageError(f"resume={resumed} takes its config from that folder; leave out {others}")
-    if not (folder / "config.yaml").is_file():
-        raise UsageError(f"resume={resumed}: no run folder; expected one with a config.yaml, as below runs/")
-    if (folder / "result.json").is_file():
-        raise UsageError(f"resume={resumed}: that run is complete; its numbers are in {folder / 'result.json'}")
-    import yaml
-
-    return yaml.safe_load((folder / "config.yaml").read_text()), folder
+    folder = Path(resumed).expanduser()
+    return read_run(folder), folder
 
 
 def train(config: Mapping[str, Any], resumed: Path | None, overrides: Sequence[str] = ()) -> int:
@@ -109,14 +105,20 @@ def train(config: Mapping[str, Any], resumed: Path | None, overrides: Sequence[s
     check(config["data"])
     check_together(config)
     from kdlab.assembly import without_use
+    from kdlab.home import home
     from kdlab.rehearsal import refuse_hardware, rehearse
 
     try:
         used = without_use(config)
-        refuse_hardware(config["trainer"]["accelerator"], config["trainer"]["devices"])
+        refuse_hardware(config["trainer"])
         rehearse(used)
     except ValueError as error:
         raise UsageError(" ".join(str(error).split())) from error
+    try:
+        home().mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=home()).close()
+    except OSError as error:
+        raise UsageError(f"KDLAB_HOME={home()}: nothing can be written there ({error.strerror})") from error
     from kdlab.data.data import load
 
     data = load(config["data"], config["allow"])
@@ -164,6 +166,8 @@ def check_together(config: Mapping[str, Any]) -> None:
     if trainer["batch_size"] % trainer["accumulate"]:
         raise UsageError(f"trainer.accumulate={trainer['accumulate']} does not divide "
                          f"trainer.batch_size={trainer['batch_size']} into equal parts")  # fmt: skip
+    if (classes := config["task"].get("classes", config["data"]["classes"])) != config["data"]["classes"]:
+        raise UsageError(f"task.classes={classes}, but the data has {config['data']['classes']} classes; leave it out")
     modes = {str(phase.get("mode") or config["mode"]) for phase in config["phases"] or []}
     if trainer["compile"] and len(modes) > 1:
         raise UsageError("trainer.compile=true hooks networks once, and these phases change the mode; set it to false")

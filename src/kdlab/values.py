@@ -23,6 +23,10 @@ _WHOLE: Rule = (lambda value: isinstance(value, int) and value >= 0, "a whole nu
 _COUNT: Rule = (lambda value: isinstance(value, int) and value >= 1, "a whole number, 1 or more")
 
 _WORD: Rule = (lambda value: isinstance(value, str), "a word")
+_WORDS: Rule = (
+    lambda value: isinstance(value, list) and all(isinstance(word, str) for word in value),
+    "a list of words",
+)
 _LENGTH: Rule = (
     lambda value: value >= 1 if isinstance(value, int) else bool(re.fullmatch(r"(epochs|steps)(/[1-9]\d*)?", value)),
     "a whole number, 1 or more, or steps, epochs, or a part of them, steps/4",
@@ -34,15 +38,17 @@ def _one_of(*options: str) -> Rule:
 
 
 RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(("temperature", "width", "gamma", "span", "lr", "gradient_clip", "size"), _POSITIVE),
+    **dict.fromkeys(("temperature", "width", "gamma", "span", "lr", "gradient_clip"), _POSITIVE),
     **dict.fromkeys(("weight", "task_weight", "weight_decay", "mixup", "cutmix", "ramp"), _NOT_NEGATIVE),
     **dict.fromkeys(("alpha", "pct_start", "translation"), _UNIT),
     **dict.fromkeys(("momentum", "label_smoothing", "decay"), _BELOW_ONE),
     **dict.fromkeys(("max_epochs", "epochs", "seed", "split_seed", "workers", "crop"), _WHOLE),
     **dict.fromkeys(
         ("batch_size", "accumulate", "classes", "channels", "num_nodes", "log_every_n_steps", "depth", "subset",
-         "checkpoint_every_n_steps", "max_steps", "generations", "branches", "cycles"), _COUNT),
+         "checkpoint_every_n_steps", "max_steps", "generations", "branches", "cycles", "size",
+         "last"), _COUNT),
     **dict.fromkeys(("name", "group", "entity", "checkpoint"), _WORD),
+    **dict.fromkeys(("allow", "tags"), _WORDS),
     **dict.fromkeys(("T_max", "T_0", "total_steps"), _LENGTH),
     "max_lr": (lambda value: value == "lr" or value > 0, "a number above 0, or lr, the optimizer's own"),
     "devices": (lambda value: value == "auto" or (isinstance(value, int) and value >= 1), "auto or 1 or more"),
@@ -73,13 +79,17 @@ def check(config: Mapping[str, Any]) -> None:
     for key, value in leaves(config):
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{key}={value}: expected a finite number")
-        if value is not None and not isinstance(value, list):
+        if value is not None and (not isinstance(value, list) or _rule(key) is _WORDS):
             _check_range(key, value)
 
 
-def _check_range(key: str, value: Any) -> None:
+def _rule(key: str) -> Rule | None:
     name = key.rsplit(".", 1)[-1]
-    if (rule := RULES.get(name, _NOT_NEGATIVE if name.endswith("_weight") else None)) is None:
+    return RULES.get(name, _NOT_NEGATIVE if name.endswith("_weight") else None)
+
+
+def _check_range(key: str, value: Any) -> None:
+    if (rule := _rule(key)) is None:
         return
     holds, expected = rule
     try:

@@ -15,10 +15,11 @@ from kdlab.data.data import prepare
 from kdlab.data.source import Digits
 from kdlab.distiller import Distiller
 from kdlab.errors import UsageError
-from kdlab.fit import fit, make_scheduler
+from kdlab.fit import fit
 from kdlab.rehearsal import rehearse
 from kdlab.result import SCHEMA
 from kdlab.run import load_student, run
+from kdlab.schedule import make_scheduler
 from kdlab.tracking import read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated", "ignore:.*in eval mode at the start")
