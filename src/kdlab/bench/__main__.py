@@ -83,7 +83,7 @@ def losses(given: argparse.Namespace) -> None:
         figures = cost if isinstance(cost, ValueError) else f"{cost.race}{cost.memory:10.1f}{cost.over:+10.1f}"
         print(f"{name:12}{figures}", flush=True)
         if isinstance(cost, Cost):
-            found[name] = {"ms": round(cost.race.ratio, 3), "mib": round(cost.over, 1)}
+            found[name] = {"ms": round(cost.race.ratio, 3), "mib": round(cost.over)}
     if given.json is not None:
         given.json.write_text(json.dumps(found, indent=2) + "\n")
 
