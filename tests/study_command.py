@@ -11,6 +11,7 @@ import yaml
 from optuna.trial import TrialState
 
 from kdlab.storage import stored
+from tiny_runs import hears_ctrl_c
 
 ANALYTIC = [sys.executable, str(Path(__file__).parent / "analytic_study.py")]
 STUDY = {
@@ -33,6 +34,7 @@ class Command:
         return subprocess.Popen(
             arguments, cwd=self.folder, env=known, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            preexec_fn=hears_ctrl_c,
         )  # fmt: skip
 
     def start(self, *overrides, command=ANALYTIC, **environment):

@@ -188,7 +188,7 @@ def test_of_several_comparisons_better_is_what_is_left_after_the_correction(tmp_
     printed, page = reported(capsys, tmp_path / "5")
     assert "t, Holm" in printed
     assert "0.0662" in printed
-    assert "Intervals and Wilcoxon are of each comparison by itself." in text(page)
+    assert "Intervals and Wilcoxon are of each comparison by itself; on the page its p after Holm" in text(page)
 
 
 def test_the_user_may_name_whom_to_compare_with(tmp_path, capsys):

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from kdlab.models.resnet import ResNet
 from kdlab.tracking import read_metrics
-from tiny_runs import TINY, files, machine, train
+from tiny_runs import TINY, files, hears_ctrl_c, machine, train
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -433,7 +433,7 @@ def interrupted(runs: Path, checkpoint: str, *arguments: str) -> Path:
     """The folder of a run that was sent Ctrl-C once it had written a checkpoint."""
     process = subprocess.Popen([sys.executable, "-m", "kdlab.train", *arguments, f"runs={runs}"], text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+                               env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=hears_ctrl_c)  # fmt: skip
     while not list(runs.glob(f"*/{checkpoint}")):
         assert process.poll() is None
         time.sleep(0.05)

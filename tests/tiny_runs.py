@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,11 @@ class Told:
         assert self.folder is not None, self.err
         found: dict[str, Any] = json.loads((self.folder / "result.json").read_text())
         return found
+
+
+def hears_ctrl_c() -> None:
+    """For a process about to start: it would else ignore Ctrl-C where a shell put these tests in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean, stdev
 from typing import Any
 
 from optuna.study import Study
@@ -25,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
 from kdlab.space import by_key, published, written
-from kdlab.statistics import holm, paired, shown
+from kdlab.statistics import holm, mean, paired, shown
 from kdlab.study import Arm, Plan
 
 VERSION = 1
@@ -153,13 +152,14 @@ def _sentence(found: Mapping[str, Any], metric: str, comparisons: int) -> str:
 
 
 def table(final: Mapping[str, Any]) -> Table:
-    """Settings, their parameters, and test values as mean ± standard deviation over seeds."""
+    """Settings, their parameters, and test values as mean over seeds ± its 95 % interval."""
     metric = final["metric"]
-    shown = Table(title=f"{final['name']}: {metric} on test over seeds {final['seeds']}", title_justify="left")
-    for column in ("setting", "distilled", "alone", "multiply-accumulates", "parameters found"):
+    title = f"{final['name']}: {metric} on test over seeds {final['seeds']}, ± 95 % interval"
+    shown = Table(title=title, title_justify="left")
+    for column in ("setting", "distilled", "alone", "multiply-\naccumulates", "parameters found"):
         shown.add_column(column, justify="left" if column.startswith(("set", "param")) else "right", overflow="fold")
     for setting in final["settings"]:
-        params = " ".join(f"{name}={_short(value)}" for name, value in setting["params"].items())
+        params = "\n".join(f"{name} {_short(value)}" for name, value in setting["params"].items())
         alone = (setting["alone"] or {}).get(metric)
         cost = f"{setting['multiply_accumulates']:,}"
         shown.add_row(setting["name"], _spread(setting["test"][metric]), _spread(alone), cost, params)
@@ -228,7 +228,8 @@ def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
 def _spread(values: Sequence[float] | None) -> str:
     if not values:
         return ""
-    return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+    found = mean(values)
+    return f"{found.value:.4f}" + ("" if found.margin is None else f"\n± {found.margin:.4f}")
 
 
 def _short(value: Any) -> str:

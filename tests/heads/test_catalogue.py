@@ -41,8 +41,11 @@ def classes(module: object, kind: type) -> list[type]:
 
 def check_settings(made: type, settings: dict) -> None:
     """Every argument of a class stands in its YAML, and a default of the class is what stands there."""
-    given_by_the_run = ("cast", "args", "kwargs")
-    arguments = {key: value for key, value in inspect.signature(made).parameters.items() if key not in given_by_the_run}
+    arguments = {
+        key: value
+        for key, value in inspect.signature(made).parameters.items()
+        if key != "cast" and value.kind not in (value.VAR_POSITIONAL, value.VAR_KEYWORD)
+    }
     assert settings.keys() == arguments.keys()
     for key, argument in arguments.items():
         default = list(argument.default) if isinstance(argument.default, tuple) else argument.default

@@ -16,8 +16,7 @@ METHOD = (
 )
 
 
-TESTS = (Column("by bootstrap", page=True), Column("Wilcoxon", page=True), Column("Wilcoxon, Holm", page=True),
-         Column("t, Holm"))  # fmt: skip
+TESTS = (Column("by bootstrap", page=True), Column("Wilcoxon", page=True), Column("t, Holm"))
 """What follows a difference. What decides comes last, and is the one that the terminal has room for."""
 
 
@@ -138,8 +137,9 @@ def notes(board: Board) -> list[str]:
     found = [METHOD + floor]
     if len(board.groups) > 1:
         found.append(
-            "Intervals and Wilcoxon are of each comparison by itself. t, Holm: p of the paired t test, corrected for "
-            "the number of comparisons of its table; below 0.05 a setting is called better or worse."
+            "Intervals and Wilcoxon are of each comparison by itself; on the page its p after Holm stands below. "
+            "t, Holm: p of the paired t test, corrected for the number of comparisons of its table; below 0.05 a "
+            "setting is called better or worse."
         )
     if board.direction == "min":
         found.append(f"Of {board.title}, less is better.")
@@ -182,8 +182,7 @@ def _difference(found: Contrast | None) -> list[str]:
     return [
         signed(gain.value) + interval,
         span(found.paired.bootstrap),
-        f"{found.paired.wilcoxon:.3g}",
-        f"{found.ranks:.3g}",
+        f"{found.paired.wilcoxon:.3g}" + (f"\nHolm {found.ranks:.3g}" if found.tests > 1 else ""),
         f"{found.corrected:.3g}",
     ]
 
