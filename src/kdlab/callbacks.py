@@ -17,8 +17,9 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from kdlab.distiller import Distiller, prefixes
+from kdlab.distiller import Distiller
 from kdlab.store import save_weights
+from kdlab.validation import prefixes
 
 # Lightning's notes on devices and products tell a user nothing, nor do its use of what torch deprecates, its
 # thoughts on checkpoints, which are ours to write, and on a mode's frozen copies of its student, which are meant.

@@ -21,14 +21,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from kdlab.assembly import Parts
-from kdlab.freezing import freeze
+from kdlab.freezing import freeze, owned
 from kdlab.heads.head import Head
 from kdlab.knowledge import Batch, Progress, shares
 from kdlab.modes.mode import Mode
 from kdlab.objective import Counts, Objective
-from kdlab.observe import logits_of
 from kdlab.phases import at
 from kdlab.randomness import gather_random_state, set_random_state
+from kdlab.validation import Validation
 from kdlab.window import Window
 
 Settings = Mapping[str, Any]
@@ -83,7 +83,7 @@ class Distiller(pl.LightningModule):
         self._clock: float | None = None
         self._window = Window(accumulate)
         students = {name for course in parts.courses for name in course.mode.validated()}
-        self._metrics = nn.ModuleDict({name: self.task.metrics() for name in sorted(students)})
+        self._validation = Validation(self.task, students)
         # What a mode or a head remembers is the same on every rank by its own doing; DDP need not send it around.
         self._ddp_params_and_buffers_to_ignore = [
             f"{place}.{name}"
@@ -132,21 +132,12 @@ class Distiller(pl.LightningModule):
                 course.objective.heads.float()
         phase = self.phases[self._phase]
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        own = self.courses[self._phase].optimizers
-        owners = {
-            parameter: own[learner.name]
-            for learner in self.mode.observed
-            if learner.name in own
-            for parameter in learner.network.parameters()
-        }
         steps = phase.epochs * self.steps_per_epoch
         optimizers, schedules = [], []
-        for settings in (phase.optimizer, *own.values()):
-            share = [parameter for parameter in trained if owners.get(parameter, phase.optimizer) is settings]
-            if share:
-                optimizers.append(self._make_optimizer(share, settings))
-                scheduler, interval = self._make_scheduler(optimizers[-1], phase.scheduler, phase.epochs, steps)
-                schedules.append({"scheduler": scheduler, "interval": interval})
+        for settings, share in owned(self.courses[self._phase], phase, trained):
+            optimizers.append(self._make_optimizer(share, settings))
+            scheduler, interval = self._make_scheduler(optimizers[-1], phase.scheduler, phase.epochs, steps)
+            schedules.append({"scheduler": scheduler, "interval": interval})
         return optimizers, schedules
 
     def on_train_start(self) -> None:
@@ -291,18 +282,11 @@ class Distiller(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The students alone, in eval mode; no teacher is asked."""
-        for name, network in self.mode.validated().items():
-            metrics = self._metrics[name]
-            metrics.update(logits_of(network(batch["input"])).detach(), batch["target"])  # type: ignore[operator]
+        self._validation.update(self.mode, batch)
 
     def on_validation_epoch_end(self) -> None:
         """Metrics over the whole set, every rank's share included."""
-        row: dict[str, float] = {}
-        for name, prefix in prefixes(self.mode).items():
-            metrics = self._metrics[name]
-            values = metrics.compute()  # type: ignore[operator]
-            row |= {f"{prefix}/{key}": float(value) for key, value in values.items()}
-            metrics.reset()  # type: ignore[operator]
+        row = self._validation.compute(self.mode)
         self.log_dict(row, logger=False, sync_dist=self.trainer.world_size > 1)
         self.write(row)
 
@@ -336,8 +320,3 @@ class Distiller(pl.LightningModule):
         if own["window"] is not None:
             self._window.restore(own["window"] * (self.global_rank == 0))
         self._enter_phase(own["phase"])
-
-
-def prefixes(mode: Mode) -> dict[str, str]:
-    """How the metrics of each student are called: `validation` of the first, `validation/peer1` of another."""
-    return {name: f"validation/{name}" if place else "validation" for place, name in enumerate(mode.validated())}

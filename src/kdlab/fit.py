@@ -20,7 +20,7 @@ from kdlab.build import build
 from kdlab.callbacks import KeepBest, ProgressLine, checkpoints, interruptible
 from kdlab.data.data import Data
 from kdlab.data.loader import Loader
-from kdlab.distiller import Distiller, prefixes
+from kdlab.distiller import Distiller
 from kdlab.evaluation import cost, predict, score, student_of
 from kdlab.objective import seed_of
 from kdlab.randomness import seed_all
@@ -29,6 +29,7 @@ from kdlab.schedule import make_scheduler
 from kdlab.store import State, save_weights
 from kdlab.task import Task
 from kdlab.tracking import MetricsFile, wandb_run
+from kdlab.validation import prefixes
 from kdlab.window import DivergedError
 
 

@@ -1,8 +1,9 @@
-"""What trains in a phase: of the networks what it asks for, of the heads those that speak in it."""
+"""What trains in a phase, and by which optimizer: of the networks what it asks for, of the heads those that speak."""
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Any
 
 from torch import nn
 
@@ -33,6 +34,28 @@ def freeze(course: Course, phase: Phase, can_train: Set[nn.Parameter]) -> None:
         for learner in mode.observed:
             if learner.taps.classifier is not None:
                 learner.network.get_submodule(learner.taps.classifier).requires_grad_(False)
+
+
+def owned(
+    course: Course, phase: Phase, trained: Sequence[nn.Parameter]
+) -> Iterator[tuple[Mapping[str, Any] | None, list[nn.Parameter]]]:
+    """The settings of each optimizer of a phase, and what it trains: the phase's own, then those of learners.
+
+    Args:
+        course: that of the phase.
+        phase: None in place of its settings stands for the run's.
+        trained: all parameters that train in it.
+    """
+    owners = {
+        parameter: learner.name
+        for learner in course.mode.observed
+        if learner.name in course.optimizers
+        for parameter in learner.network.parameters()
+    }
+    for name, settings in ((None, phase.optimizer), *course.optimizers.items()):
+        share = [parameter for parameter in trained if owners.get(parameter) == name]
+        if share:
+            yield settings, share
 
 
 def _freeze_fitted(course: Course, name: str, prepare: bool) -> None:
