@@ -152,6 +152,13 @@ def test_a_wrong_key_or_value_is_one_line_and_leaves_no_trace(place, argument, s
          "mode.optimizers.peer1: Invalid beta parameter at index 1: 2"),
         (("scheduler=one_cycle", "scheduler.pct_start=1.0"),
          "scheduler cannot be stepped with its settings: ZeroDivisionError: float division by zero"),
+        (("scheduler=one_cycle", "scheduler.total_steps=1"),
+         "scheduler cannot be stepped with its settings: ValueError: Tried to step 2 times. "
+         "The specified number of total steps is 1"),
+        (("trainer.devices=[]",),
+         "trainer.devices=[]: expected auto, how many, or the places of some, such as [0,1]"),
+        (("loss=ab", "loss.heads.ab.first={epochs:2,optimizer:adam}"),
+         "loss.heads.ab.first.optimizer=adam: expected a group of keys, with its class as _target_"),
         (("scheduler=step", "scheduler.milestones=[a]"),
          "scheduler.milestones.0=a: expected a whole number, as in scheduler.milestones.0=150"),
         (("trainer=ddp", "trainer.devices=2", "trainer.batch_size=63"),
@@ -205,11 +212,12 @@ def test_a_run_whose_checkpoint_cannot_be_read_is_not_resumed_and_runs_no_code(p
     assert not Path("pwned").exists()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.9, 0.999])
-def test_a_run_whose_config_is_cut_short_is_not_resumed(place, stopped, tmp_path, share):
+@pytest.mark.parametrize("end", [0.0, 0.5, 0.9, "\ntrainer:", "\nnames:", "\nnames:\n  mo"])
+def test_a_run_whose_config_is_cut_short_is_not_resumed(place, stopped, tmp_path, end):
     shutil.copytree(stopped, tmp_path / "run")
     file = tmp_path / "run" / "config.yaml"
-    file.write_text((text := file.read_text())[: int(share * len(text)) - 20 * (share > 0.9)])
+    text = file.read_text()
+    file.write_text(text[: int(end * len(text))] if isinstance(end, float) else text.partition(end)[0] + end)
     assert resume(place, f"resume={tmp_path / 'run'}") == (
         f"resume={tmp_path / 'run'}: {file} is damaged, or of another version; start that run anew"
     )

@@ -27,7 +27,7 @@ from kdlab.space import by_key, published, written
 from kdlab.statistics import holm, mean, paired, shown
 from kdlab.study import Arm, Plan
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from kdlab.distiller import Distiller
 from kdlab.evaluation import cost, predict, score, student_of
 from kdlab.objective import seed_of
 from kdlab.randomness import seed_all
+from kdlab.ranks import processes
 from kdlab.resume import read_checkpoint
 from kdlab.schedule import make_scheduler
 from kdlab.store import State, save_weights
@@ -251,14 +252,13 @@ def _measured(
 
 def _strategy(settings: Mapping[str, Any], parts: Parts) -> str:
     """DDP looks for parameters without a gradient only where there may be some: it costs a walk over the graph."""
-    strategy, devices = str(settings["strategy"]), settings["devices"]
-    several = torch.cuda.device_count() > 1 if devices == "auto" else devices not in (1, [0])
+    strategy = str(settings["strategy"])
     silent = any(
         0 in (course.objective.task_weight if phase.task_weight is None else phase.task_weight,
               *(term.weight for term in course.objective.terms))
         for phase, course in zip(parts.phases, parts.courses, strict=True)
     )  # fmt: skip
-    return "ddp_find_unused_parameters_true" if silent and (strategy == "ddp" or several) else strategy
+    return "ddp_find_unused_parameters_true" if silent and (strategy == "ddp" or processes(settings) > 1) else strategy
 
 
 def _chosen(parts: Parts, keep: KeepBest | None, which: str) -> str:

@@ -1,9 +1,20 @@
-"""What every rank of a run must see, so that what it remembers is the same everywhere."""
+"""How many ranks a run has, and what each must see, so that what it remembers is the same everywhere."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, distributed
+
+
+def processes(trainer: Mapping[str, Any]) -> int:
+    """How many processes train, one for each device of each node, by the settings of a run's trainer."""
+    devices = trainer["devices"]
+    if devices == "auto":
+        devices = 1 if trainer["accelerator"] == "cpu" else max(1, torch.accelerator.device_count())
+    return int(trainer["num_nodes"] * (len(devices) if isinstance(devices, list) else devices))
 
 
 def gathered(rows: Tensor) -> Tensor:

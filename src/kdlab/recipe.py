@@ -13,7 +13,7 @@ from typing import Any
 
 from kdlab.phases import plan
 
-VERSION = 1
+VERSION = 2
 
 Config = dict[str, Any]
 

@@ -15,6 +15,7 @@ from kdlab.errors import UsageError
 from kdlab.freezing import freeze
 from kdlab.modes.mode import Mode
 from kdlab.observe import find_taps
+from kdlab.ranks import processes
 from kdlab.recipe import teacher_run, teachers_of
 from kdlab.schedule import make_scheduler
 from kdlab.trace import logits_of
@@ -69,10 +70,13 @@ def refuse_phases(config: Config, parts: Parts, key: str = "") -> None:
     }
     for place, (phase, course) in enumerate(zip(parts.phases, parts.courses, strict=True)):
         where = f"{key}phases.{place}"
+        if not config["phases"] and phase is not parts.phases[-1] and phase.heads:
+            where = f"{key}loss.heads.{phase.heads[0]}.first"  # which proposed it
         freeze(course, phase, can_train)
         if not any(parameter.requires_grad for parameter in can_train):
             silent = " and ".join(course.objective.heads if phase.heads is None else phase.heads)
-            raise UsageError(f"{where}.train={phase.train}: nothing trains, as {silent} has nothing to learn; type all")
+            why = f"{silent} has nothing to learn" if silent else "no loss speaks"
+            raise UsageError(f"{where}.train={phase.train}: nothing trains, as {why}; type all")
         written = config["phases"][place] if config["phases"] else {}
         optimizers: dict[str, Config] = {f"{key}mode.optimizers.{name}": own for name, own in course.optimizers.items()}
         optimizers |= _either(config, key, where, "optimizer", phase.optimizer)
@@ -117,8 +121,12 @@ def refuse_settings(
     Raises:
         UsageError: naming the key.
     """
-    resolve(optimizer.get("_target_"), Optimizer, key, allow=allow)
-    resolve(scheduler.get("_target_"), LRScheduler, scheduler_key, allow=allow)
+    for settings, kind, where in ((optimizer, Optimizer, key), (scheduler, LRScheduler, scheduler_key)):
+        if not isinstance(settings, Mapping):
+            raise UsageError(f"{where}={settings}: expected a group of keys, with its class as _target_")
+        resolve(settings.get("_target_"), kind, where, allow=allow)
+    # These ask for a GPU, which is not to be woken for this.
+    optimizer = {name: value for name, value in optimizer.items() if name not in ("capturable", "fused")}
     parameter = torch.nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
     steps = epochs * max(1, STEPS // max(1, epochs))
@@ -128,7 +136,8 @@ def refuse_settings(
         key = scheduler_key
         schedule, interval = make_scheduler(scheduler, made, epochs, steps, allow, key)
         made.step()
-        for _ in range(min(epochs if interval == "epoch" else steps, getattr(schedule, "total_steps", steps))):
+        total = getattr(schedule, "total_steps", steps)
+        for _ in range(epochs if interval == "epoch" else min(steps, max(epochs, total))):
             schedule.step()
     except UsageError:
         raise
@@ -148,9 +157,8 @@ def refuse_hardware(trainer: Config) -> None:
         raise UsageError(f"trainer.accelerator={accelerator}, but torch sees no such device here; leave it auto")
     if accelerator != "cpu" and there and isinstance(devices, int) and devices > there:
         raise UsageError(f"trainer.devices={devices}, but torch sees {there} here; expected auto or at most as many")
-    if devices == "auto":
-        devices = 1 if accelerator == "cpu" else max(1, there)
-    world = trainer["num_nodes"] * (len(devices) if isinstance(devices, list) else devices)
+    if not (world := processes(trainer)):
+        raise UsageError("trainer.devices=[]: expected auto, how many, or the places of some, such as [0,1]")
     if size % world:
         raise UsageError(
             f"trainer.batch_size={size} does not divide over {world} devices; {max(size // world, 1) * world} does"

@@ -58,6 +58,7 @@ def _whole(config: Mapping[str, Any]) -> bool:
 
     expected = compose()
     return all(
-        key in config and (key not in ("trainer", "names") or not {*value} - {*config[key]})
+        key in config
+        and (key not in ("trainer", "names") or (isinstance(config[key], dict) and not {*value} - {*config[key]}))
         for key, value in expected.items()
     )

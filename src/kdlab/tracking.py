@@ -144,7 +144,7 @@ def _begun(**arguments: Any) -> Run:
         mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
         return wandb.init(mode=mode, **arguments)
     except wandb.errors.Error as error:
-        why = str(error).splitlines()[0]
+        why = (str(error) or type(error).__name__).splitlines()[0]
         print(f"kdlab: W&B goes on offline, for wandb sync to send later: {why}", file=sys.stderr, flush=True)
         wandb.teardown()  # or the id would be in use
         os.environ["WANDB_MODE"] = "offline"  # the next run of this process shall not wait again
