@@ -7,7 +7,7 @@ import torch
 import yaml
 
 import kdlab
-from tiny_runs import Told, machine, train
+from support.tiny_runs import Told, machine, train
 
 PACKAGE = '''
 import hashlib
@@ -120,7 +120,7 @@ def test_a_users_head_mode_model_and_data_set_make_a_run(told: Told):
     header, first, *_ = (told.folder / "metrics.csv").read_text().splitlines()
     assert "loss/distance" in header
     assert dict(zip(header.split(","), first.split(","), strict=True))["loss/distance"] == "0.0"  # silent at first
-    rows = kdlab.tracking.read_metrics(told.folder / "metrics.csv")
+    rows = kdlab.run.loggers.read_metrics(told.folder / "metrics.csv")
     assert [row["loss/distance"] > 0 for row in rows if "loss/distance" in row] == [False, True]
     import mypackage
 
@@ -164,7 +164,7 @@ def test_networks_of_transformers_are_teachers_and_students(tmp_path, student, t
                      "data.size=16", "data.subset=320", "alone=false", "logger=csv",
                      runs=tmp_path / "runs")  # fmt: skip
         assert told.code == 0, told.err
-        row = kdlab.tracking.read_metrics(told.folder / "metrics.csv")[0]
+        row = kdlab.run.loggers.read_metrics(told.folder / "metrics.csv")[0]
         assert row["loss/kd"] > 0
         assert row["loss/fitnet"] > 0
         loaded = kdlab.load_student(told.folder)

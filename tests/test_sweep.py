@@ -15,10 +15,10 @@ from types import SimpleNamespace
 import pytest
 from optuna.trial import TrialState
 
-from kdlab.study import curve_of
-from kdlab.study_board import publish
-from kdlab.study_file import read_plan
-from study_command import STUDY, Command, accounted
+from kdlab.study.spec import curve_of
+from kdlab.study.spec_file import read_plan
+from kdlab.study.wandb_summary import publish
+from support.study_command import STUDY, Command, accounted
 
 
 def test_a_trial_whose_process_is_killed_is_marked_failed_and_done_again(tmp_path):
@@ -264,7 +264,7 @@ def test_what_a_study_on_postgresql_came_to_is_published_once(tmp_path, postgres
         boards.append(about["job"])
         yield SimpleNamespace(experiment=SimpleNamespace(log=lambda figures: None)), {}
 
-    monkeypatch.setattr("kdlab.study_board.wandb_run", board)
+    monkeypatch.setattr("kdlab.study.wandb_summary.wandb_run", board)
     plan = read_plan(tmp_path / "study.yaml")
     for _ in range(2):
         assert publish(plan, {"tags": []}, None) == {"finished": 2}

@@ -19,8 +19,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from kdlab.models.resnet import ResNet
-from kdlab.tracking import read_metrics
-from tiny_runs import TINY, files, hears_ctrl_c, machine, train
+from kdlab.run.loggers import read_metrics
+from support.tiny_runs import TINY, files, hears_ctrl_c, machine, train
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -173,9 +173,9 @@ def test_settings_that_contradict_each_other_are_refused_before_a_teacher_is_tra
 
 @pytest.mark.parametrize(("scheduler", "epochs"), [("one_cycle", 0), ("one_cycle", 1), ("cyclic", 1), ("step", 2)])
 def test_a_schedule_that_can_be_is_not_refused(scheduler, epochs):
-    from kdlab.assembly import without_use
-    from kdlab.config import compose
-    from kdlab.rehearsal import rehearse
+    from kdlab.config.compose import compose
+    from kdlab.run.builder import without_use
+    from kdlab.run.preflight import rehearse
 
     short = "phases=[{epochs: 1, scheduler: {_target_: torch.optim.lr_scheduler.ConstantLR}}]"
     for given in (f"scheduler={scheduler}", short):
@@ -306,7 +306,7 @@ def test_a_network_that_cannot_see_the_data_is_refused_with_their_shape(place):
         assert said.startswith(f"{key} does not take batches of [2, 1, 8, 8]: ")
 
 
-ATTACKS = ("os.system", "torch.os.system", "torch.hub.load", "kdlab.store.os.system", "subprocess.Popen",
+ATTACKS = ("os.system", "torch.os.system", "torch.hub.load", "kdlab.run.store.os.system", "subprocess.Popen",
            "builtins.eval", "kdlab.heads.head.os.system", "torch.load")  # fmt: skip
 
 

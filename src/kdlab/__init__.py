@@ -12,26 +12,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kdlab.api import distill
+    from kdlab.core.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress
     from kdlab.heads.feature.fitnet import FitNet
     from kdlab.heads.head import Head, ResponseHead
     from kdlab.heads.response.kd import KD
-    from kdlab.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress
     from kdlab.modes.mode import Cast, Edge, Mode
-    from kdlab.notebook import distill
-    from kdlab.objective import Term
-    from kdlab.run import load_student
-    from kdlab.task import Classification, Task
+    from kdlab.run.execute import load_student
+    from kdlab.tasks.classification import Classification
+    from kdlab.tasks.task import Task
+    from kdlab.training.objective import Term
 
 _HOMES = {
     "kdlab.heads.feature.fitnet": ("FitNet",),
     "kdlab.heads.head": ("Head", "ResponseHead"),
     "kdlab.heads.response.kd": ("KD",),
-    "kdlab.knowledge": ("Context", "Example", "Fields", "Knowledge", "Lesson", "Needs", "Progress"),
+    "kdlab.core.knowledge": ("Context", "Example", "Fields", "Knowledge", "Lesson", "Needs", "Progress"),
     "kdlab.modes.mode": ("Cast", "Edge", "Mode"),
-    "kdlab.notebook": ("distill",),
-    "kdlab.objective": ("Term",),
-    "kdlab.run": ("load_student",),
-    "kdlab.task": ("Classification", "Task"),
+    "kdlab.api": ("distill",),
+    "kdlab.training.objective": ("Term",),
+    "kdlab.run.execute": ("load_student",),
+    "kdlab.tasks.classification": ("Classification",),
+    "kdlab.tasks.task": ("Task",),
 }
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from kdlab.errors import UsageError
+from kdlab.core.errors import UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,10 +44,10 @@ def report(path: Path, console: Console, *, against: str | None = None, storage:
         UsageError: where there is nothing to report.
     """
     if (path / "study.yaml").is_file():
-        from kdlab.reporting.study import of_study
+        from kdlab.reporting.study_report import of_study
 
         return of_study(path, console, storage)
-    from kdlab.reporting.overview import of_run, of_runs
+    from kdlab.reporting.run_report import of_run, of_runs
     from kdlab.reporting.runs import read_run
 
     if (path / "config.yaml").is_file():

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdlab.errors import UsageError
+from kdlab.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from kdlab.study import Plan
-    from kdlab.workers import Work
+    from kdlab.study.process_pool import TrialRunner
+    from kdlab.study.spec import Plan
 
 USAGE = """\
 KEY=VALUE changes the study (workers=4, budget.trials=20, storage=postgresql://USER@HOST/DATABASE) or its runs
@@ -23,13 +23,13 @@ KEY=VALUE changes the study (workers=4, budget.trials=20, storage=postgresql://U
 its storage. A study that stopped, however it did, goes on with the same command."""
 
 
-def _distillation() -> Work:
-    from kdlab.work import Distillation  # with torch and Lightning, seconds that a wrong study need not wait
+def _distillation() -> TrialRunner:
+    from kdlab.study.trial import Distillation  # with torch and Lightning, seconds that a wrong study need not wait
 
     return Distillation()
 
 
-def main(arguments: Sequence[str] | None = None, work: Callable[[], Work] = _distillation) -> int:
+def main(arguments: Sequence[str] | None = None, work: Callable[[], TrialRunner] = _distillation) -> int:
     """Runs the command line; the exit code is 0, or 2 for what the user must change, or 1 where no trial, or not every
     refit, came to its end.
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None, work: Callable[[], Work] = _dis
     parser.add_argument("--config-dir", action="append", default=[], type=Path, help="a folder of your own configs")
     given = parser.parse_args(arguments)
     try:
-        from kdlab.study_file import read_plan
+        from kdlab.study.spec_file import read_plan
 
         return conduct(read_plan(given.study, given.overrides, given.config_dir), work)
     except UsageError as error:
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None, work: Callable[[], Work] = _dis
         return 2
 
 
-def conduct(plan: Plan, work: Callable[[], Work] = _distillation) -> int:
+def conduct(plan: Plan, work: Callable[[], TrialRunner] = _distillation) -> int:
     """Carries out a study to its end, or until it is interrupted.
 
     Raises:
@@ -61,9 +61,9 @@ def conduct(plan: Plan, work: Callable[[], Work] = _distillation) -> int:
     import optuna
     from rich.console import Console
 
-    from kdlab import finals
-    from kdlab.live import View
-    from kdlab.search import Search
+    from kdlab.study import refit
+    from kdlab.study.progress import ProgressView
+    from kdlab.study.runner import StudyRunner
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -71,7 +71,7 @@ def conduct(plan: Plan, work: Callable[[], Work] = _distillation) -> int:
     try:
         made = work()
         made.check(plan)
-        search = Search(plan, made, View(plan.name))
+        search = StudyRunner(plan, made, ProgressView(plan.name))
         made.prepare(plan)
         final = search.run()
         made.publish(plan, final)
@@ -87,8 +87,8 @@ def conduct(plan: Plan, work: Callable[[], Work] = _distillation) -> int:
             print("No trial that came to its end keeps the constraints, so nothing is trained anew.")
         return 0
     if final["settings"]:
-        Console().print(finals.table(final))
-    for sentence in finals.verdict(final):
+        Console().print(refit.table(final))
+    for sentence in refit.verdict(final):
         print(sentence)
     return 1 if final["missing"] else 0
 

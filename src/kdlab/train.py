@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kdlab.config import compose, groups
+from kdlab.config.compose import compose, groups
+from kdlab.core.errors import UsageError
 from kdlab.data.check import check, check_normalisation
-from kdlab.errors import UsageError
-from kdlab.recipe import teachers_of
-from kdlab.resume import read_run
+from kdlab.run.recipe import teachers_of
+from kdlab.run.resume import read_stopped_run
 
 KEYS = """\
 keys that people change most (every key: --cfg job)
@@ -97,16 +97,16 @@ def read_config(overrides: Sequence[str], folders: Sequence[Path]) -> tuple[dict
         others = " ".join(o for o in overrides if not o.startswith("resume="))
         raise UsageError(f"resume={resumed} takes its config from that folder; leave out {others}")
     folder = Path(resumed).expanduser()
-    return read_run(folder), folder
+    return read_stopped_run(folder), folder
 
 
 def train(config: Mapping[str, Any], resumed: Path | None, overrides: Sequence[str] = ()) -> int:
     """Checks a composed config as far as can be without training, then runs it."""
     check(config["data"])
     check_together(config)
-    from kdlab.assembly import without_use
-    from kdlab.home import home
-    from kdlab.rehearsal import refuse_hardware, rehearse
+    from kdlab.core.paths import home
+    from kdlab.run.builder import without_use
+    from kdlab.run.preflight import refuse_hardware, rehearse
 
     try:
         used = without_use(config)
@@ -119,14 +119,14 @@ def train(config: Mapping[str, Any], resumed: Path | None, overrides: Sequence[s
         tempfile.TemporaryFile(dir=home()).close()
     except OSError as error:
         raise UsageError(f"KDLAB_HOME={home()}: nothing can be written there ({error.strerror})") from error
-    from kdlab.data.data import load
+    from kdlab.data.dataset import load
 
     data = load(config["data"], config["allow"])
     for override in useless(overrides, used):
         print(f"kdlab: {override} has no use with mode={config['names']['mode']}", file=sys.stderr)
-    from kdlab.result import print_table
-    from kdlab.run import name_of, new_folder, run
-    from kdlab.window import DivergedError
+    from kdlab.run.execute import name_of, new_folder, run
+    from kdlab.run.result import print_table
+    from kdlab.training.loss_buffer import DivergedError
 
     try:
         folder = resumed or new_folder(Path(config["runs"]), config["name"] or name_of(config))

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from kdlab.core.errors import UsageError
 from kdlab.data.check import SETTINGS, DataError, check, source_arguments
-from kdlab.errors import UsageError
 
 FOLDER = {"_target_": "kdlab.data.source.Folder", "classes": 2}
 HUB = {"_target_": "kdlab.data.source.Hub", "name": "someone/something"}
@@ -31,7 +31,7 @@ def test_a_data_error_is_a_mistake_in_what_the_user_gave() -> None:
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys, kdlab.data.check, kdlab.home\n"
+        "import sys, kdlab.data.check, kdlab.core.paths\n"
         "print([name for name in ('torch', 'numpy', 'datasets', 'sklearn', 'PIL') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
@@ -39,7 +39,7 @@ def test_nothing_heavy_is_imported() -> None:
 
 def test_sources_import_their_libraries_only_when_they_read() -> None:
     code = (
-        "import sys, kdlab.data.source, kdlab.data.data\n"
+        "import sys, kdlab.data.source, kdlab.data.dataset\n"
         "print([name for name in ('datasets', 'sklearn', 'pyarrow', 'hydra', 'lightning') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from kdlab.core.knowledge import Batch
 from kdlab.data.augment import Augment
 from kdlab.data.check import DataError
-from kdlab.data.counter import order
+from kdlab.data.counter_rng import order
 from kdlab.data.images import Files
 from kdlab.data.loader import Loader, Resident, Streaming, make_loader
 from kdlab.data.table import Table
-from kdlab.knowledge import Batch
 
 # From Python 3.12 on, forking a process in which torch has threads is warned of; worker processes are forked.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

@@ -10,9 +10,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from kdlab.build import build
+from kdlab.config.instantiate import build
 from kdlab.data.check import source_arguments
-from kdlab.data.data import Data, prepare
+from kdlab.data.dataset import Data, prepare
 from kdlab.data.source import Source
 
 ROOT = Path(__file__).parents[2]

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from kdlab.core.paths import home
 from kdlab.data import source as module
 from kdlab.data.check import DataError
 from kdlab.data.images import Files
 from kdlab.data.source import Digits, Folder
 from kdlab.data.table import Source
-from kdlab.home import home
 
 
 def read(path: Path) -> Tensor:

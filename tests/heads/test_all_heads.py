@@ -15,13 +15,14 @@ import pytest
 import torch
 from torch import nn
 
-from kdlab.assembly import Config, Parts, assemble, example_batch, make_network, make_terms
-from kdlab.config import compose, groups
-from kdlab.distiller import Distiller
+from kdlab.config.compose import compose, groups
+from kdlab.core.knowledge import Batch, Offer, Progress
 from kdlab.heads.head import Head
-from kdlab.knowledge import Batch, Offer, Progress
-from kdlab.objective import Counts
-from kdlab.observe import Taps, find_taps
+from kdlab.networks.observer import Taps, find_taps
+from kdlab.run.builder import Config, assemble, example_batch, make_network, make_terms
+from kdlab.training.distiller import Distiller
+from kdlab.training.objective import Counts
+from kdlab.training.setup import Parts
 
 HEADS = groups()["loss"]
 PAIRS = {  # the student, from the teacher
@@ -30,7 +31,7 @@ PAIRS = {  # the student, from the teacher
     "vit from resnet": ["model=tiny_vit", "teacher=resnet8"],
     "resnet from vit": ["model=resnet8", "teacher=tiny_vit"],
 }
-CONF = Path(__file__).parent / "conf"
+CONF = Path(__file__).parents[1] / "support" / "conf"
 
 each_cell = pytest.mark.parametrize(("name", "pair"), list(product(HEADS, PAIRS)))
 

@@ -10,7 +10,9 @@ import torch
 from scipy.special import log_softmax, softmax
 from torch import nn
 
-from kdlab.heads.head import Head, ResponseHead, soft_logits, soft_targets, standardize
+from kdlab.core.knowledge import Example, Knowledge, Lesson, Needs, Progress
+from kdlab.core.soft_targets import soft_logits, soft_targets, standardize
+from kdlab.heads.head import Head, ResponseHead
 from kdlab.heads.response.ctkd import CTKD
 from kdlab.heads.response.dist import DIST
 from kdlab.heads.response.dkd import DKD
@@ -22,7 +24,6 @@ from kdlab.heads.response.reverse_kl import ReverseKL
 from kdlab.heads.response.rld import RLD
 from kdlab.heads.response.soft_ce import SoftCE
 from kdlab.heads.response.wsld import WSLD
-from kdlab.knowledge import Example, Knowledge, Lesson, Needs, Progress
 
 MEMBERS = tuple(torch.tensor(rows, dtype=torch.float64) for rows in ([[4.0, 0.0, -1.0]], [[0.0, 3.0, 1.0]]))
 

@@ -12,7 +12,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from kdlab.errors import UsageError
+from kdlab.core.errors import UsageError
 from kdlab.models.layers import ChannelShuffle, scaled
 from kdlab.models.shufflenet_v2 import ShuffleBlock
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from kdlab.assembly import Config, assemble, make_terms, without_use
-from kdlab.build import resolve
-from kdlab.config import compose, conf_folder, groups
-from kdlab.grid import SMALL, attempt, grid, modes, print_grid, print_measured
-from kdlab.knowledge import Offer
+from kdlab.config.compose import compose, conf_folder, groups
+from kdlab.config.instantiate import resolve
+from kdlab.core.knowledge import Offer
 from kdlab.modes.mode import Mode
+from kdlab.run.builder import Config, assemble, make_terms, without_use
+from kdlab.tools.compatibility import SMALL, attempt, grid, modes, print_grid, print_measured
 
 LOSSES, MODES = groups()["loss"], groups()["mode"]
 HOME = Path(__file__).parents[2] / "src" / "kdlab" / "modes"
@@ -102,6 +102,6 @@ def test_a_measurement_shows_mean_spread_and_gain():
 
 
 def test_the_grid_is_over_all_losses_and_all_modes_that_teach(monkeypatch):
-    monkeypatch.setattr("kdlab.grid.attempt", lambda config: None)
-    monkeypatch.setattr("kdlab.grid.compose", lambda overrides: {"loss": {}})
+    monkeypatch.setattr("kdlab.tools.compatibility.attempt", lambda config: None)
+    monkeypatch.setattr("kdlab.tools.compatibility.compose", lambda overrides: {"loss": {}})
     assert set(grid([])) == {(name, mode) for name in LOSSES for mode in MODES if mode != "supervised"}

@@ -2,17 +2,17 @@ import pytest
 import torch
 from torch import nn
 
-from kdlab.errors import UsageError
+from kdlab.core.errors import UsageError
+from kdlab.core.knowledge import Fields, Progress
 from kdlab.heads.feature.fitnet import FitNet
 from kdlab.heads.response.kd import KD
-from kdlab.knowledge import Fields, Progress
-from kdlab.metrics import multiply_accumulates
 from kdlab.models.exits import UpToExit
 from kdlab.models.resnet import ResNet
 from kdlab.modes.byot import BYOT
-from kdlab.objective import Term
-from modes.school import Functional, batch, cast, step, taught
-from toys import Net, Plainest
+from kdlab.networks.cost import multiply_accumulates
+from kdlab.training.objective import Term
+from support.school import Functional, batch, cast, step, taught
+from support.toys import Net, Plainest
 
 
 def resnet():

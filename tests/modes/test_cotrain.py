@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from kdlab.errors import UsageError
+from kdlab.core.errors import UsageError
+from kdlab.core.knowledge import Progress
 from kdlab.heads.response.kd import KD
-from kdlab.knowledge import Progress
 from kdlab.modes.cotrain import CoTrain
-from kdlab.objective import Term
-from modes.school import batch, cast, step, taught
+from kdlab.training.objective import Term
+from support.school import batch, cast, step, taught
 
 
 def linear():

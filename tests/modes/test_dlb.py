@@ -1,11 +1,11 @@
 import torch
 from torch.nn.functional import cross_entropy, kl_div
 
+from kdlab.core.knowledge import Progress
 from kdlab.heads.response.kd import KD
-from kdlab.knowledge import Progress
 from kdlab.modes.dlb import DLB
-from kdlab.objective import Counts, Term
-from modes.school import batch, cast, step, taught
+from kdlab.training.objective import Counts, Term
+from support.school import batch, cast, step, taught
 
 
 def lesson_plan():

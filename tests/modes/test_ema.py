@@ -1,10 +1,10 @@
 import torch
 
+from kdlab.core.knowledge import Fields, Progress
 from kdlab.heads.response.kd import KD
-from kdlab.knowledge import Fields, Progress
 from kdlab.modes.ema import EMA
-from kdlab.objective import Term
-from modes.school import batch, cast, step, taught
+from kdlab.training.objective import Term
+from support.school import batch, cast, step, taught
 
 
 def weights(network):

@@ -3,12 +3,12 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from kdlab.errors import UsageError
+from kdlab.core.errors import UsageError
+from kdlab.core.knowledge import Progress
 from kdlab.heads.response.kd import KD
-from kdlab.knowledge import Progress
 from kdlab.modes.kdcl import KDCL, linear, min_logit, naive
-from kdlab.objective import Term
-from modes.school import batch, cast, step, taught
+from kdlab.training.objective import Term
+from support.school import batch, cast, step, taught
 
 
 def entropy(logits, label):

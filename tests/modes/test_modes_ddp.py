@@ -3,8 +3,8 @@
 import pytest
 from safetensors.torch import load_file
 
-from kdlab.tracking import read_metrics
-from test_ddp import train
+from kdlab.run.loggers import read_metrics
+from support.rank_runs import train
 
 PLAIN = "import sys, torch\ntorch.set_num_threads(1)\nfrom kdlab.train import main\nsys.exit(main(sys.argv[1:]))\n"
 

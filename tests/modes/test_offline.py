@@ -7,22 +7,22 @@ from torch.nn.functional import cross_entropy, kl_div
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ConstantLR
 
-from kdlab.assembly import assemble, example_batch, without_use
-from kdlab.config import compose
-from kdlab.data.foreign import Foreign
-from kdlab.distiller import Distiller
-from kdlab.errors import UsageError
+from kdlab.config.compose import compose
+from kdlab.core.errors import UsageError
+from kdlab.core.knowledge import Fields, Needs, Progress
+from kdlab.data.adapter import Foreign
 from kdlab.heads.response.kd import KD
-from kdlab.knowledge import Fields, Needs, Progress
 from kdlab.modes.mode import Cast
 from kdlab.modes.offline import Offline, confidence_weights
-from kdlab.objective import Counts, Objective, Term
-from kdlab.observe import find_taps
-from kdlab.task import Classification
-from kdlab.teacher import Observed, Teacher
-from test_objective import CONTEXT, batch, put_together
-from tiny_runs import TINY
-from toys import Everything, Net, Prepared, Rows
+from kdlab.networks.observer import find_taps
+from kdlab.networks.teacher import Observed, Teacher
+from kdlab.run.builder import assemble, example_batch, without_use
+from kdlab.tasks.classification import Classification
+from kdlab.training.distiller import Distiller
+from kdlab.training.objective import Counts, Objective, Term
+from support.objectives import CONTEXT, batch, put_together
+from support.tiny_runs import TINY
+from support.toys import Everything, Net, Prepared, Rows
 
 WHOLE = Counts(6.0, 6.0)
 

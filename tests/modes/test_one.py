@@ -1,17 +1,17 @@
 import pytest
 import torch
 
-from kdlab.errors import UsageError
+from kdlab.core.errors import UsageError
+from kdlab.core.knowledge import Fields, Progress
 from kdlab.heads.feature.fitnet import FitNet
 from kdlab.heads.response.kd import KD
-from kdlab.knowledge import Fields, Progress
 from kdlab.models.branches import Branches
 from kdlab.models.resnet import ResNet
 from kdlab.models.wrn import WideResNet
 from kdlab.modes.one import ONE
-from kdlab.objective import Term
-from modes.school import Functional, batch, cast, step, taught
-from toys import Net
+from kdlab.training.objective import Term
+from support.school import Functional, batch, cast, step, taught
+from support.toys import Net
 
 
 def resnet():

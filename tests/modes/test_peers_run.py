@@ -9,18 +9,18 @@ import torch
 from torch.optim import SGD, Adam, AdamW
 from torch.optim.lr_scheduler import ConstantLR
 
-from kdlab.assembly import assemble, without_use
-from kdlab.config import compose
-from kdlab.data.data import prepare
+from kdlab.config.compose import compose
+from kdlab.core.errors import UsageError
+from kdlab.data.dataset import prepare
 from kdlab.data.source import Digits
-from kdlab.distiller import Distiller
-from kdlab.errors import UsageError
-from kdlab.fit import fit
-from kdlab.rehearsal import rehearse
-from kdlab.result import SCHEMA
-from kdlab.run import load_student, run
-from kdlab.schedule import make_scheduler
-from kdlab.tracking import read_metrics
+from kdlab.run.builder import assemble, without_use
+from kdlab.run.execute import load_student, run
+from kdlab.run.fit import fit
+from kdlab.run.loggers import read_metrics
+from kdlab.run.preflight import rehearse
+from kdlab.run.result import SCHEMA
+from kdlab.training.distiller import Distiller
+from kdlab.training.lr_schedule import make_scheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated", "ignore:.*in eval mode at the start")
 

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
+from kdlab.core.knowledge import Progress
 from kdlab.heads.response.kd import KD
-from kdlab.knowledge import Progress
 from kdlab.modes.ps_kd import PSKD
-from kdlab.objective import Term
-from modes.school import batch, cast, step, taught
+from kdlab.training.objective import Term
+from support.school import batch, cast, step, taught
 
 
 @pytest.mark.parametrize(("epoch", "epochs", "alpha"), [(0, 300, 0.8 / 300), (149, 300, 0.4), (299, 300, 0.8)])

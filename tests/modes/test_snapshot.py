@@ -1,10 +1,10 @@
 import torch
 
+from kdlab.core.knowledge import Progress
 from kdlab.heads.response.kd import KD
-from kdlab.knowledge import Progress
 from kdlab.modes.snapshot import Snapshot
-from kdlab.objective import Term
-from modes.school import batch, cast, step, taught
+from kdlab.training.objective import Term
+from support.school import batch, cast, step, taught
 
 
 def test_the_end_of_each_cycle_teaches_the_next():

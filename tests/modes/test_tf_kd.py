@@ -3,12 +3,12 @@ import math
 import pytest
 import torch
 
-from kdlab.errors import UsageError
+from kdlab.core.errors import UsageError
+from kdlab.core.knowledge import Progress
 from kdlab.heads.response.kd import KD
-from kdlab.knowledge import Progress
 from kdlab.modes.tf_kd import TfKD, virtual_logits
-from kdlab.objective import Term
-from modes.school import batch, cast, step, taught
+from kdlab.training.objective import Term
+from support.school import batch, cast, step, taught
 
 
 def test_the_virtual_teacher_is_the_softmax_of_its_probabilities_over_the_temperature():

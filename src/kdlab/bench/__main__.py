@@ -13,10 +13,10 @@ import torch
 from kdlab.bench.allocator import keep_memory
 from kdlab.bench.losses import Cost, losses_over_kd
 from kdlab.bench.modes import mode_over_parts
-from kdlab.bench.setting import PAIRS, PRECISIONS, Setting, hardware
 from kdlab.bench.step import step_over_hand
-from kdlab.config import groups
-from kdlab.errors import UsageError
+from kdlab.bench.workload import PAIRS, PRECISIONS, Workload, hardware
+from kdlab.config.compose import groups
+from kdlab.core.errors import UsageError
 
 WHAT = {
     "step": "the training step beside a loop written by hand; both pairs",
@@ -97,12 +97,12 @@ def modes(given: argparse.Namespace) -> None:
         print(f"{name:12}{race}  {passes}", flush=True)
 
 
-def setting(given: argparse.Namespace, pair: str) -> Setting:
+def setting(given: argparse.Namespace, pair: str) -> Workload:
     """What the command line says, for one pair."""
 
     slow = pair == "standard" and not torch.cuda.is_available()
     blocks, steps = (BLOCKS_OF_SECONDS if slow else BLOCKS)[given.what]
-    return Setting(
+    return Workload(
         PAIRS[pair],
         blocks if given.blocks is None else given.blocks,
         steps if given.steps is None else given.steps,

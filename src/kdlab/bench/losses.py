@@ -19,11 +19,11 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from kdlab.assembly import Config
-from kdlab.bench.lane import Lane, Race, race
-from kdlab.bench.setting import Setting, platform_loop
-from kdlab.data.data import Data
-from kdlab.knowledge import Batch
+from kdlab.bench.interleave import Race, TimedLoop, race
+from kdlab.bench.workload import Workload, platform_loop
+from kdlab.core.knowledge import Batch
+from kdlab.data.dataset import Data
+from kdlab.run.builder import Config
 
 # All heads from the first step on, whatever phases they propose, with the views that some of them read; noise
 # teaches nothing, so the weights hardly move.
@@ -43,7 +43,7 @@ class Cost:
     over: float
 
 
-def losses_over_kd(setting: Setting, names: Iterable[str]) -> Iterator[tuple[str, Cost | ValueError]]:
+def losses_over_kd(setting: Workload, names: Iterable[str]) -> Iterator[tuple[str, Cost | ValueError]]:
     """(loss, its cost), or why the pair cannot be compared by it."""
     plain = setting.config("loss=kd", *ALL_AT_ONCE)
     data = setting.data(plain)
@@ -53,8 +53,8 @@ def losses_over_kd(setting: Setting, names: Iterable[str]) -> Iterator[tuple[str
             config = setting.config(f"loss={name}", *ALL_AT_ONCE)
             memory = peak_mib(config, data)
             with TemporaryDirectory() as one, TemporaryDirectory() as other:
-                ours = Lane(platform_loop(config, data, Path(one)))
-                theirs = Lane(platform_loop(plain, data, Path(other)))
+                ours = TimedLoop(platform_loop(config, data, Path(one)))
+                theirs = TimedLoop(platform_loop(plain, data, Path(other)))
                 measured = race(ours, theirs, setting.blocks, setting.steps)
                 ours.finish(), theirs.finish()
             yield name, Cost(measured, memory, memory - least)

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim import SGD
 
-from kdlab.assembly import assemble
-from kdlab.bench.lane import Gate, Lane, Race, race
-from kdlab.bench.setting import Setting, platform_loop
-from kdlab.knowledge import Batch, Progress
+from kdlab.bench.interleave import Gate, Race, TimedLoop, race
+from kdlab.bench.workload import Workload, platform_loop
+from kdlab.core.knowledge import Batch, Progress
 from kdlab.modes.mode import Mode
-from kdlab.trace import first_tensor
+from kdlab.networks.trace import first_tensor
+from kdlab.run.builder import assemble
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Pass:
         return said
 
 
-def mode_over_parts(setting: Setting, name: str) -> tuple[Race, str]:
+def mode_over_parts(setting: Workload, name: str) -> tuple[Race, str]:
     """Races a mode, with `kd`, against its parts.
 
     Returns:
@@ -59,8 +59,8 @@ def mode_over_parts(setting: Setting, name: str) -> tuple[Race, str]:
     loader = data.train_loader(setting.batch_size, config["seed"], device=setting.device)
     passes = passes_of(mode, list(islice(loader, 2)), Progress(steps=len(loader)))
     with TemporaryDirectory() as folder:
-        ours = Lane(platform_loop(config, data, Path(folder)))
-        theirs = Lane(parts_loop(mode, passes))
+        ours = TimedLoop(platform_loop(config, data, Path(folder)))
+        theirs = TimedLoop(parts_loop(mode, passes))
         measured = race(ours, theirs, setting.blocks, setting.steps)
         ours.finish(), theirs.finish()
     names = {source.network: source.name for source in mode.sources}

@@ -18,14 +18,14 @@ from torch.nn.functional import cross_entropy, kl_div
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from kdlab.assembly import Config, assemble
-from kdlab.bench.lane import Gate, Lane, Race, race
-from kdlab.bench.setting import Setting, platform_loop
-from kdlab.knowledge import Batch
-from kdlab.store import State
+from kdlab.bench.interleave import Gate, Race, TimedLoop, race
+from kdlab.bench.workload import Workload, platform_loop
+from kdlab.core.knowledge import Batch
+from kdlab.networks.weights import StateDict
+from kdlab.run.builder import Config, assemble
 
 
-def step_over_hand(setting: Setting) -> tuple[Race, float]:
+def step_over_hand(setting: Workload) -> tuple[Race, float]:
     """Races the platform against the loop by hand.
 
     Returns:
@@ -37,14 +37,14 @@ def step_over_hand(setting: Setting) -> tuple[Race, float]:
     loader = data.train_loader(setting.batch_size, config["seed"], device=device)
     batches = list(islice(loader, setting.total))
     with TemporaryDirectory() as folder:
-        ours = Lane(platform_loop(config, data, Path(folder)))
-        theirs = Lane(by_hand(config, batches, device, epoch))
+        ours = TimedLoop(platform_loop(config, data, Path(folder)))
+        theirs = TimedLoop(by_hand(config, batches, device, epoch))
         measured = race(ours, theirs, setting.blocks, setting.steps)
         one, other = ours.finish().weights, theirs.finish()
     return measured, max(float((one[name].cpu() - other[name]).abs().max()) for name in other)
 
 
-def by_hand(config: Config, batches: Sequence[Batch], device: torch.device, epoch: int) -> Callable[[Gate], State]:
+def by_hand(config: Config, batches: Sequence[Batch], device: torch.device, epoch: int) -> Callable[[Gate], StateDict]:
     """Distillation by Hinton et al. as one writes it without a platform; gives the student's weights.
 
     Args:
@@ -63,7 +63,7 @@ def by_hand(config: Config, batches: Sequence[Batch], device: torch.device, epoc
     def place(tensor: Tensor) -> Tensor:
         return tensor.to(dtype=dtype, memory_format=layout)
 
-    def loop(gate: Gate) -> State:
+    def loop(gate: Gate) -> StateDict:
         for network in (student, teacher):
             network.to(device, dtype).to(memory_format=layout)  # type: ignore[call-overload]
         student.train()

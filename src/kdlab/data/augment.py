@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample, pad
 
-from kdlab.data.counter import AUGMENT, uniform
+from kdlab.data.counter_rng import AUGMENT, uniform
 from kdlab.data.mix import Mix
 
 # The columns of the random numbers of a sample: each purpose keeps its own, whatever else is switched on.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdlab.errors import UsageError, nearest
+from kdlab.core.errors import UsageError, nearest
 
 SETTINGS = (
     "classes", "mean", "std", "validation", "split_seed", "subset", "unlabelled", "resident", "workers", "augment",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from kdlab.data.check import PARTS, DataError
-from kdlab.data.decoded import Tables, digest_of
+from kdlab.data.decode_cache import Tables, digest_of
 from kdlab.data.images import Column
 from kdlab.data.table import Table
 

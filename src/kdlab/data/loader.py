@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from kdlab.core.knowledge import Batch
 from kdlab.data.augment import Augment
 from kdlab.data.check import DataError
-from kdlab.data.counter import order
-from kdlab.data.decoded import LIMIT, decode
+from kdlab.data.counter_rng import order
+from kdlab.data.decode_cache import LIMIT, decode
 from kdlab.data.table import Images, Table
-from kdlab.knowledge import Batch
 
 
 @dataclass(eq=False, repr=False)

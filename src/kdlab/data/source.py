@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from kdlab.data.check import PARTS, DataError, class_folders, existing, folder_parts, pictures, subfolders
-from kdlab.data.decoded import LIMIT, Tables, digest_of, fingerprint, keep, kept
+from kdlab.data.decode_cache import LIMIT, Tables, digest_of, fingerprint, keep, kept
 from kdlab.data.images import Files, pixels
 from kdlab.data.split import held_out, without
 from kdlab.data.table import Source, Table

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kdlab.data.check import DataError
-from kdlab.data.counter import SPLIT, order
+from kdlab.data.counter_rng import SPLIT, order
 from kdlab.data.table import Source, Table
 
 

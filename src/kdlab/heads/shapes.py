@@ -7,7 +7,7 @@ from math import isqrt
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from kdlab.knowledge import Example
+from kdlab.core.knowledge import Example
 
 
 def as_map(stage: Tensor, layer: str = "a stage") -> Tensor:

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from kdlab.knowledge import Fields
-from kdlab.observe import Observer, Taps
-from kdlab.trace import logits_of
+from kdlab.core.knowledge import Fields
+from kdlab.networks.observer import Observer, Taps
+from kdlab.networks.trace import logits_of
 
 T = TypeVar("T")
 

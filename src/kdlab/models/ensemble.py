@@ -8,7 +8,7 @@ from math import log
 import torch
 from torch import Tensor, nn
 
-from kdlab.trace import logits_of
+from kdlab.networks.trace import logits_of
 
 
 class Ensemble(nn.Module):

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from kdlab.knowledge import Knowledge
-from kdlab.trace import first_tensor, module_of
+from kdlab.core.knowledge import Knowledge
+from kdlab.networks.trace import first_tensor, module_of
 
 
 class Exit(nn.Module):

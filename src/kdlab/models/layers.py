@@ -6,7 +6,7 @@ from math import isfinite
 
 from torch import Tensor, nn
 
-from kdlab.errors import UsageError
+from kdlab.core.errors import UsageError
 
 
 def scaled(channels: int, width: float, multiple: int = 1) -> int:

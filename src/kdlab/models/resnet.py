@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from kdlab.errors import UsageError
+from kdlab.core.errors import UsageError
 from kdlab.models.layers import conv_norm, he_normal, scaled
 
 

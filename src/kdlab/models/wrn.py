@@ -14,7 +14,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from kdlab.errors import UsageError
+from kdlab.core.errors import UsageError
 from kdlab.models.layers import he_normal, scaled
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Self
 
-from kdlab.knowledge import Progress
+from kdlab.core.knowledge import Progress
 from kdlab.modes.mode import Cast, Edge, Mode
-from kdlab.teacher import Observed, Teacher
+from kdlab.networks.teacher import Observed, Teacher
 
 
 class OwnCopy(Mode):

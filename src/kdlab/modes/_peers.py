@@ -9,7 +9,7 @@ from torch import nn
 
 from kdlab.models.ensemble import Ensemble
 from kdlab.modes.mode import Edge, Mode
-from kdlab.teacher import Observed
+from kdlab.networks.teacher import Observed
 
 
 class Peers(Mode):

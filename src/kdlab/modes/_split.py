@@ -9,7 +9,7 @@ from itertools import chain
 
 from torch import Tensor, nn
 
-from kdlab.trace import Call, Trace, module_of, trace
+from kdlab.networks.trace import Call, Trace, module_of, trace
 
 
 @dataclass(frozen=True)

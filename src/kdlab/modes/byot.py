@@ -19,14 +19,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdlab.errors import UsageError
-from kdlab.knowledge import Batch, Example, Fields, Knowledge, Lesson, Positions, Progress, positions
+from kdlab.core.errors import UsageError
+from kdlab.core.knowledge import Batch, Example, Fields, Knowledge, Lesson, Positions, Progress, positions
 from kdlab.models.exits import Exit, UpToExit
 from kdlab.modes._peers import without_taps
 from kdlab.modes._split import shallow_copy, split
 from kdlab.modes.mode import Cast, Edge, Mode, union
-from kdlab.teacher import Observed
-from kdlab.trace import dry_run
+from kdlab.networks.teacher import Observed
+from kdlab.networks.trace import dry_run
 
 
 class ExitOf(Observed):

@@ -6,10 +6,10 @@ direction: the teacher's answers of each step are the student's soft targets of 
 
 from __future__ import annotations
 
-from kdlab.errors import UsageError
-from kdlab.knowledge import Batch, Lesson, Progress
+from kdlab.core.errors import UsageError
+from kdlab.core.knowledge import Batch, Lesson, Progress
 from kdlab.modes.mode import Cast, Edge, Mode
-from kdlab.teacher import Observed
+from kdlab.networks.teacher import Observed
 
 
 class CoTrain(Mode):

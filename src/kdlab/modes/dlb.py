@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdlab.knowledge import Batch, Knowledge, Lesson, Progress
+from kdlab.core.distributed import gathered, own_share
+from kdlab.core.knowledge import Batch, Knowledge, Lesson, Progress
 from kdlab.modes.mode import Cast, Edge, Mode
-from kdlab.ranks import gathered, own_share
-from kdlab.teacher import Observed
+from kdlab.networks.teacher import Observed
 
 REMEMBERED = ("input", "target", "index", "logits")
 

@@ -10,7 +10,7 @@ algorithm asks each of them again after it was updated.
 
 from __future__ import annotations
 
-from kdlab.knowledge import Batch, Lesson, Progress
+from kdlab.core.knowledge import Batch, Lesson, Progress
 from kdlab.modes._peers import Peers
 from kdlab.modes.mode import Cast
 

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from kdlab.knowledge import Batch, Lesson, Progress
+from kdlab.core.knowledge import Batch, Lesson, Progress
 from kdlab.modes._own_copy import OwnCopy
 from kdlab.modes.mode import Cast
 

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from kdlab.errors import UsageError
-from kdlab.knowledge import Batch, Knowledge, Lesson, Progress, raised
+from kdlab.core.errors import UsageError
+from kdlab.core.knowledge import Batch, Knowledge, Lesson, Progress, raised
 from kdlab.modes._peers import TaughtTogether
 from kdlab.modes.mode import Cast
 

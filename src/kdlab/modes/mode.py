@@ -9,8 +9,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from kdlab.knowledge import Batch, Context, Example, Fields, Lesson, Progress
-from kdlab.teacher import Observed, Teacher
+from kdlab.core.knowledge import Batch, Context, Example, Fields, Lesson, Progress
+from kdlab.networks.teacher import Observed, Teacher
 
 
 class Edge(NamedTuple):

@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from kdlab.errors import UsageError
-from kdlab.heads.head import soft_logits
-from kdlab.knowledge import Batch, Knowledge, Lesson, Progress
+from kdlab.core.errors import UsageError
+from kdlab.core.knowledge import Batch, Knowledge, Lesson, Progress
+from kdlab.core.soft_targets import soft_logits
 from kdlab.modes.mode import Cast, Edge, Mode
-from kdlab.teacher import Observed, Teacher
+from kdlab.networks.teacher import Observed, Teacher
 
 Combine = Literal["probabilities", "logits", "confidence", "separate"]
 

@@ -17,8 +17,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from kdlab.errors import UsageError
-from kdlab.knowledge import Batch, Example, Fields, Knowledge, Lesson, Positions, Progress, positions
+from kdlab.core.errors import UsageError
+from kdlab.core.knowledge import Batch, Example, Fields, Knowledge, Lesson, Positions, Progress, positions
 from kdlab.models.branches import Branches
 from kdlab.modes._peers import TaughtTogether
 from kdlab.modes._split import split

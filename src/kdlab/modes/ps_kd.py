@@ -15,9 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kdlab.knowledge import Batch, Knowledge, Lesson, Progress
+from kdlab.core.distributed import gathered
+from kdlab.core.knowledge import Batch, Knowledge, Lesson, Progress
 from kdlab.modes.mode import Cast, Edge, Mode
-from kdlab.ranks import gathered
 
 
 class PSKD(Mode):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import ceil
 
-from kdlab.knowledge import Batch, Lesson, Progress
+from kdlab.core.knowledge import Batch, Lesson, Progress
 from kdlab.modes._own_copy import OwnCopy
 from kdlab.modes.mode import Cast
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdlab.knowledge import Batch, Lesson, Progress
+from kdlab.core.knowledge import Batch, Lesson, Progress
 from kdlab.modes.mode import Cast, Mode
 
 

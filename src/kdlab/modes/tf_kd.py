@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from kdlab.errors import UsageError
-from kdlab.knowledge import Batch, Knowledge, Lesson, Progress
+from kdlab.core.errors import UsageError
+from kdlab.core.knowledge import Batch, Knowledge, Lesson, Progress
 from kdlab.modes.mode import Cast, Edge, Mode
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from kdlab.errors import UsageError
-from kdlab.recipe import key_of, recipe_of, teachers_of
-from kdlab.values import leaves
+from kdlab.config.schema import leaves
+from kdlab.core.errors import UsageError
+from kdlab.run.recipe import key_of, recipe_of, teachers_of
 
 Config = dict[str, Any]
 Curve = Sequence[tuple[float, float]]

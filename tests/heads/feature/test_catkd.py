@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from heads.feature.example_maps import LESSON, PROGRESS, example, wave
+from kdlab.core.knowledge import Context, Example
 from kdlab.heads.feature.catkd import CATKD, catkd_loss, class_activation_maps
-from kdlab.knowledge import Context, Example
+from support.feature_examples import LESSON, PROGRESS, example, wave
 
 CONTEXT = Context(classes=5, samples=10)
 

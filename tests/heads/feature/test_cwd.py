@@ -5,10 +5,10 @@ from math import exp, log
 import pytest
 import torch
 
-from heads.feature.example_maps import LESSON, PROGRESS, example, knows, wave
+from kdlab.core.knowledge import Context
 from kdlab.heads.feature.cwd import CWD, cwd_loss
 from kdlab.heads.shapes import Align
-from kdlab.knowledge import Context
+from support.feature_examples import LESSON, PROGRESS, example, knows, wave
 
 CONTEXT = Context(classes=3, samples=8)
 STUDENT, TEACHER = wave(2, 6, 4, 4, phase=0.5, scale=2), wave(2, 6, 4, 4, phase=0.9, step=0.23, scale=1.5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from heads.feature.example_maps import LESSON, PROGRESS, example, knows, wave
+from kdlab.core.knowledge import Context
 from kdlab.heads.feature.ab import AB
 from kdlab.heads.feature.at import AT
 from kdlab.heads.feature.cwd import CWD
@@ -14,7 +14,7 @@ from kdlab.heads.feature.nst import NST
 from kdlab.heads.feature.ofd import OFD
 from kdlab.heads.feature.vid import VID
 from kdlab.heads.head import Head
-from kdlab.knowledge import Context
+from support.feature_examples import LESSON, PROGRESS, example, knows, wave
 
 CONTEXT = Context(classes=3, samples=8)
 HEADS = {

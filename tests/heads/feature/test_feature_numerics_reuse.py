@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from heads.feature.example_maps import LESSON, PROGRESS, wave
+from kdlab.core.knowledge import Context, Example, Knowledge
 from kdlab.heads.feature.catkd import CATKD, catkd_loss, class_activation_maps
 from kdlab.heads.feature.mgd import MGD, mgd_loss
 from kdlab.heads.feature.reviewkd import ReviewKD, context_loss
 from kdlab.heads.feature.simkd import simkd_loss
 from kdlab.heads.feature.srrl import SRRL, srrl_loss
 from kdlab.heads.head import Head
-from kdlab.knowledge import Context, Example, Knowledge
+from support.feature_examples import LESSON, PROGRESS, wave
 
 
 def attention(student: Tensor, teacher: Tensor, normalise: bool) -> Tensor:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from heads.feature.example_maps import LESSON, PROGRESS, example, knows, wave
+from kdlab.core.knowledge import Context
 from kdlab.heads.feature.fitnet import FitNet, fitnet_loss
-from kdlab.knowledge import Context
+from support.feature_examples import LESSON, PROGRESS, example, knows, wave
 
 CONTEXT = Context(classes=3, samples=8)
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from heads.feature.example_maps import LESSON, PROGRESS, example, fill, knows, wave
+from kdlab.core.knowledge import Context
 from kdlab.heads.feature.ft import FT, channel_mean, ft_loss
-from kdlab.knowledge import Context
+from support.feature_examples import LESSON, PROGRESS, example, fill, knows, wave
 
 CONTEXT = Context(classes=3, samples=8)
 STUDENT, TEACHER = wave(2, 6, 4, 4, phase=0.5, scale=2), wave(2, 10, 4, 4, phase=1.5, step=0.61)

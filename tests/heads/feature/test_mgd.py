@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from heads.feature.example_maps import LESSON, PROGRESS, example, fill, wave
+from kdlab.core.knowledge import Context, Example
 from kdlab.heads.feature.mgd import MGD, Mask, masked, mgd_loss
-from kdlab.knowledge import Context, Example
+from support.feature_examples import LESSON, PROGRESS, example, fill, wave
 
 CONTEXT = Context(classes=5, samples=10)
 

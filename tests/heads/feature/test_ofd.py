@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from heads.feature.example_maps import LESSON, PROGRESS, example, knows, wave
+from kdlab.core.knowledge import Context
 from kdlab.heads.feature.ofd import OFD, negative_mean, ofd_loss
-from kdlab.knowledge import Context
+from support.feature_examples import LESSON, PROGRESS, example, knows, wave
 
 CONTEXT = Context(classes=3, samples=8)
 WEIGHT = torch.tensor([1.0, 0.5, -2.0, 0.1, 1.0, 0.3], dtype=torch.float64)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from heads.feature.example_maps import LESSON, PROGRESS, fill, wave
+from kdlab.core.knowledge import Context, Example, Knowledge
 from kdlab.heads.feature.reviewkd import ReviewKD, context_loss
-from kdlab.knowledge import Context, Example, Knowledge
+from support.feature_examples import LESSON, PROGRESS, fill, wave
 
 CONTEXT = Context(classes=5, samples=10)
 

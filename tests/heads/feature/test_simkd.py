@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from heads.feature.example_maps import LESSON, PROGRESS, fill, knows, wave
+from kdlab.core.knowledge import Context, Example, Knowledge
 from kdlab.heads.feature.simkd import SimKD, SimKDStudent, simkd_loss
-from kdlab.knowledge import Context, Example, Knowledge
+from support.feature_examples import LESSON, PROGRESS, fill, knows, wave
 
 CONTEXT = Context(classes=5, samples=10)
 

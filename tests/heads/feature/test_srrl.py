@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from heads.feature.example_maps import LESSON, PROGRESS, example, fill, wave
+from kdlab.core.knowledge import Context, Example, Knowledge
 from kdlab.heads.feature.srrl import SRRL, srrl_loss
-from kdlab.knowledge import Context, Example, Knowledge
+from support.feature_examples import LESSON, PROGRESS, example, fill, wave
 
 CONTEXT = Context(classes=5, samples=10)
 

@@ -5,9 +5,9 @@ from math import exp, log
 import pytest
 import torch
 
-from heads.feature.example_maps import LESSON, PROGRESS, example, fill, knows, wave
+from kdlab.core.knowledge import Context
 from kdlab.heads.feature.vid import VID, vid_loss
-from kdlab.knowledge import Context
+from support.feature_examples import LESSON, PROGRESS, example, fill, knows, wave
 
 CONTEXT = Context(classes=3, samples=8)
 

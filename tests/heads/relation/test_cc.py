@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from heads.relation.relation_examples import CONTEXT, PROGRESS, example, knows, lesson, wave
 from kdlab.heads.relation.cc import CC, cc_loss
+from support.relation_examples import CONTEXT, PROGRESS, example, knows, lesson, wave
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (5, 4), (7, 1)])

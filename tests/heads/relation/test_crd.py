@@ -3,10 +3,10 @@ from math import exp, log
 import pytest
 import torch
 
-from heads.relation.relation_examples import CONTEXT, PROGRESS, as_identity, example, knows, lesson, wave
+from kdlab.core.knowledge import Context
 from kdlab.heads.relation import crd
 from kdlab.heads.relation.crd import CRD, crd_loss, crd_scores, draw_negatives, log_partition
-from kdlab.knowledge import Context
+from support.relation_examples import CONTEXT, PROGRESS, as_identity, example, knows, lesson, wave
 
 
 def unit(rows):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from heads.relation.relation_examples import CONTEXT, PROGRESS, example, knows, lesson, wave
 from kdlab.heads.relation.fsp import FSP, flow, fsp_loss
+from support.relation_examples import CONTEXT, PROGRESS, example, knows, lesson, wave
 
 
 def naive_fsp(student, teacher):

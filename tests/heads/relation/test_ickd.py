@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from heads.relation.relation_examples import CONTEXT, PROGRESS, example, knows, lesson, wave
 from kdlab.heads.relation.ickd import ICKD, correlation, ickd_loss
+from support.relation_examples import CONTEXT, PROGRESS, example, knows, lesson, wave
 
 
 def naive_ickd(student, teacher):

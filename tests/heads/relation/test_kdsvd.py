@@ -4,8 +4,8 @@ import numpy
 import pytest
 import torch
 
-from heads.relation.relation_examples import rotation, wave
 from kdlab.heads.relation.kdsvd import aligned, kdsvd_loss, singular
+from support.relation_examples import rotation, wave
 
 
 def maps(*shapes, step=0.37, phase=0.0):

@@ -3,8 +3,8 @@ from math import log
 import pytest
 import torch
 
-from heads.relation.relation_examples import rotation, wave
 from kdlab.heads.relation.pkt import neighbours, pkt_loss
+from support.relation_examples import rotation, wave
 
 
 def naive_pkt(student, teacher):

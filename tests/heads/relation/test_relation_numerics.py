@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from heads.relation.relation_examples import CONTEXT, PROGRESS, example, knows, lesson, wave
 from kdlab.heads.relation.cc import CC, cc_loss
 from kdlab.heads.relation.crd import CRD
 from kdlab.heads.relation.fsp import FSP, fsp_loss
@@ -13,6 +12,7 @@ from kdlab.heads.relation.pkt import PKT, pkt_loss
 from kdlab.heads.relation.rkd import RKD, rkd_loss
 from kdlab.heads.relation.rrd import RRD, rrd_loss
 from kdlab.heads.relation.sp import SP, sp_loss
+from support.relation_examples import CONTEXT, PROGRESS, example, knows, lesson, wave
 
 HEADS = {
     "fsp": FSP,

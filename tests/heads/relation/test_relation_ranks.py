@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 
-from heads.relation.rank import remembered
+from support.relation_rank import remembered
 
 
 def test_every_rank_remembers_what_all_ranks_saw(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "heads.relation.rank", str(rank), str(tmp_path / "meeting")],
+            [sys.executable, "-m", "support.relation_rank", str(rank), str(tmp_path / "meeting")],
             stdout=subprocess.PIPE,
             text=True,
             env=environment,

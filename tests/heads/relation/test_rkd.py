@@ -3,8 +3,8 @@ from math import sqrt
 import pytest
 import torch
 
-from heads.relation.relation_examples import rotation, wave
 from kdlab.heads.relation.rkd import relations, rkd_loss
+from support.relation_examples import rotation, wave
 
 
 def huber(difference):

@@ -3,8 +3,8 @@ from math import exp, log
 import pytest
 import torch
 
-from heads.relation.relation_examples import CONTEXT, PROGRESS, as_identity, example, knows, lesson, wave
 from kdlab.heads.relation.rrd import RRD, rrd_loss
+from support.relation_examples import CONTEXT, PROGRESS, as_identity, example, knows, lesson, wave
 
 
 def unit(rows):

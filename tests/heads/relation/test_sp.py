@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from heads.relation.relation_examples import PROGRESS, knows, lesson, rotation, wave
 from kdlab.heads.relation.sp import SP, similarity, sp_loss
+from support.relation_examples import PROGRESS, knows, lesson, rotation, wave
 
 
 def naive_sp(student, teacher):

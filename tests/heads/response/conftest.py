@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kdlab.knowledge import Context, Example, Knowledge, Lesson, Progress
+from kdlab.core.knowledge import Context, Example, Knowledge, Lesson, Progress
 
 
 @pytest.fixture

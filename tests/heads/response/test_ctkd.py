@@ -7,9 +7,9 @@ from math import cos, exp, pi
 import pytest
 import torch
 
+from kdlab.core.knowledge import Progress
 from kdlab.heads.response.ctkd import CTKD, reversal, reversed_gradient
 from kdlab.heads.response.kd import KD
-from kdlab.knowledge import Progress
 
 
 def published():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from scipy.special import rel_entr, softmax
 
+from kdlab.core.knowledge import Needs
 from kdlab.heads.response.mlkd import MLKD
-from kdlab.knowledge import Needs
 
 
 def single(temperature, instance=0.0, batch=0.0, classes=0.0):

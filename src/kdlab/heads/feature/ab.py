@@ -16,9 +16,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from kdlab.core.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
 from kdlab.heads.shapes import Align, as_map, paired_stages, same_size, stage_map
-from kdlab.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 
 
 def ab_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:

@@ -13,9 +13,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, mse_loss, normalize
 
+from kdlab.core.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
 from kdlab.heads.shapes import as_map, layer_name, stage_map
-from kdlab.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 
 
 def class_activation_maps(features: Tensor, weight: Tensor, pool: int) -> Tensor:

@@ -12,9 +12,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
+from kdlab.core.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
 from kdlab.heads.shapes import Align, as_map, same_size, spatial_pairs, stage_map
-from kdlab.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 
 
 def cwd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

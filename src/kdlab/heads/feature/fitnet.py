@@ -14,9 +14,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from kdlab.core.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
 from kdlab.heads.shapes import as_map, same_size, stage_map
-from kdlab.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 
 
 def fitnet_loss(regressed: Tensor, hint: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from kdlab.core.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
 from kdlab.heads.shapes import as_map, paired_stages, same_size, spatial_pairs
-from kdlab.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 
 
 def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:

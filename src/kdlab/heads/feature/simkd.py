@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from kdlab.core.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
 from kdlab.heads.shapes import as_map, layer_name, same_size, stage_map
-from kdlab.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
-from kdlab.trace import first_tensor, module_of
+from kdlab.networks.trace import first_tensor, module_of
 
 
 def simkd_loss(projected: Tensor, teacher: Tensor) -> Tensor:

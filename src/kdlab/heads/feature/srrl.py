@@ -12,9 +12,9 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import linear, mse_loss
 
+from kdlab.core.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
 from kdlab.heads.shapes import Align, as_map, layer_name, stage_map
-from kdlab.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 
 
 def srrl_loss(

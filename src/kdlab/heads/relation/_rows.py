@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kdlab.ranks import gathered as gathered
+from kdlab.core.distributed import gathered as gathered
 
 _SHORTEST = 1e-12
 

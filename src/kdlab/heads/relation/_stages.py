@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from kdlab.core.knowledge import Example, Knowledge
 from kdlab.heads.shapes import Align, as_map, paired_stages, stage_map
-from kdlab.knowledge import Example, Knowledge
 
 
 class StagePairs(nn.Module):

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from kdlab.core.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
 from kdlab.heads.relation._rows import refuse_single
-from kdlab.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 
 
 def cc_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from kdlab.core.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
 from kdlab.heads.relation._stages import StagePairs
 from kdlab.heads.shapes import same_size
-from kdlab.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 
 
 def flow(shallow: Tensor, deep: Tensor) -> Tensor:

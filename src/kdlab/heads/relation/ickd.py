@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kdlab.core.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
 from kdlab.heads.relation._rows import unit
 from kdlab.heads.shapes import Align, as_map, stage_map
-from kdlab.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 
 
 def correlation(features: Tensor) -> Tensor:

@@ -29,10 +29,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from kdlab.core.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
 from kdlab.heads.relation._rows import unit
 from kdlab.heads.relation._stages import StagePairs
-from kdlab.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 
 
 def singular(features: Tensor, count: int, damping: float) -> tuple[Tensor, Tensor]:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
+from kdlab.core.knowledge import Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
 from kdlab.heads.relation._rows import refuse_single
-from kdlab.knowledge import Fields, Knowledge, Lesson, Needs, Progress, raised
 
 _COINCIDENT = 1e-6
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kdlab.core.knowledge import Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
 from kdlab.heads.relation._rows import refuse_single, unit
-from kdlab.knowledge import Fields, Knowledge, Lesson, Needs, Progress, raised
 
 
 def similarity(features: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kdlab.knowledge import Lesson
+from kdlab.core.knowledge import Lesson
 
 
 def hard_labels(lesson: Lesson) -> Tensor:

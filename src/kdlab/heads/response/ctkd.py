@@ -17,9 +17,9 @@ from math import cos, pi
 import torch
 from torch import Tensor, nn
 
+from kdlab.core.knowledge import Context, Example, Knowledge, Lesson, Progress
 from kdlab.heads.head import ResponseHead
 from kdlab.heads.response.kd import kd_loss
-from kdlab.knowledge import Context, Example, Knowledge, Lesson, Progress
 
 
 def reversed_gradient(value: Tensor, strength: float) -> Tensor:

@@ -15,8 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kdlab.core.knowledge import Knowledge, Lesson, Progress, raised
 from kdlab.heads.head import ResponseHead
-from kdlab.knowledge import Knowledge, Lesson, Progress, raised
 
 
 def correlation(one: Tensor, other: Tensor, dim: int) -> Tensor:

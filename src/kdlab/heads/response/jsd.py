@@ -16,9 +16,9 @@ from math import log, log1p
 import torch
 from torch import Tensor
 
+from kdlab.core.knowledge import Knowledge, Lesson, Progress, raised
 from kdlab.heads.head import ResponseHead
 from kdlab.heads.response.kd import kl
-from kdlab.knowledge import Knowledge, Lesson, Progress, raised
 
 
 def jsd_loss(student: Tensor, teacher: Tensor, beta: float, temperature: float) -> Tensor:

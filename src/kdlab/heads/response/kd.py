@@ -12,8 +12,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import kl_div
 
+from kdlab.core.knowledge import Knowledge, Lesson, Progress, raised
 from kdlab.heads.head import ResponseHead
-from kdlab.knowledge import Knowledge, Lesson, Progress, raised
 
 
 def kl(p: Tensor, q: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kdlab.core.knowledge import Knowledge, Lesson, Progress, raised
 from kdlab.heads.head import ResponseHead
-from kdlab.knowledge import Knowledge, Lesson, Progress, raised
 
 
 def logit_mse_loss(student: Tensor, teacher: Tensor) -> Tensor:

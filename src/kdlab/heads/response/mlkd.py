@@ -23,9 +23,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kdlab.core.knowledge import Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import ResponseHead
 from kdlab.heads.response.kd import kd_loss
-from kdlab.knowledge import Knowledge, Lesson, Needs, Progress, raised
 
 
 def batch_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kdlab.core.knowledge import Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import ResponseHead
 from kdlab.heads.response._labels import hard_labels, others
-from kdlab.knowledge import Knowledge, Lesson, Needs, Progress, raised
 
 
 def nkd_loss(

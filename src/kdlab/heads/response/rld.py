@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kdlab.core.knowledge import Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import ResponseHead
 from kdlab.heads.response._labels import binary, hard_labels
 from kdlab.heads.response.kd import kl
-from kdlab.knowledge import Knowledge, Lesson, Needs, Progress, raised
 
 # Below any logit, yet finite: where a row has no class left, both sides are uniform and their divergence is 0.
 _ABSENT = -1e9

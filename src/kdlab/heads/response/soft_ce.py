@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kdlab.core.knowledge import Knowledge, Lesson, Progress, raised
 from kdlab.heads.head import ResponseHead
-from kdlab.knowledge import Knowledge, Lesson, Progress, raised
 
 
 def soft_ce_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

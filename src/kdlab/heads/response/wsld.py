@@ -13,10 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kdlab.core.knowledge import Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import ResponseHead
 from kdlab.heads.response._labels import hard_labels
 from kdlab.heads.response.soft_ce import soft_ce_loss
-from kdlab.knowledge import Knowledge, Lesson, Needs, Progress, raised
 
 
 def wsld_loss(student: Tensor, teacher: Tensor, softened: Tensor, label: Tensor, temperature: float) -> Tensor:

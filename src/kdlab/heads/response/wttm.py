@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kdlab.core.knowledge import Knowledge, Lesson, Progress, raised
 from kdlab.heads.head import ResponseHead
 from kdlab.heads.response.kd import kl
-from kdlab.knowledge import Knowledge, Lesson, Progress, raised
 
 
 def wttm_loss(student: Tensor, teacher: Tensor, gamma: float) -> Tensor:

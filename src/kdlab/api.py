@@ -1,0 +1,193 @@
+"""`kdlab.distill(student, teacher, train, validation, loss=KD(temperature=4))`: any networks, any DataLoader.
+
+No config, no store, no run folder: the same Distiller, put together by hand.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from kdlab.config.schema import check
+from kdlab.core.errors import UsageError
+from kdlab.core.knowledge import Batch, Context
+from kdlab.core.rng import seed_all, seed_of
+from kdlab.data.adapter import Foreign
+from kdlab.heads.head import Head
+from kdlab.modes.mode import Cast
+from kdlab.modes.offline import Offline
+from kdlab.networks.observer import find_taps
+from kdlab.networks.teacher import Observed, Teacher
+from kdlab.run.evaluation import predict, score, student_of
+from kdlab.tasks.classification import Classification
+from kdlab.tasks.task import Task
+from kdlab.training.callbacks import KeepBest, ProgressLine, interruptible
+from kdlab.training.distiller import Distiller
+from kdlab.training.objective import Objective, Term
+from kdlab.training.phase_setup import PhaseSetup
+from kdlab.training.phases import Phase
+from kdlab.training.setup import Parts
+
+INSTEAD = {"max_epochs": "epochs", "gradient_clip_val": "gradient_clip"}
+"""What to write in place of arguments of `lightning.Trainer`, which clips nothing that it does not step itself."""
+
+
+def distill(
+    student: nn.Module,
+    teacher: nn.Module,
+    train: Iterable[Any],
+    validation: Iterable[Any] | None = None,
+    *,
+    loss: Head | Sequence[Term],
+    alpha: float = 0.9,
+    task: Task | None = None,
+    epochs: int = 30,
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+    gradient_clip: float | None = None,
+    seed: int = 0,
+    keep: str = "last",
+    callbacks: Sequence[pl.Callback] = (),
+    **trainer: Any,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Trains `student`, in place, with the labels and with what `teacher` says.
+
+    Args:
+        student, teacher: any modules from a batch [B, ...] to logits [B, C]. A frozen copy of the teacher teaches;
+            it stays as it is itself.
+        train, validation: DataLoaders, or anything with a length that gives (input, target) pairs or dicts of them.
+        loss: one head, which counts `alpha` beside labels of 1 - alpha; or Terms with weights of their own,
+            beside labels of weight 1.
+        task: what is supervised; by default one class of as many as the teacher tells apart.
+        epochs: passes over `train`, as far as `limit_train_batches` lets them go, with a learning rate that falls
+            along half a cosine.
+        optimizer: makes it from the parameters; by default SGD with rate 0.05, momentum 0.9, weight decay 5e-4.
+        gradient_clip: the largest norm of all gradients together.
+        seed: of heads, dropout and whatever else is random here; the order is the loader's own.
+        keep: `last` or `best`, the epoch whose weights the student has in the end.
+        callbacks: of Lightning, beside kdlab's own.
+        trainer: further arguments of `lightning.Trainer`.
+
+    Returns:
+        The student, and its validation metrics: `last`, `best`, `best_epoch`, `teacher`. Where training ended before
+        it was validated, the best epoch is None, and `best` is `last`.
+
+    Raises:
+        ValueError: where the two networks cannot be compared by this loss, or another argument is wrong.
+    """
+    check({"alpha": alpha, "epochs": epochs, "gradient_clip": gradient_clip})
+    for name in INSTEAD.keys() & trainer.keys():
+        raise UsageError(f"{name}={trainer[name]}: write {INSTEAD[name]}={trainer[name]}")
+    if keep not in ("last", "best") or (keep == "best" and validation is None):
+        raise UsageError(f"keep={keep!r}: expected 'last', or with validation 'best'")
+    terms = _terms(loss, alpha)
+    seed_all(seed)
+    batches = _counted("train", train)
+    held_out = None if validation is None else _counted("validation", validation)
+    first: Batch = next(iter(Foreign(train)))
+    example = {**first, "input": first["input"][:2]}
+    frozen = Teacher("teacher", copy := deepcopy(teacher).cpu(), find_taps(copy, example["input"]))
+    classes = frozen.example(example["input"]).knowledge.logits.shape[1]
+    task = task or Classification(classes)
+    if validation is not None:
+        _refuse_shares(task, next(iter(Foreign(validation)))["target"])
+    learner = Observed("student", student.cpu().train(), find_taps(student, example["input"]))
+    context = Context(classes, len(batches) * len(first["index"]))
+    mode = Offline(Cast(lambda place=0: learner, (frozen,), context, example))
+    with closing(mode), tempfile.TemporaryDirectory() as folder:
+        objective = Objective(mode, task, terms, 1 - alpha if isinstance(loss, Head) else 1.0, context)
+        objective.refuse_impossible(mode, index=batches.indexed)
+        objective.build(mode, example, seed)
+        best = KeepBest(Path(folder))
+        fitting = pl.Trainer(
+            max_epochs=epochs,
+            callbacks=[*callbacks, *([] if held_out is None else [best]), ProgressLine("distill")],
+            **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "devices": 1,
+               "enable_model_summary": False, "num_sanity_val_steps": 0,
+               "limit_val_batches": None if held_out is not None else 0, **trainer},
+        )  # fmt: skip
+        limit = fitting.limit_train_batches
+        distiller = Distiller(
+            Parts(task, (Phase(epochs),), (PhaseSetup(mode, objective),)),
+            max(1, min(limit, len(batches)) if isinstance(limit, int) else int(limit * len(batches))),
+            lambda parameters, _: (optimizer or _sgd)(parameters),
+            lambda made, _, __, steps: (CosineAnnealingLR(made, max(1, steps)), "step"),
+            gradient_clip=gradient_clip,
+        )
+        seed_all(seed_of(seed, "training"))
+        with interruptible(fitting):
+            fitting.fit(distiller, batches, held_out or Foreign([]))
+        mode.close()
+        result: dict[str, Any] = {"seconds": distiller.seconds}
+        if held_out is not None:
+            result |= _validated(student.cpu(), deepcopy(teacher).cpu(), held_out, task, best, keep)
+    return student.eval(), result
+
+
+def _counted(name: str, given: Iterable[Any]) -> Foreign:
+    batches = Foreign(given)
+    try:
+        count = len(batches)
+    except TypeError as error:
+        raise UsageError(
+            f"{name}: {type(given).__name__} has no length; expected a DataLoader of a data set that has one, "
+            "or a list of batches"
+        ) from error
+    if not count:
+        raise UsageError(f"{name}: there is no batch in it" + "; leave it out" * (name == "validation"))
+    return batches
+
+
+def _refuse_shares(task: Task, target: Tensor) -> None:
+    if task.has_labels and target.ndim > 1:
+        raise UsageError(
+            f"validation: targets {list(target.shape)} are shares of classes, which only training takes; "
+            "expected classes [N], target.argmax(1)"
+        )
+
+
+def _terms(loss: Head | Sequence[Term], alpha: float) -> list[Term]:
+    if isinstance(loss, Head):
+        return [Term("loss", lambda: deepcopy(loss), alpha)]
+    if not isinstance(loss, Sequence) or not loss or not all(isinstance(term, Term) for term in loss):
+        raise UsageError('loss: expected a head such as KD(4.0), or Terms such as Term("kd", lambda: KD(4.0), 0.9)')
+    return list(loss)
+
+
+def _sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    return SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
+
+
+def _answers(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    # With precision="64-true" or the like the student is of another type than the batches, and stays so.
+    ask, dtype = student_of(network), next(network.parameters()).dtype
+    return lambda input: ask(input.to(dtype) if input.is_floating_point() else input)
+
+
+def _validated(
+    student: nn.Module, teacher: nn.Module, batches: Foreign, task: Task, best: KeepBest, keep: str
+) -> dict[str, Any]:
+    finest = deepcopy(student)
+    if (file := best.file("student")).is_file():
+        finest.load_state_dict(load_file(file))
+    # All in one pass: a loader that shuffles has another order in the next.
+    answers = [_answers(network) for network in (teacher, student, finest)]
+    said, targets = predict(lambda input: torch.stack([ask(input).float() for ask in answers], dim=1), batches)
+    if keep == "best":
+        student.load_state_dict(finest.state_dict())
+    return {
+        "teacher": score(task, said[:, 0], targets),
+        "last": score(task, said[:, 1], targets, said[:, 0]),
+        "best": score(task, said[:, 2], targets, said[:, 0]),
+        "best_epoch": best.of["student"].epoch,
+    }

@@ -1,0 +1,122 @@
+"""Two training loops side by side: each goes on for a block of steps and waits while the other does.
+
+A B A B ... in one process, so that whatever drifts (clock rates, other users of the machine) falls on both.
+A block is timed whole, from asking for its first batch until the work of its last step is done: fetching,
+hooks and bookkeeping between two steps count like the steps themselves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from statistics import median, quantiles
+from threading import Semaphore, Thread
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from kdlab.core.knowledge import Batch
+
+T = TypeVar("T")
+
+Gate = Callable[[Iterable[Batch]], Iterator[Batch]]
+"""Lets batches through while its loop may go on."""
+
+
+class TimedLoop(Generic[T]):
+    """A training loop in a thread of its own, which waits for its turn whenever a block of steps is done.
+
+    Args:
+        loop: trains on the batches that the gate lets through, until there are no more.
+    """
+
+    def __init__(self, loop: Callable[[Gate], T]) -> None:
+        self._go, self._waiting = Semaphore(0), Semaphore(0)
+        self._steps = 0
+        self._result: list[T] = []
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._run, args=(loop,), daemon=True)
+        self._thread.start()
+        self._wait()
+
+    def block(self, steps: int) -> float:
+        """Goes on for so many steps; returns what one took, in milliseconds."""
+        self._steps = steps
+        start = time.perf_counter()
+        self._go.release()
+        self._wait()
+        return (time.perf_counter() - start) * 1e3 / steps
+
+    def finish(self) -> T:
+        """Lets the loop come to its end; returns what it returns."""
+        self._steps = 0
+        self._go.release()
+        self._thread.join()
+        self._wait()
+        return self._result[0]
+
+    def _wait(self) -> None:
+        self._waiting.acquire()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self, loop: Callable[[Gate], T]) -> None:
+        try:
+            self._result.append(loop(self._gate))
+        except BaseException as error:  # raised where the lane is waited for
+            self._error = error
+        self._waiting.release()
+
+    def _gate(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        source = iter(batches)
+        while True:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self._waiting.release()
+            self._go.acquire()
+            if not self._steps:
+                return
+            yield from islice(source, self._steps)
+
+
+@dataclass(frozen=True)
+class Race:
+    """Milliseconds per step of two loops, block by block.
+
+    ours: of the platform.
+    theirs: of what it is compared with.
+    steps: in a block.
+    """
+
+    ours: list[float]
+    theirs: list[float]
+    steps: int
+
+    @property
+    def ratios(self) -> list[float]:
+        """Ours over theirs, of each two blocks that ran one after the other."""
+        return [ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True)]
+
+    @property
+    def ratio(self) -> float:
+        """The median of the ratios."""
+        return median(self.ratios)
+
+    def __str__(self) -> str:
+        low, _, high = quantiles(self.ratios, n=4, method="inclusive")
+        ours, theirs = median(self.ours), median(self.theirs)
+        blocks = f"{len(self.ratios)} × {self.steps}"
+        return f"{ours:10.2f}{theirs:12.2f}{self.ratio:8.3f}{low:8.3f} to {high:5.3f}{blocks:>10}"
+
+
+def race(ours: TimedLoop[Any], theirs: TimedLoop[Any], blocks: int, steps: int) -> Race:
+    """Runs two loops in turns, after one block each that does not count.
+
+    Args:
+        blocks: how many of each loop are timed.
+        steps: in a block.
+    """
+    both = [(ours.block(steps), theirs.block(steps)) for _ in range(blocks + 1)][1:]
+    return Race([one for one, _ in both], [other for _, other in both], steps)

@@ -1,0 +1,181 @@
+"""Composes a run's config from `conf/`, and refuses a wrong one in one line. With `spelling.py` all that knows Hydra.
+
+The YAML files are the schema: a key must exist there, and its value keeps the type it has there; what a type
+cannot say stands in `values.py`. Nothing here imports torch, so that a slip of the keyboard is answered at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from kdlab.config.loss_settings import open_dials, set_dials, set_task_weight, tune
+from kdlab.config.mode_defaults import holds, modes_of, proposals
+from kdlab.config.overrides import group_of, is_choice, read, settled
+from kdlab.config.schema import check, check_known, check_value, lookup
+from kdlab.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
+
+Config = dict[str, Any]
+
+
+def conf_folder() -> Path:
+    """The folder of the config files: beside `src/` in a checkout, inside the package in a wheel."""
+    checkout = Path(__file__).parents[3] / "conf"
+    return checkout if (checkout / "train.yaml").is_file() else Path(__file__).parents[1] / "conf"
+
+
+def groups(folders: Sequence[Path] = ()) -> dict[str, list[str]]:
+    """Every group of the config with its options, from the folders of YAML files; nested groups by `a/b`."""
+    found: dict[str, set[str]] = {}
+    for folder in (conf_folder(), *folders):
+        for file in folder.rglob("*.yaml"):
+            parts = file.relative_to(folder).with_suffix("").parts
+            if len(parts) > 1:
+                found.setdefault(parts[0], set()).add("/".join(parts[1:]))
+    return {group: sorted(options) for group, options in sorted(found.items())}
+
+
+def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: str = "train") -> Config:
+    """The config of a run: composed, checked, its dials set, as plain data.
+
+    Args:
+        overrides: as on the command line, `model=mobilenet`, `loss.temperature=2`, `teacher=resnet56`.
+        folders: further folders of config files, whose options stand beside kdlab's own.
+        root: the root file.
+
+    Raises:
+        UsageError: naming the key, the value and what would be right.
+    """
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    OmegaConf.register_new_resolver("complement", lambda value: round(1 - value, 12), replace=True)
+    OmegaConf.register_new_resolver("eighth", lambda value: value // 8, replace=True)
+    for folder in folders:
+        _refuse_folder(folder)
+    known = groups(folders)
+    try:
+        config, names = _composed(overrides, folders, known, root)
+        set_dials(config)
+        resolved = _plain(OmegaConf.create(config), resolve=True)
+    except HydraException as error:
+        raise UsageError(" ".join(str(error).split()).split(" See https:")[0]) from error
+    except OmegaConfBaseException as error:
+        raise UsageError(str(error).splitlines()[0]) from error
+    set_task_weight(resolved)
+    _follow_generations(resolved)
+    check(resolved)
+    return {**resolved, "names": {**names, "loss": "+".join(resolved["loss"]["heads"])}}
+
+
+def _composed(
+    overrides: Sequence[str], folders: Sequence[Path], known: Mapping[str, list[str]], root: str
+) -> tuple[Config, Config]:
+    """The config with all that the user chose and set, its references not resolved, and the names of the choices."""
+    from omegaconf import OmegaConf
+
+    def composed(options: Sequence[str]) -> DictConfig:
+        return _hydra(root, options, folders)
+
+    given = read(overrides, known)
+    chosen = [(mark, str(o.input_line)) for mark, o in given if is_choice(o.key_or_group, o.value(), known)]
+    values = [o for _, o in given if not is_choice(o.key_or_group, o.value(), known)]
+    choices = settled(chosen, lambda some: _plain(composed(some)))
+    base = composed(choices)
+    own = base.hydra.runtime.choices["mode"]
+    keys = [*map(group_of, choices), *(o.key_or_group for o in values)]
+    asked = next((o.value() for o in values if o.key_or_group == "phases"), None)
+    modes = {}
+    for name in modes_of(asked, own):
+        is_choice("mode", name, known)
+        modes[name] = _plain(base.mode if name == own else composed([*choices, f"mode={name}"]).mode)
+    options, proposed = proposals(modes, keys, known)
+    if options:
+        base = composed([*choices, *options])
+    made = base.hydra.runtime.choices
+    OmegaConf.set_struct(base, False)
+    base.pop("hydra")
+    tune(base.loss)
+    open_dials(base)
+    shape = _plain(base)
+    for override in values:
+        _set(base, override, shape)
+    for key, value in proposed.items():
+        if holds(key, _plain(base), lookup(shape, key), keys):
+            check_known(key, shape)
+            OmegaConf.update(base, key, value)
+    config = _plain(base)
+    phases = [] if config["phases"] is None else config["phases"]
+    if not isinstance(phases, list) or not all(isinstance(phase, dict) for phase in phases):
+        raise UsageError(f"phases={phases}: expected a list of groups of keys, [{{epochs: 10}}]")
+    names = {group: made[group] for group in ("model", "data", "task")}
+    names |= {"mode": "+".join(modes_of(phases, own)), "teacher": made.get("model@teacher.model")}
+    for place, phase in enumerate(phases):
+        for group in ("mode", "optimizer", "scheduler"):
+            if not isinstance(option := phase.get(group), dict | None):
+                is_choice(group, option, known, where=f"phases.{place}.{group}")
+                phase[group] = _plain(composed([*choices, f"{group}={option}"])[group])
+                phase[group].pop("proposes", None)
+    return config, names
+
+
+def _hydra(root: str, options: Sequence[str], folders: Sequence[Path]) -> DictConfig:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    search = [f"hydra.searchpath=[{','.join(str(folder.resolve()) for folder in folders)}]"] if folders else []
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return compose(root, overrides=[*options, *search], return_hydra_config=True)
+
+
+def _set(base: DictConfig, override: Override, shape: Config) -> None:
+    from omegaconf import OmegaConf
+
+    key, value = override.key_or_group, override.value()
+    if not override.is_add():
+        check_known(key, shape)
+    check_value(key, value, lookup(shape, key))
+    OmegaConf.update(base, key, value, force_add=override.is_add())
+
+
+def _refuse_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UsageError(f"--config-dir {folder.resolve()}: there is no such folder")
+    for file in folder.rglob("*.yaml"):
+        if (conf_folder() / (own := file.relative_to(folder))).is_file():
+            raise UsageError(f"--config-dir {folder}: kdlab has a {own} of its own; give yours another name")
+
+
+def _follow_generations(config: Config) -> None:
+    """`generations=3`: three students in a row, each taught by the one before, the first by one trained alone.
+
+    Furlanello et al. Born-Again Neural Networks. ICML 2018. The teachers are students themselves, each with
+    a seed of its own, and all else as this run has it.
+    """
+    generations = config.pop("generations")
+    if generations is None:
+        return
+    own = {key: config[key] for key in ("model", "optimizer", "scheduler")}
+    trainer = {key: config["trainer"][key] for key in config["teacher"]["trainer"]}
+    teacher = {**config["teacher"], **own, "trainer": trainer, "checkpoint": None}
+    taught = {key: config[key] for key in ("mode", "loss", "phases")}
+    chain = None
+    for generation in range(generations):
+        links = {**taught, "teacher": chain} if chain else {"mode": None, "loss": None, "teacher": None}
+        chain = deepcopy({**teacher, **links, "seed": config["seed"] + 1 + generation})
+    config["teacher"] = chain
+
+
+def _plain(container: DictConfig, *, resolve: bool = False) -> Config:
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(container, resolve=resolve, throw_on_missing=resolve)
+    return cast("Config", plain)

@@ -1,0 +1,162 @@
+"""Turns plain config into objects: `{_target_: package.Class, key: value}`, and nothing that is not allowed.
+
+A prefix list of module names would be a hole: `torch.os.system` starts with `torch.`. So the object that a
+path resolves to is judged itself: by the module it was defined in, and by its type.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from kdlab.core.errors import UsageError, nearest
+
+T = TypeVar("T")
+
+PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "model": ("kdlab.models", "kdlab.heads", "kdlab.modes", "torchvision.models", "timm", "transformers"),
+    "loss": ("kdlab.heads",),
+    "mode": ("kdlab.modes",),
+    "task": ("kdlab.tasks",),
+    "data": ("kdlab.data",),
+    "optimizer": ("torch.optim",),
+    "optimizers": ("torch.optim",),
+    "scheduler": ("torch.optim",),
+    "sampler": ("optuna.samplers",),
+    "pruner": ("optuna.pruners", "kdlab.study.pruner"),
+}
+"""Per group of the config, the packages whose classes may be built; a run adds its own with `allow=[...]`."""
+
+FACTORIES = ("kdlab", "torchvision.models", "timm")
+"""Those of which functions may be called too, where they are annotated to return what is wanted."""
+
+SETTINGS = "transformers.configuration_utils"
+"""Where the base of classes is defined that only hold a network's settings: these may stand within a network's."""
+
+
+def build(
+    config: Mapping[str, Any], kind: type[T], key: str, *, allow: Sequence[str] = (), nested: bool = False,
+    **arguments: Any,
+) -> T:  # fmt: skip
+    """The object that `config` describes, with `arguments` added to its own.
+
+    Args:
+        config: plain data with `_target_`; nested mappings with a `_target_` are built first.
+        kind: what the result must be an instance of.
+        key: where the config stands, `teacher.model`; its group decides which packages are allowed.
+        allow: further packages.
+        nested: see `resolve`.
+        arguments: further ones of the target.
+
+    Raises:
+        UsageError: where the target is missing, not allowed, of another type, or refuses its arguments.
+    """
+    target = resolve(config.get("_target_"), kind, key, allow=allow, nested=nested)
+    given = {name: _nested(value, kind, f"{key}.{name}", allow) for name, value in config.items() if name != "_target_"}
+    try:
+        result: T = target(**given, **arguments)
+    except TypeError as error:
+        if _fits(target, {**given, **arguments}):
+            raise
+        raise UsageError(f"{key}: {config['_target_']} does not fit its settings: {error}") from error
+    except ValueError as error:
+        if str(error).partition("=")[0].split(".")[0] in PACKAGES:  # it names its key
+            raise
+        raise UsageError(f"{key}: {error}") from error
+    if not nested and not isinstance(result, kind):
+        raise UsageError(f"{key}._target_={config['_target_']} made a {type(result).__name__}, not a {kind.__name__}")
+    return result
+
+
+def resolve(path: object, kind: type, key: str, *, allow: Sequence[str] = (), nested: bool = False) -> Any:
+    """The class, or the public factory annotated to return one, that a dotted path names.
+
+    Args:
+        path, kind, key, allow: see `build`.
+        nested: it stands within the settings of another, so it may be settings itself, or any class of `allow`.
+
+    Raises:
+        UsageError: see `build`.
+    """
+    if not isinstance(path, str) or "." not in path:
+        raise UsageError(f"{key}._target_={path}: expected the path of a class, package.module.Class")
+    group = next((part for part in reversed(key.split(".")) if part in PACKAGES), "")
+    allowed = (*PACKAGES.get(group, ()), *allow)
+    root = path.split(".")[0]
+    if root not in {package.split(".")[0] for package in allowed}:
+        raise UsageError(
+            f"{key}._target_={path} is not in an allowed package ({', '.join(allowed)}); "
+            f"allow your own with allow=[{root}]"
+        )
+    found = _find(path, key)
+    home = getattr(found, "__module__", None) or ""
+    if not _within(home, allowed):
+        raise UsageError(
+            f"{key}._target_={path} is defined in {home or 'no module'}, which is not allowed here; expected a "
+            f"{kind.__name__} from {', '.join(allowed)}"
+        )
+    fits = _makes(found, kind) and (isinstance(found, type) or _within(home, (*FACTORIES, *allow)))
+    if not fits and not (nested and isinstance(found, type) and (_settles(found) or _within(home, allow))):
+        raise UsageError(f"{key}._target_={path}: expected a {kind.__name__}, a class or a factory annotated so")
+    return found
+
+
+def _within(home: str, packages: Sequence[str]) -> bool:
+    return any(home == package or home.startswith(f"{package}.") for package in packages)
+
+
+def _settles(made: type) -> bool:
+    return any(base.__module__ == SETTINGS for base in made.__mro__)
+
+
+def _fits(target: Any, arguments: Mapping[str, Any]) -> bool:
+    try:
+        inspect.signature(target).bind(**arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def _makes(found: object, kind: type) -> bool:
+    if isinstance(found, type):
+        return issubclass(found, kind)
+    if not inspect.isfunction(found) or found.__name__.startswith("_"):
+        return False
+    try:
+        made = typing.get_type_hints(found).get("return")
+    except NameError:
+        return False
+    return isinstance(made, type) and issubclass(made, kind)
+
+
+def _find(path: str, key: str) -> object:
+    parts = path.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:cut])
+        try:
+            found: object = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+                continue
+            raise UsageError(f"{key}._target_={path} needs {error.name}: pip install {error.name}") from error
+        for part in parts[cut:]:
+            if not hasattr(found, part):
+                known = [name for name in dir(found) if not name.startswith("_")]
+                raise UsageError(f"{key}._target_={path}: {module} has no {part}{nearest(part, known)}")
+            found = getattr(found, part)
+        return found
+    extra = "pip install 'kdlab[vision]'" if parts[0] in ("torchvision", "timm") else f"pip install {parts[0]}"
+    raise UsageError(f"{key}._target_={path}: {parts[0]} is not installed; {extra}")
+
+
+def _nested(value: Any, kind: type, key: str, allow: Sequence[str]) -> Any:
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            return build(value, kind, key, allow=allow, nested=True)
+        return {name: _nested(entry, kind, f"{key}.{name}", allow) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_nested(entry, kind, f"{key}.{place}", allow) for place, entry in enumerate(value)]
+    return value

@@ -1,0 +1,80 @@
+"""The dials of a run's losses, `loss.alpha` and `loss.temperature`, and the weight of the labels beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kdlab.config.schema import check, leaves
+from kdlab.core.errors import UsageError
+
+Config = dict[str, Any]
+
+DIALS = ("alpha", "temperature")
+
+
+def tune(loss: Any) -> None:
+    """Gives the chosen losses the settings that an overlay has for them in `loss.tuned`, and drops the others'."""
+    from omegaconf import OmegaConf
+
+    for name, settings in loss.pop("tuned", {}).items():
+        if name in loss.heads:
+            OmegaConf.update(loss, f"heads.{name}", settings, merge=True)
+
+
+def open_dials(config: Any) -> None:
+    """Gives the losses of a taught teacher the keys that a run's have, null, so that they can be set."""
+    for _, teacher in _teachers(config):
+        open_dials(teacher)
+    if config.get("loss") is not None:
+        for key in (*DIALS, "task_weight"):
+            config.loss.setdefault(key, None)
+
+
+def set_dials(config: Config, path: str = "") -> None:
+    """Fills `loss.alpha` and `loss.temperature` from what the chosen losses publish, and drops what only tells that.
+
+    A loss reads a dial where its settings refer to it, `${...temperature}`: by a relative path, so that the
+    losses of a run and those of its teacher's own training each have dials of their own.
+    """
+    for place, teacher in _teachers(config):
+        set_dials(teacher, f"{path}{place}.")
+    if isinstance(config.get("mode"), dict):
+        config["mode"].pop("proposes", None)
+    loss = config.get("loss")
+    if not isinstance(loss, dict):
+        return
+    published = loss.pop("published", {})
+    loss.pop("space", None)
+    heads = loss.setdefault("heads", {})
+    for dial in DIALS:
+        reference = f"...{dial}}}"
+        readers = [name for name, head in heads.items() if any(reference in str(v) for _, v in leaves(head))]
+        proposals = {name: published[name][dial] for name in readers}
+        if loss.setdefault(dial, None) is not None:
+            if not readers:
+                chosen = ", ".join(heads)
+                raise UsageError(f"{path}loss.{dial}={loss[dial]} has no use: none of {chosen} reads it")
+        elif len(set(proposals.values())) > 1:
+            said = ", ".join(f"{name} {value}" for name, value in proposals.items())
+            raise UsageError(f"{path}loss.{dial}: the chosen losses disagree ({said}); set {path}loss.{dial}=VALUE")
+        elif proposals:
+            loss[dial] = next(iter(proposals.values()))
+    for dial in DIALS:  # before anything is computed from them
+        check({"loss": {dial: loss.get(dial)}})
+
+
+def set_task_weight(config: Config) -> None:
+    for _, teacher in _teachers(config):
+        set_task_weight(teacher)
+    loss = config.get("loss")
+    if loss and loss.get("task_weight") is None:
+        loss["task_weight"] = round(math.prod(head.get("task_weight", 1.0) for head in loss["heads"].values()), 12)
+
+
+def _teachers(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    if isinstance(teacher := config.get("teacher"), Mapping):
+        yield "teacher", teacher
+    for name, member in (config.get("members") or {}).items():
+        yield f"members.{name}", member

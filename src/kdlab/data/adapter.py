@@ -1,0 +1,88 @@
+"""Any DataLoader, or any iterable of batches, as a loader of kdlab's own kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from kdlab.core.knowledge import Batch
+from kdlab.data.check import DataError
+
+
+class Foreign:
+    """Gives out the batches of another loader, with `index` a running number and `view` the epoch.
+
+    The order is the other loader's, so a resumed epoch repeats the one that was interrupted only if that
+    loader does; the batches already drawn are skipped. Where it shuffles, an index names another sample in
+    every epoch, and heads that remember samples are refused.
+
+    Args:
+        batches: gives (input, target) pairs, or dicts with `input` and `target` and, where it knows it, `index`.
+        indexed: the batches come in the same order in every epoch, or bring an `index`.
+    """
+
+    def __init__(self, batches: Iterable[Any], *, indexed: bool = False) -> None:
+        self.batches = batches
+        self.indexed = indexed
+        self.drawn = 0
+        self._skip = 0
+
+    def __len__(self) -> int:
+        """Raises TypeError where the other loader has no length."""
+        return len(self.batches)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch = -(-(self.drawn - self._skip) // len(self))  # an epoch that was broken off is not gone on with
+        skip, self._skip = self._skip, 0
+        self.drawn = epoch * len(self) + skip
+        samples = 0
+        for place, given in enumerate(self.batches):
+            batch = as_batch(given, samples, epoch)
+            samples += len(batch["index"])
+            if place >= skip:
+                self.drawn += 1
+                yield batch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Goes to the start of an epoch, unless a resumed run is somewhere in it already."""
+        if self.drawn // len(self) != epoch:
+            self.drawn, self._skip = epoch * len(self), 0
+        sampler: Any = getattr(self.batches, "sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the loader is."""
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Goes on with the batch that would have come, if the other loader repeats its order."""
+        self.drawn = state["drawn"]
+        self._skip = self.drawn % len(self)
+
+
+def as_batch(given: Any, first: int, epoch: int) -> Batch:
+    """A batch of another loader as one of ours.
+
+    Args:
+        given: an (input, target) pair, or a dict.
+        first: the number of its first sample.
+        epoch: becomes its `view`.
+
+    Raises:
+        DataError: where it is neither.
+    """
+    if isinstance(given, Mapping):
+        if not {"input", "target"} <= given.keys():
+            raise DataError(f"a batch has the keys {', '.join(map(str, given))}; expected input and target")
+        batch = dict(given)
+    elif isinstance(given, (tuple, list)) and len(given) == 2:
+        batch = dict(zip(("input", "target"), given, strict=True))
+    else:
+        many = f" of {len(given)}" if isinstance(given, (tuple, list)) else ""
+        raise DataError(f"a batch is a {type(given).__name__}{many}; expected a pair (input, target) or a dict of them")
+    place = torch.arange(first, first + len(batch["target"]), device=batch["input"].device)
+    batch.setdefault("index", place)
+    return {**batch, "view": torch.full_like(batch["index"], epoch)}

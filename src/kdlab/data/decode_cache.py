@@ -1,0 +1,138 @@
+"""Decodes a data set once, and keeps the pixels for the next run.
+
+They lie in `data/KEY.safetensors` under kdlab's home, written aside and renamed into place, and are mapped
+into memory when read. KEY is the hash of where the pictures come from and how they were decoded: files
+that change make another key. Delete the folder to decode anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdlab.core.paths import home
+from kdlab.data.check import DataError
+from kdlab.data.table import Table
+
+VERSION = 2
+"""Raise it where the same files decode to other pixels."""
+
+LIMIT = 4 * 2**30
+"""Data sets of up to this many decoded bytes are decoded at once, kept, and held on the device."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """The parts of a data set as they are kept: by name, with the names of the classes and a fingerprint."""
+
+    parts: Mapping[str, Table]
+    classes: tuple[str, ...]
+    fingerprint: str
+
+
+def kept(origin: Mapping[str, Any]) -> Tables | None:
+    """The decoded data set that `origin` describes, if an earlier run kept it whole."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(_file(origin), framework="pt") as file:
+            about = json.loads(file.metadata()["kdlab"])
+            parts = {
+                part: Table(file.get_tensor(f"{part}.images"), file.get_tensor(f"{part}.labels"))
+                for part in about["parts"]
+            }
+    except (FileNotFoundError, SafetensorError):
+        return None
+    _report(about["damaged"])
+    return Tables(parts, tuple(about["classes"]), about["fingerprint"])
+
+
+def keep(origin: Mapping[str, Any], encoded: Tables, *, skip: bool) -> Tables:
+    """Decodes a data set and keeps it under its origin.
+
+    Args:
+        origin: what decides the pixels, as plain data.
+        encoded: the parts as they lie, their pictures still to be decoded.
+        skip: leave out damaged pictures with a warning, rather than refuse the set.
+
+    Raises:
+        DataError: naming the first damaged picture and their number; or where nothing can be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    parts, damaged = {}, list[str]()
+    for part, table in encoded.parts.items():
+        images, errors = decode(table)
+        good = torch.tensor([row not in errors for row in range(len(table))])
+        parts[part] = Table(images, table.labels) if not errors else Table(images[good], table.labels[good])
+        damaged += errors.values()
+    if damaged and not skip:
+        rest = f", as cannot {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        raise DataError(f"{damaged[0]}{rest}; mend or remove it, or type data.on_corrupt=skip")
+    _report(damaged)
+    tables = Tables(parts, encoded.classes, fingerprint(parts, encoded.classes))
+    about = {"classes": tables.classes, "fingerprint": tables.fingerprint, "parts": list(parts), "damaged": damaged}
+    tensors = {f"{part}.{name}": getattr(table, name) for part, table in parts.items() for name in ("images", "labels")}
+    file = _file(origin)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=file.parent) as aside:
+            save_file(tensors, Path(aside) / file.name, {"kdlab": json.dumps(about)})
+            os.replace(Path(aside) / file.name, file)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"decoded pictures cannot be kept in {file.parent} ({error}); set KDLAB_HOME=DIR") from error
+    return tables
+
+
+def decode(table: Table) -> tuple[Tensor, dict[int, str]]:
+    """All pictures as uint8 [n, C, H, W], and by row why some, left black, cannot be decoded."""
+    if isinstance(table.images, Tensor):
+        return table.images, {}
+    log.info("decoding %d pictures", len(table))
+    decoded = torch.zeros(len(table), *table.shape, dtype=torch.uint8)
+    errors = {}
+    for row in range(len(table)):
+        try:
+            decoded[row] = table.images[row]
+        except DataError as error:
+            errors[row] = str(error)
+    return decoded, errors
+
+
+def fingerprint(parts: Mapping[str, Table], classes: tuple[str, ...]) -> str:
+    """SHA-256 over the names of the classes and, part by part, shapes, decoded bytes and labels."""
+    digest = hashlib.sha256(json.dumps(classes).encode())
+    for part, table in sorted(parts.items()):
+        assert isinstance(table.images, Tensor)
+        digest.update(f"{part} {tuple(table.images.shape)}".encode())
+        digest.update(table.images.contiguous().numpy().data)
+        digest.update(table.labels.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of plain data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _file(origin: Mapping[str, Any]) -> Path:
+    return home() / "data" / f"{digest_of([VERSION, origin])}.safetensors"
+
+
+def _report(damaged: Sequence[str]) -> None:
+    if damaged:
+        warnings.warn(f"{len(damaged)} damaged pictures are left out, the first: {damaged[0]}", stacklevel=2)

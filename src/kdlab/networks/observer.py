@@ -1,0 +1,166 @@
+"""Observing a network: what it says about a batch, without a change to the network.
+
+`find_taps` says where to look, an `Observer` looks: it hooks what is asked for and no more, hands over what
+the hooks caught in one call, and keeps none of it.
+
+    with Observer(network, find_taps(network, input), Fields(stages=(-1,))) as observer:
+        network.compile()            # if at all, then after the hooks are set: hooks set later catch nothing
+        knowledge = observer(input)
+
+Copy a network before it is observed: its copy would have the same hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from types import TracebackType
+from typing import NoReturn, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from kdlab.core.errors import UsageError
+from kdlab.core.knowledge import Example, Fields, Knowledge, Positions, positions
+from kdlab.networks.taps import Taps, find_taps
+from kdlab.networks.trace import dry_run, first_tensor, logits_of, module_of, trace
+
+__all__ = ["Observer", "Taps", "find_taps", "logits_of"]
+
+
+class Observer:
+    """Runs a network, in whatever mode the caller set, and returns what `fields` ask. A context manager.
+
+    Raises:
+        UsageError: where the taps do not offer what `fields` ask, or name no module.
+    """
+
+    def __init__(self, network: nn.Module, taps: Taps, fields: Fields) -> None:
+        self._network = network
+        self._taps = taps
+        self._stages = self._chosen("stages", taps.stages, fields.stages)
+        self._preactivations = self._chosen("preactivations", taps.preactivations, fields.preactivations)
+        if (fields.embedding or fields.classifier) and taps.classifier is None:
+            raise self._refusal("a linear classifier")
+        if fields.normalisations and not taps.offers.normalisations:
+            raise self._refusal("normalisations")
+        self._fields = fields
+        self._embedding = f"{taps.classifier}:input" if fields.embedding else None
+        wanted = (*self._stages, *self._preactivations, self._embedding)
+        self._modules = {tap: module_of(network, tap) for tap in wanted if tap is not None}
+        self._hooks: list[RemovableHandle] = []
+        self._caught: dict[str, Tensor] | None = None
+
+    def __enter__(self) -> Self:
+        for tap in self._modules if not self._hooks else ():
+            self._hooks.append(self._hook(tap))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def __call__(self, input: Tensor) -> Knowledge:
+        """What the network says about a batch [B, ...].
+
+        Raises:
+            RuntimeError: where a tap does not fire.
+            UsageError: where the network does not return logits [B, C].
+        """
+        caught: dict[str, Tensor] = {}
+        self._caught = caught
+        try:
+            logits = logits_of(self._network(input))
+        finally:
+            self._caught = None
+        if len(caught) < len(self._modules):
+            self._explain(input, caught)
+        return Knowledge(
+            logits=logits,
+            embedding=None if self._embedding is None else caught[self._embedding],
+            stages=tuple(None if tap is None else caught[tap] for tap in self._stages),
+            preactivations=tuple(None if tap is None else caught[tap] for tap in self._preactivations),
+            rows=_rows(len(logits), logits.device),
+        )
+
+    def example(self, input: Tensor) -> Example:
+        """What the network says in a dry run, with its modules that `fields` ask for.
+
+        Eval mode, no gradients, never compiled; modes, buffers and random numbers stay as they are.
+        """
+        with dry_run(self._network, input):
+            knowledge = self(input)
+        modules = dict(self._network.named_modules(remove_duplicate=False))
+        classifier = modules[self._taps.classifier] if self._fields.classifier and self._taps.classifier else None
+        assert classifier is None or isinstance(classifier, nn.Linear)
+        names = self._taps.normalisations if self._fields.normalisations else ()
+        return Example(
+            knowledge=knowledge,
+            classifier=classifier,
+            normalisations=tuple(None if name is None else modules[name] for name in names),
+            layers=self._taps.stages,
+            name=type(self._network).__name__,
+        )
+
+    def _hook(self, tap: str) -> RemovableHandle:
+        module, before = self._modules[tap]
+        clone = tap in self._taps.overwritten
+
+        def catch(given: object) -> None:
+            if self._caught is None:
+                return
+            tensor = first_tensor(given)
+            if tensor is not None:
+                self._caught[tap] = tensor.clone() if clone else tensor
+
+        if before:
+            return module.register_forward_pre_hook(lambda _, *given: catch(given), with_kwargs=True)
+        return module.register_forward_hook(lambda _, given, returned: catch(returned))
+
+    def _chosen(self, what: str, taps: Sequence[str | None], asked: Positions) -> tuple[str | None, ...]:
+        """Per stage, the tap to read, or None where nothing asks for it."""
+        stages = range(len(self._taps.stages))
+        if not asked:
+            return (None,) * len(stages)
+        try:
+            places = positions(asked, len(stages))
+        except IndexError:
+            raise self._refusal(f"{what} {asked}") from None
+        if what == "preactivations" and asked == "all":  # those that there are
+            places = tuple(place for place in places if taps[place] is not None)
+        elif not places or any(place >= len(taps) or taps[place] is None for place in places):
+            raise self._refusal(f"{what} {asked}")
+        return tuple(taps[place] if place in places else None for place in stages)
+
+    def _refusal(self, asked: str) -> UsageError:
+        def listed(taps: Sequence[str | None]) -> str:
+            return ", ".join(f"{place} ({tap})" for place, tap in enumerate(taps) if tap is not None) or "none"
+
+        return UsageError(
+            f"{asked} asked of {type(self._network).__name__}, which offers stages {listed(self._taps.stages)}; "
+            f"preactivations {listed(self._taps.preactivations)}; normalisations {listed(self._taps.normalisations)}; "
+            f"classifier {self._taps.classifier or 'none'}: ask for less, or name more in the model's taps"
+        )
+
+    def _explain(self, input: Tensor, caught: dict[str, Tensor]) -> NoReturn:
+        """Why did a tap not fire? Asked of a dry run."""
+        if not self._hooks:
+            raise RuntimeError("this Observer has no hooks: call it inside `with Observer(...) as observer:`")
+        missing = [tap for tap in self._modules if tap not in caught]
+        seen = trace(self._network, input)
+        for tap in missing:
+            seen.at(tap)
+        raise RuntimeError(
+            f"taps {', '.join(missing)} did not fire, but do in a run that is not compiled: "
+            "enter the Observer first, then call network.compile()"
+        )
+
+
+@lru_cache(maxsize=64)
+def _rows(count: int, device: torch.device) -> Tensor:
+    # A tensor made in inference mode could not be used in a backward pass later.
+    with torch.inference_mode(False):
+        return torch.arange(count, device=device)

@@ -1,0 +1,281 @@
+"""Taps: where a network is observed, and the rules by which one dry run finds them.
+
+**Classifier**: the last `Linear` whose weight and bias turn its input, the embedding [B, D], into the logits.
+
+**Stages** of a transformer are four evenly spaced blocks, the last one included. Of a convolutional network,
+the stage at a resolution is the input of the outermost module that makes exactly one step down from it, and
+the last stage is the last map before pooling. Resolution counts in levels, round(log2(image side / map side)),
+so that padding is no step. A level that no convolution reads, such as the one between the strided convolution
+and the pool of an ImageNet stem, has no stage unless it is the deepest. Maps are read as [B, D, H, W]: declare
+the taps of networks that work channels last, such as torchvision's Swin, and of bodies with two resolutions
+inside one module, which is then itself the step.
+
+**Preactivation** of a convolutional stage, the first of these that there is:
+
+1. the input of the last activation before the map, where it has the map's shape and no convolution follows;
+2. the input of the activation that reads the map, directly or through a normalisation: networks that activate
+   before they convolve (so Heo et al., A Comprehensive Overhaul of Feature Distillation, ICCV 2019, tap WRN);
+3. the map itself where it has negative values, which no rectifier leaves: MobileNetV2's linear bottlenecks.
+
+Where a stage ends in a function, `F.relu(x)`, instead of a module, there is none to be seen.
+
+**Normalisation** of a stage: the last one of the stage's channels to run before its preactivation was there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import inf, log2
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from kdlab.core.errors import UsageError
+from kdlab.core.knowledge import Fields
+from kdlab.networks.trace import Call, Trace, Value, module_of, trace
+
+BLOCKS = 4
+"""How many blocks of a transformer are stages."""
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Where a network is observed. `layer1` is what that module returns, `layer2:input` what it is given.
+
+    stages: shallow to deep.
+    preactivations: per stage, in the same syntax, or None.
+    normalisations: per stage, the module's name, or None.
+    classifier: the `Linear` module that turns the embedding into the logits, or None.
+    overwritten: those of the stages and preactivations that an in-place operation writes over later on.
+    """
+
+    stages: tuple[str, ...] = ()
+    preactivations: tuple[str | None, ...] = ()
+    normalisations: tuple[str | None, ...] = ()
+    classifier: str | None = None
+    overwritten: frozenset[str] = frozenset()
+
+    @property
+    def offers(self) -> Fields:
+        """What a head may ask of this network."""
+        before = tuple(place for place, tap in enumerate(self.preactivations) if tap is not None)
+        return Fields(
+            embedding=self.classifier is not None,
+            stages="all" if self.stages else (),
+            preactivations="all" if before and len(before) == len(self.stages) else before,
+            classifier=self.classifier is not None,
+            normalisations=any(name is not None for name in self.normalisations),
+        )
+
+
+def find_taps(network: nn.Module, input: Tensor, declared: Mapping[str, Any] | None = None) -> Taps:
+    """The taps of a network, from one dry run that leaves it as it was.
+
+    Args:
+        network: any module that returns logits [B, C]; see `logits_of`.
+        input: a small batch [B, ...], real or random, on the network's device.
+        declared: `stages`, `preactivations` and `classifier`, as a model's YAML may name them; whatever is
+            missing or None is found.
+
+    Raises:
+        UsageError: where `declared` names no module, or the network does not return logits [B, C].
+        RuntimeError: where a declared tap never fires.
+    """
+    declared = {key: value for key, value in (declared or {}).items() if value is not None}
+    for key in declared.keys() - {"stages", "preactivations", "classifier"}:
+        raise UsageError(f"taps.{key} is unknown: a model's taps are stages, preactivations and classifier")
+    seen = trace(network, input)
+    stages = {tap: seen.at(tap) for tap in declared["stages"]} if "stages" in declared else _stages(seen)
+    before = [_preactivation(seen, tap, value) for tap, value in stages.items()]
+    if "preactivations" in declared:
+        before = list(declared["preactivations"])
+        if len(before) != len(stages):
+            raise UsageError(
+                f"taps.preactivations has {len(before)} entries for {len(stages)} stages ({', '.join(stages)}): "
+                "give each stage one, or null"
+            )
+    classifier = declared.get("classifier") or _classifier(seen)
+    if classifier is not None and not _classifies(seen, classifier):
+        raise UsageError(f"taps.classifier: {classifier} is no Linear whose output is the logits; leave it out")
+    values = stages | {tap: seen.at(tap) for tap in before if tap is not None}
+    return Taps(
+        stages=tuple(stages),
+        preactivations=tuple(before),
+        normalisations=tuple(None if tap is None else _normalisation(seen, values[tap]) for tap in before),
+        classifier=classifier,
+        overwritten=frozenset(tap for tap, value in values.items() if value.overwritten),
+    )
+
+
+def _classifier(seen: Trace) -> str | None:
+    return next((call.name for call in reversed(seen.last) if _classifies(seen, call.name)), None)
+
+
+def _classifies(seen: Trace, name: str) -> bool:
+    module, _ = module_of(seen.network, name)
+    if not isinstance(module, nn.Linear):
+        return False
+    # With the weight and bias that heads read: a cosine classifier may well inherit from Linear.
+    embedding = seen.at(f"{name}:input").tensor.to(module.weight.dtype)
+    if (*embedding.shape[:-1], module.out_features) != seen.logits.shape:
+        return False
+    with torch.no_grad():
+        logits = linear(embedding, module.weight, module.bias).to(seen.logits.dtype)
+    return torch.allclose(logits, seen.logits, rtol=1e-3, atol=1e-5, equal_nan=True)
+
+
+def _stages(seen: Trace) -> dict[str, Value]:
+    """The stages of any network by their taps; a map that no tap sees is left out."""
+    blocks = _blocks(seen)
+    if blocks is not None:
+        return blocks
+    stages: dict[str, Value] = {}
+    since = 0
+    for value in _maps(seen):
+        # Only modules begun after the stage before: a stage is not called by the name of the whole body.
+        tap = seen.tap(value, begun=since)
+        since = seen.since(value)
+        if tap is not None:
+            stages[tap] = value
+    return stages
+
+
+def _blocks(seen: Trace) -> dict[str, Value] | None:
+    """Evenly spaced blocks of one class in one container; None where the network works on maps, not on tokens."""
+    tokens = [call for call in seen.last if _dimensions(seen, call.output) == 3]
+    if len(tokens) <= sum(_dimensions(seen, call.output) == 4 for call in seen.last):
+        return None
+    groups: dict[tuple[str, type], list[Call]] = {}
+    for call in tokens:
+        container = call.name.rpartition(".")[0]
+        listed = isinstance(seen.network.get_submodule(container), nn.ModuleList | nn.Sequential)
+        if listed and next(call.module.children(), None) is not None:
+            groups.setdefault((container, type(call.module)), []).append(call)
+    repeated = [blocks for blocks in groups.values() if len(blocks) > 1] or list(groups.values())
+    outermost = [
+        blocks
+        for blocks in repeated
+        if not any(blocks[0].name.startswith(f"{outer.name}.") for others in repeated for outer in others)
+    ]
+    if not outermost:
+        return None
+    blocks = max(outermost, key=lambda blocks: (len(blocks), blocks[-1].end))
+    stages = min(BLOCKS, len(blocks))
+    chosen = [blocks[stage * len(blocks) // stages - 1] for stage in range(1, stages + 1)]
+    return {call.name: call.output for call in chosen if call.output is not None}
+
+
+def _maps(seen: Trace) -> list[Value]:
+    """The last map at each level that a convolution works at, shallow to deep."""
+    level = _levels(seen)
+    path = {
+        call: (given, made)
+        for call in seen.calls
+        if (given := level(call, call.input)) is not None and (made := level(call, call.output)) is not None
+    }
+    convolutions = [call for call in path if isinstance(call.module, nn.Conv2d)]
+    # What is there before a convolution has run is the image, what comes after the last pool is the head's.
+    first = min((call.end for call in convolutions), default=inf)
+    last = max((call.start for call, (given, made) in path.items() if _pools(call, made - given)), default=inf)
+    image = {value for time, _, value in seen.moments if time < first}
+    body = [(time, call, value) for time, call, value in seen.moments if time <= last and value not in image]
+    # The latest map of each level; where one module makes the whole step down, that module's input instead.
+    maps = {level(call, value): value for _, call, value in body}
+    steps = {
+        call: value
+        for time, call, value in body
+        if time == call.start and call in path and path[call][1] - path[call][0] == 1
+    }
+    maps |= {path[call][0]: value for call, value in steps.items() if steps.keys().isdisjoint(call.parents)}
+    worked = [path[call] for call in convolutions if call.end < last]
+    levels = {given for given, _ in worked} | {max((made for _, made in worked), default=0)}
+    return [maps[place] for place in sorted(levels) if place in maps]
+
+
+def _levels(seen: Trace) -> Callable[[Call, Value | None], int | None]:
+    """The level of a map within a call: 0 for the image, one more with every halving of its side.
+
+    None for what is no map, and for a map on a side branch: inside a module that leads from one level to
+    another, that is one at any level not between the two, such as in squeeze-and-excitation.
+    """
+    shapes = [seen.input.shape, *(call.input.tensor.shape for call in seen.calls if call.input is not None)]
+    image = next((shape for shape in shapes if len(shape) == 4), None)
+
+    def level(value: Value | None) -> int | None:
+        if image is None or value is None or _dimensions(seen, value) != 4:
+            return None
+        return round(log2((image[2] * image[3]) / (value.tensor.shape[2] * value.tensor.shape[3])) / 2)
+
+    spans = {call: (level(call.input), level(call.output)) for call in seen.calls}
+
+    def within(call: Call, value: Value | None) -> int | None:
+        here = level(value)
+        if here is None:
+            return None
+        for given, made in (spans[parent] for parent in call.parents):
+            if given is not None and made is not None and not min(given, made) <= here <= max(given, made):
+                return None
+        return here
+
+    return within
+
+
+def _pools(call: Call, down: int) -> bool:
+    """Is this where a map loses its positions? A last strided max pool, one step down, is not."""
+    assert call.output is not None
+    if call.output.tensor.shape[2:].numel() > 1 or next(call.module.parameters(), None) is not None:
+        return False
+    return down > 1 or isinstance(call.module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
+
+
+def _dimensions(seen: Trace, value: Value | None) -> int:
+    """Of a tensor over the batch's samples; 0 for any other."""
+    return value.tensor.ndim if value is not None and value.tensor.shape[:1] == seen.input.shape[:1] else 0
+
+
+def _preactivation(seen: Trace, stage: str, value: Value) -> str | None:
+    """The first of the three kinds above that there is."""
+    if value.tensor.ndim != 4:
+        return None
+    activations = [
+        (call, call.input)
+        for call in seen.calls
+        if call.input is not None and call.input.tensor.shape == value.tensor.shape and _activates(call.module)
+    ]
+    since = seen.since(value)
+    weighed = max((call.start for call in seen.calls if call.start < since and _weighs(call.module)), default=-1)
+    made = [before for call, before in activations if weighed < call.start and call.end <= since]
+    normalised = [call.output for call in seen.calls if call.input == value and _channels(call.module)]
+    read = [before for _, before in activations if before == value or before in normalised]
+    found = made[-1:] + read
+    if found:
+        return seen.tap(found[0])
+    return stage if bool((value.tensor < 0).any()) else None
+
+
+def _normalisation(seen: Trace, value: Value) -> str | None:
+    channels = value.tensor.shape[1 if value.tensor.ndim == 4 else -1]
+    since = seen.since(value)
+    names = [call.name for call in seen.calls if call.start < since and _channels(call.module) == channels]
+    return names[-1] if names else None
+
+
+def _weighs(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d | nn.Linear)
+
+
+def _activates(module: nn.Module) -> bool:
+    # torch, transformers and timm all keep them in modules called activation or activations.
+    return any(kind.__module__.rpartition(".")[2].startswith("activation") for kind in type(module).__mro__)
+
+
+def _channels(module: nn.Module) -> int | None:
+    """The channels that a normalisation has; None for any other module."""
+    if isinstance(module, nn.GroupNorm):
+        return module.num_channels
+    if isinstance(module, nn.LayerNorm):
+        return module.normalized_shape[-1]
+    return module.num_features if isinstance(module, nn.modules.batchnorm._NormBase) else None

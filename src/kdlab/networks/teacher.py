@@ -1,0 +1,147 @@
+"""A network that can be asked what it knows, and the frozen teacher: never trained, saved, wrapped or converted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from kdlab.core.errors import UsageError
+from kdlab.core.knowledge import Example, Fields, Knowledge, raised
+from kdlab.networks.observer import Observer, Taps
+
+
+class Observed:
+    """A network with its taps. Not a Module: holding one registers nothing."""
+
+    def __init__(self, name: str, network: nn.Module, taps: Taps) -> None:
+        self.name = name
+        self.network = network
+        self.taps = taps
+        self._observer = Observer(network, taps, Fields())
+
+    @property
+    def offers(self) -> Fields:
+        """What a head may ask of this network."""
+        return self.taps.offers
+
+    def listen(self, fields: Fields) -> None:
+        """Hooks what `fields` ask, in place of what was hooked before. Before `network.compile()`, not after."""
+        self.close()
+        self._observer = Observer(self.network, self.taps, fields)
+        self._observer.__enter__()
+
+    def close(self) -> None:
+        """Takes the hooks away."""
+        self._observer.__exit__(None, None, None)
+
+    def __call__(self, input: Tensor) -> Knowledge:
+        """What the network says about a batch [B, ...]."""
+        return self._observer(input)
+
+    def example(self, input: Tensor) -> Example:
+        """A dry run in eval mode, which moves no statistic and no random number."""
+        return replace(self._observer.example(input), name=self.name)
+
+
+class Teacher(Observed):
+    """A frozen network: eval mode, no gradients, with its own input normalisation and resolution.
+
+    Args:
+        renormalise: scale and shift from the data set's normalisation to its own, see `renormalisation`.
+        size: its input side, where it is not the data set's.
+        classes: per class of the student, the teacher's class that means the same, or None: logits are brought
+            into the student's order, and classes that the teacher does not know are left out on both sides.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        taps: Taps,
+        *,
+        renormalise: tuple[Tensor, Tensor] | None = None,
+        size: int | None = None,
+        classes: Sequence[int | None] | None = None,
+    ) -> None:
+        network.eval().requires_grad_(False)
+        super().__init__(name, network, taps)
+        self._renormalise = renormalise
+        self._size = size
+        self.known: Tensor | None = None
+        self._order: Tensor | None = None
+        self._classifier: nn.Linear | None = None
+        if classes is not None:
+            pairs = [(ours, theirs) for ours, theirs in enumerate(classes) if theirs is not None]
+            self.known = torch.tensor([ours for ours, _ in pairs])
+            self._order = torch.tensor([theirs for _, theirs in pairs])
+            if len(pairs) == len(classes) and taps.classifier is not None:
+                self._classifier = _rows_of(network.get_submodule(taps.classifier), self._order)
+
+    @property
+    def offers(self) -> Fields:
+        """What a head may ask; a classifier only where it tells all of the student's classes apart."""
+        offers = super().offers
+        return offers if self._order is None else replace(offers, classifier=self._classifier is not None)
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
+        """Moves and casts the teacher; it lies outside the module tree that would do so."""
+        self.network.to(device=device, dtype=dtype)
+        if self._renormalise is not None:
+            scale, shift = self._renormalise
+            self._renormalise = (scale.to(device), shift.to(device))
+        if self._order is not None:
+            self._order = self._order.to(device)
+        if self._classifier is not None:
+            self._classifier.to(device=device, dtype=dtype)
+
+    def __call__(self, input: Tensor) -> Knowledge:
+        with torch.no_grad():
+            return self._ordered(super().__call__(self.prepared(input)))
+
+    def example(self, input: Tensor) -> Example:
+        example = super().example(self.prepared(input))
+        classifier = self._classifier if self._order is not None and example.classifier else example.classifier
+        return replace(example, knowledge=self._ordered(example.knowledge), classifier=classifier)
+
+    def _ordered(self, knowledge: Knowledge) -> Knowledge:
+        return knowledge if self._order is None else replace(knowledge, logits=knowledge.logits[:, self._order])
+
+    def prepared(self, input: Tensor) -> Tensor:
+        """The batch as this teacher was trained to see it."""
+        if self._renormalise is not None:
+            scale, shift = self._renormalise
+            input = input * scale.to(input.dtype) + shift.to(input.dtype)
+        if self._size is not None and input.shape[-1] != self._size:
+            side = (self._size, self._size)  # torch has no antialiasing of half types on CPUs
+            input = interpolate(raised(input), size=side, mode="bilinear", antialias=True).to(input.dtype)
+        return input
+
+
+def _rows_of(classifier: nn.Module, order: Tensor) -> nn.Linear:
+    assert isinstance(classifier, nn.Linear), "the tap of a classifier names a linear layer"
+    made = nn.Linear(classifier.in_features, len(order), bias=classifier.bias is not None).requires_grad_(False)
+    made.weight.copy_(classifier.weight[order])
+    if classifier.bias is not None:
+        made.bias.copy_(classifier.bias[order])
+    return made.to(classifier.weight)
+
+
+def renormalisation(
+    mean: Sequence[float], std: Sequence[float], own_mean: Sequence[float] | None, own_std: Sequence[float] | None
+) -> tuple[Tensor, Tensor] | None:
+    """Scale and shift [C, 1, 1] that turn input normalised one way into input normalised another; None if alike.
+
+    With x = (p − mean) / std, a teacher's own input is (p − own_mean) / own_std = x · scale + shift.
+    """
+    theirs = (list(own_mean or mean), list(own_std or std))
+    if theirs == (list(mean), list(std)):
+        return None
+    ours_mean, ours_std = torch.tensor(mean), torch.tensor(std)
+    own = torch.tensor(theirs[0]), torch.tensor(theirs[1])
+    if own[0].shape != ours_mean.shape or own[1].shape != ours_std.shape:
+        raise UsageError(f"teacher.mean and teacher.std: expected {len(mean)} numbers each, one per channel")
+    return (ours_std / own[1])[:, None, None], ((ours_mean - own[0]) / own[1])[:, None, None]

@@ -1,0 +1,188 @@
+"""One dry run of a network, written down: which modules ran, on which tensors, inside which others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import count
+
+import torch
+from torch import Tensor, nn
+
+from kdlab.core.errors import UsageError, nearest
+
+
+def logits_of(output: object) -> Tensor:
+    """The logits [B, C] in what a network returned: a tensor, or an object or mapping with `logits`.
+
+    Raises:
+        UsageError: where there are none, or not one row per sample.
+    """
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
+    if not isinstance(logits, Tensor):
+        raise UsageError(
+            f"the network returns {type(output).__name__} without logits; "
+            "expected a tensor [B, C], or an object or mapping with one under `logits`"
+        )
+    if logits.ndim != 2:
+        raise UsageError(f"the network returns logits {tuple(logits.shape)}; expected [B, C], one row per sample")
+    return logits
+
+
+def first_tensor(given: object) -> Tensor | None:
+    """The first tensor in what a module was given or returned, be it in tuples, lists or mappings."""
+    if isinstance(given, Tensor):
+        return given
+    if isinstance(given, Mapping):
+        given = tuple(given.values())
+    if isinstance(given, tuple | list):
+        for entry in given:
+            tensor = first_tensor(entry)
+            if tensor is not None:
+                return tensor
+    return None
+
+
+def module_of(network: nn.Module, tap: str) -> tuple[nn.Module, bool]:
+    """The module that a tap names, and whether its input is meant: `layer1` or `layer2:input`.
+
+    Raises:
+        UsageError: where there is no such module, with those nearest in name.
+    """
+    name, colon, side = tap.partition(":")
+    modules = dict(network.named_modules(remove_duplicate=False))
+    if not name or name not in modules or (colon and side != "input"):
+        near = nearest(name, modules.keys() - {""}, most=5)
+        raise UsageError(f"tap {tap!r} is neither MODULE nor MODULE:input of {type(network).__name__}{near}")
+    return modules[name], bool(colon)
+
+
+@contextmanager
+def dry_run(network: nn.Module, input: Tensor) -> Iterator[None]:
+    """Eval mode, no gradients, no compiler; modes and random numbers are afterwards as they were."""
+    modes = {module: module.training for module in network.modules()}
+    try:
+        network.eval()
+        with (
+            torch.random.fork_rng([input.device] if input.is_cuda else []),
+            torch.no_grad(),
+            torch.compiler.set_stance("force_eager"),
+        ):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor at one moment: an in-place operation on it makes another value."""
+
+    tensor: Tensor = field(compare=False)
+    identity: tuple[int, int]
+
+    @property
+    def overwritten(self) -> bool:
+        """Has an in-place operation written over it since?"""
+        return self.tensor._version != self.identity[1]
+
+
+@dataclass(eq=False)
+class Call:
+    """One run of a module, by a clock that ticks whenever a module begins or ends."""
+
+    name: str
+    module: nn.Module
+    parents: tuple[Call, ...]
+    start: int
+    input: Value | None
+    end: int = -1
+    output: Value | None = None
+
+
+@dataclass(eq=False)
+class Trace:
+    """All that ran in one dry run, in the order of beginning. It keeps every tensor alive."""
+
+    network: nn.Module
+    input: Tensor
+    calls: list[Call]
+    logits: Tensor
+
+    @cached_property
+    def last(self) -> list[Call]:
+        """Each module's last run, which is the one that a tap sees, in the order of ending."""
+        return sorted({call.module: call for call in self.calls if call.name}.values(), key=lambda call: call.end)
+
+    @cached_property
+    def moments(self) -> list[tuple[int, Call, Value]]:
+        """When which run was given or returned what, in the order of time."""
+        given = [(call.start, call, call.input) for call in self.calls if call.input is not None]
+        returned = [(call.end, call, call.output) for call in self.calls if call.output is not None]
+        return sorted(given + returned, key=lambda moment: moment[0])
+
+    def at(self, tap: str) -> Value:
+        """What a tap sees.
+
+        Raises:
+            UsageError: where it names no module.
+            RuntimeError: where it never fires.
+        """
+        module, before = module_of(self.network, tap)
+        for call in self.last:
+            value = call.input if before else call.output
+            if call.module is module and value is not None:
+                return value
+        fired = {call.name for call in self.last}
+        raise RuntimeError(
+            f"tap {tap!r} never fires: {type(self.network).__name__} runs without it{nearest(tap, fired, most=5)}"
+        )
+
+    def since(self, value: Value) -> int:
+        """When a value was first seen."""
+        return next(time for time, _, seen in self.moments if seen == value)
+
+    def tap(self, value: Value, begun: int = 0) -> str | None:
+        """The tap that sees a value: the outermost module to make it, `begun` then or later; else one to read it."""
+        makers = [call for call in self.last if call.output == value != call.input and call.start >= begun]
+        if makers:
+            return makers[-1].name
+        readers = [call for call in self.last if call.input == value]
+        return f"{min(readers, key=lambda call: call.start).name}:input" if readers else None
+
+
+def trace(network: nn.Module, input: Tensor) -> Trace:
+    """A dry run on a batch [B, ...] with hooks on every module, which are gone afterwards, whatever happens.
+
+    Raises:
+        UsageError: where the network does not return logits [B, C].
+    """
+    calls: list[Call] = []
+    running: list[Call] = []
+    clock = count()
+
+    def value(given: object) -> Value | None:
+        tensor = first_tensor(given)
+        return None if tensor is None else Value(tensor, (id(tensor), tensor._version))
+
+    def before(name: str, module: nn.Module, args: object, kwargs: object) -> None:
+        running.append(Call(name, module, tuple(running), next(clock), value((args, kwargs))))
+        calls.append(running[-1])
+
+    def after(module: nn.Module, args: object, output: object) -> None:
+        call = running.pop()
+        call.end, call.output = next(clock), value(output)
+
+    hooks = []
+    try:
+        for name, module in network.named_modules():
+            hooks.append(module.register_forward_pre_hook(partial(before, name), with_kwargs=True))
+            hooks.append(module.register_forward_hook(after))
+        with dry_run(network, input):
+            logits = logits_of(network(input))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Trace(network, input, calls, logits)

@@ -1,0 +1,85 @@
+"""Weights on disk: written, hashed, and read without running what a file may carry."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from kdlab.core.errors import UsageError
+
+StateDict = dict[str, Tensor]
+"""A state dict: names of parameters and buffers, and their tensors."""
+
+
+def save_weights(weights: Mapping[str, Tensor], file: Path) -> None:
+    """Writes a state dict as safetensors; tensors that share memory are written once each."""
+    save_file({name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}, file)
+
+
+def hash_file(file: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def load_checkpoint(file: Path, network: nn.Module, key: str = "teacher.checkpoint") -> None:
+    """Loads a user's own weights into a network: safetensors, or a state dict read with `weights_only`.
+
+    Raises:
+        UsageError: where the file is missing, truncated, carries code, or fits another network.
+    """
+    state = _read(file, key)
+    expected = network.state_dict()
+    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in state if name not in expected]
+    wrong = [name for name in state if name in expected and state[name].shape != expected[name].shape]
+    what = type(network).__name__
+    if wrong:
+        name = wrong[-1]
+        raise UsageError(
+            f"{key}={file}: its {name} is {tuple(state[name].shape)}, but {what} has {tuple(expected[name].shape)}; "
+            "expected weights of the same architecture and number of classes"
+        )
+    if missing or unknown:
+        raise UsageError(
+            f"{key}={file}: not weights of this {what}: {len(missing)} entries are missing "
+            f"({', '.join(missing[:3])}), {len(unknown)} unknown ({', '.join(unknown[:3])})"
+        )
+    network.load_state_dict(state, strict=False)
+
+
+def _read(file: Path, key: str) -> StateDict:
+    from pickle import UnpicklingError
+
+    from safetensors.torch import load_file
+
+    if not file.is_file():
+        raise UsageError(f"{key}={file}: there is no such file")
+    try:
+        if file.suffix == ".safetensors":
+            state: Any = load_file(file)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch warns of what it then refuses
+                state = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        if "truncated" in str(error) or "EOF" in str(error) or "pickle data" in str(error):
+            raise UsageError(f"{key}={file}: the file is truncated or no checkpoint") from error
+        raise UsageError(
+            f"{key}={file}: the file carries code, not weights alone; save the state dict with safetensors instead"
+        ) from error
+    except Exception as error:  # unpickling what is no pickle raises whatever it stumbles over
+        raise UsageError(f"{key}={file}: the file is truncated or no checkpoint") from error
+    for wrapper in ("state_dict", "model", "model_state_dict"):
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UsageError(f"{key}={file}: expected a state dict, names and tensors, as network.state_dict() gives it")
+    return {str(name).removeprefix("module."): value for name, value in state.items()}

@@ -1,0 +1,244 @@
+"""The end of a study: what it found is trained anew with other seeds, beside what the paper publishes, and tested.
+
+Trials were compared on validation, with the study's seeds; the best of many is partly the luckiest. So the refits
+take seeds that no trial had, and the test part is read here for the first time. `final.json` holds
+- `metric`, `direction`, `seeds`;
+- `settings`: for each, `name`, `arm`, `params`, `trial` (its number in the search, or null), `against` (the setting
+  it is compared with, or null), and by seed, in the order of `seeds`: `test` ({metric: [..]}), `alone` (the same for
+  the student trained with labels alone), `folders`; `parameters`, `multiply_accumulates`; `teacher` ({metric: value});
+- `comparisons`: for each setting with an `against`: `setting`, `against`, `differences` by seed, `mean`, `interval`
+  (95 %, Student's t over seeds, of this comparison by itself; null of one seed), `p` of the paired t test, `corrected`
+  for the number of comparisons after Holm, `better`: true, false, or null where that is not below 0.05;
+- `unbeaten`: the published settings than which the search found nothing better on validation;
+- `missing`: the settings of which a seed did not come to its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from rich.table import Table
+
+from kdlab.core.statistics import holm, mean, paired, shown
+from kdlab.study.search_space import by_key, published, written
+from kdlab.study.spec import Arm, Plan
+
+VERSION = 2
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A setting to be trained anew. The fields are those of `settings` above."""
+
+    name: str
+    arm: str | None
+    params: Mapping[str, Any]
+    trial: int | None
+    against: str | None
+    overrides: tuple[str, ...]
+
+
+def choose(plan: Plan, studies: Mapping[str | None, Study]) -> list[Refit]:
+    """What is refitted: the best of each arm, or its whole front; and the published setting, if wanted.
+
+    Args:
+        plan: the study.
+        studies: the Optuna study of each arm, by its option.
+    """
+    found: dict[str, Refit] = {}
+    final, plain = plan.settings["final"], plan.arms[0]
+    for arm in plan.arms:
+        for trial in _winners(plan, studies[arm.option]):
+            name = arm.option or "best"
+            against = plain.option if arm is not plain else None
+            if final["of"] == "front":
+                name, against = f"{arm.option or ''} trial {trial.number}".strip(), None
+            if final["default"]:
+                default = _published(plan, arm, trial)
+                found[default.name] = default
+                against = default.name
+                if default.params == trial.params:
+                    continue
+            found[name] = Refit(name, arm.option, trial.params, trial.number, against, _overrides(arm, trial.params))
+    return list(found.values())
+
+
+def seeds(plan: Plan) -> list[int]:
+    """Those of the refits: the first that no trial had."""
+    first = plan.seed + plan.settings["seeds"]
+    return list(range(first, first + plan.settings["final"]["seeds"]))
+
+
+def summarise(plan: Plan, refits: Sequence[Refit], trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    """The content of final.json.
+
+    Args:
+        plan: the study.
+        refits: what was to be refitted.
+        trials: of NAME/final, whose attribute `result` holds a result.json.
+    """
+    settings, wanted = [], []
+    for refit in refits:
+        done = {
+            trial.user_attrs["seed"]: trial
+            for trial in trials
+            if trial.state == TrialState.COMPLETE and is_of(refit, trial)
+        }
+        if all(seed in done for seed in seeds(plan)):
+            wanted.append(refit)
+            settings.append(_setting(refit, [done[seed] for seed in seeds(plan)]))
+    metric = plan.curve.removeprefix("validation.")
+    tests = {setting["name"]: setting["test"][metric] for setting in settings}
+    pairs = [(refit.name, refit.against) for refit in wanted if refit.against in tests]
+    found = compare(plan, [(tests[name], tests[against]) for name, against in pairs])
+    rivals = {refit.against for refit in refits}
+    return {
+        "version": VERSION,
+        "name": plan.name,
+        "metric": metric,
+        "direction": plan.objectives[plan.curve],
+        "seeds": seeds(plan),
+        "settings": settings,
+        "comparisons": [
+            {"setting": name, "against": against, **one} for (name, against), one in zip(pairs, found, strict=True)
+        ],
+        "unbeaten": [refit.name for refit in wanted if refit.trial is None and refit.name not in rivals],
+        "missing": [refit.name for refit in refits if refit not in wanted],
+    }
+
+
+def compare(plan: Plan, pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> list[dict[str, Any]]:
+    """Pairs of settings, seed by seed; the fields are those of `comparisons` above."""
+    found = [paired(values, others) for values, others in pairs]
+    sign = 1 if plan.objectives[plan.curve] == "maximize" else -1
+    return [
+        {
+            "differences": list(one.differences),
+            "mean": one.mean.value,
+            "interval": one.mean.interval and list(one.mean.interval),
+            "p": one.p,
+            "corrected": corrected,
+            "better": {1: True, -1: False, 0: None}[sign * shown(one.mean.value, corrected)],
+        }
+        for one, corrected in zip(found, holm([one.p for one in found]), strict=True)
+    ]
+
+
+def verdict(final: Mapping[str, Any]) -> list[str]:
+    """What came of the study, a sentence for each comparison, and what is missing."""
+    compared = final["comparisons"]
+    said = [_sentence(one, final["metric"], len(compared)) for one in compared]
+    said += [f"{name}: the search found nothing better than what is published." for name in final["unbeaten"]]
+    if final["missing"]:
+        missing = ", ".join(final["missing"])
+        said.append(f"{missing}: not every seed came to its end, so it is left out; the same command tries again.")
+    return said or ["Nothing is compared: the published setting is refitted too with final.default=true."]
+
+
+def _sentence(found: Mapping[str, Any], metric: str, comparisons: int) -> str:
+    words = {True: "is better than", False: "is worse than", None: "is not shown to differ from"}[found["better"]]
+    said = f"{found['setting']} {words} {found['against']}: {metric} on test differs by {found['mean']:+.4f}"
+    if found["interval"] is None:
+        return f"{said} with one seed, which says little."
+    low, high = found["interval"]
+    said += f" ({len(found['differences'])} seeds, 95 % interval {low:+.4f} to {high:+.4f}"
+    if comparisons == 1:
+        return f"{said})."
+    return f"{said} by itself; t test after Holm for {comparisons} comparisons: p {found['corrected']:.3g})."
+
+
+def table(final: Mapping[str, Any]) -> Table:
+    """Settings, their parameters, and test values as mean over seeds ± its 95 % interval."""
+    metric = final["metric"]
+    title = f"{final['name']}: {metric} on test over seeds {final['seeds']}, ± 95 % interval"
+    shown = Table(title=title, title_justify="left")
+    for column in ("setting", "distilled", "alone", "multiply-\naccumulates", "parameters found"):
+        shown.add_column(column, justify="left" if column.startswith(("set", "param")) else "right", overflow="fold")
+    for setting in final["settings"]:
+        params = "\n".join(f"{name} {_short(value)}" for name, value in setting["params"].items())
+        alone = (setting["alone"] or {}).get(metric)
+        cost = f"{setting['multiply_accumulates']:,}"
+        shown.add_row(setting["name"], _spread(setting["test"][metric]), _spread(alone), cost, params)
+    return shown
+
+
+def attributes(refit: Refit, seed: int) -> dict[str, Any]:
+    """The user attributes of the trial that refits a setting with a seed."""
+    described = asdict(refit)
+    return {"setting": refit.name, "seed": seed, **{key: described[key] for key in ("arm", "params", "overrides")}}
+
+
+def is_of(refit: Refit, trial: FrozenTrial) -> bool:
+    """Whether a trial of NAME/final refits a setting; the best of a study that went on is another."""
+    return bool(trial.user_attrs["setting"] == refit.name and trial.user_attrs["params"] == dict(refit.params))
+
+
+def _winners(plan: Plan, study: Study) -> list[FrozenTrial]:
+    signs = [1 if direction == "minimize" else -1 for direction in plan.objectives.values()]
+    first = list(plan.objectives).index(plan.curve)
+    order = sorted(range(len(signs)), key=lambda place: place != first)
+    complete = [
+        trial
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if all(broken <= 0 for broken in trial.constraints.values())
+    ]
+    ranked = sorted(complete, key=lambda trial: [signs[place] * trial.values[place] for place in order])
+    if plan.settings["final"]["of"] == "best":
+        return ranked[:1]
+    front = {trial.number for trial in study.best_trials}
+    return [trial for trial in ranked if trial.number in front]
+
+
+def _published(plan: Plan, arm: Arm, winner: FrozenTrial) -> Refit:
+    kept = {key: value for key, value in by_key(winner.params).items() if key in plan.settings["final"]["same"]}
+    params = published(arm.space, kept, arm.overrides, plan.folders)
+    given, usual = by_key(params), by_key(arm.default)
+    moved = [f"{key}={_short(value)}" for key, value in kept.items() if key in given and usual.get(key) != value]
+    name = ", ".join([f"{arm.option} default" if arm.option else "default", *moved])
+    return Refit(name, arm.option, params, None, None, _overrides(arm, params))
+
+
+def _overrides(arm: Arm, params: Mapping[str, Any]) -> tuple[str, ...]:
+    return (*arm.overrides, *written(params))
+
+
+def _setting(refit: Refit, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    results = [trial.user_attrs["result"] for trial in trials]
+    described = {key: value for key, value in asdict(refit).items() if key != "overrides"}
+    first = results[0]
+    return {
+        **described,
+        "test": _columns([result["test"] for result in results]),
+        "alone": _columns([result["alone"] for result in results]) if all(r["alone"] for r in results) else None,
+        "teacher": first["teacher"],
+        "parameters": first["parameters"],
+        "multiply_accumulates": first["multiply_accumulates"],
+        "folders": [trial.user_attrs["folder"] for trial in trials],
+    }
+
+
+def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _spread(values: Sequence[float] | None) -> str:
+    if not values:
+        return ""
+    found = mean(values)
+    return f"{found.value:.4f}" + ("" if found.margin is None else f"\n± {found.margin:.4f}")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def of_result(result: Mapping[str, Any], keep: str) -> dict[str, Any]:
+    """What a refit's trial remembers of its result.json: test rows of the epoch that the run keeps."""
+    student = result["student"]
+    rows = {name: result[name] and result[name]["test"].get("last") for name in ("teacher", "alone")}
+    costs = {key: student[key] for key in ("parameters", "multiply_accumulates")}
+    return {"test": student["test"].get(keep, student["test"]["last"]), **rows, **costs}

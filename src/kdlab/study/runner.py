@@ -1,0 +1,285 @@
+"""Carries out a study: takes trials from the storage, has them done by processes, and writes down what is heard.
+
+Any number of these, on any machines, work on one storage; each is what `kdlab.study.trial_queue` calls a worker.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+from kdlab.core.errors import UsageError
+from kdlab.study import refit
+from kdlab.study.process_pool import (
+    Assignment,
+    Diverged,
+    Done,
+    Epoch,
+    Failed,
+    Job,
+    Known,
+    Message,
+    ProcessPool,
+    TrialRunner,
+)
+from kdlab.study.progress import ProgressView
+from kdlab.study.search_space import written
+from kdlab.study.spec import FREE, Arm, Plan, make_pruner
+from kdlab.study.storage import Storage, open_storage, shown
+from kdlab.study.trial_queue import BEAT, Presence, Quota, TrialQueue, originals
+
+
+@dataclass
+class Held:
+    """A trial that a process of ours is doing. `stopped`: why it was told to stop."""
+
+    quota: Quota
+    trial: optuna.Trial
+    stopped: str | None = None
+    epochs: int = 0
+
+
+class StudyRunner:
+    """One worker of a study. After `run`, `complete` is how many of the study's trials came to their end.
+
+    Args:
+        plan: the study.
+        work: what its trials do.
+        view: who is shown how it goes.
+
+    Raises:
+        UsageError: where the storage cannot be opened, or holds another study of this name.
+    """
+
+    def __init__(self, plan: Plan, work: TrialRunner, view: ProgressView) -> None:
+        self.plan, self.work, self.view = plan, work, view
+        self.storage: Storage = open_storage(plan.storage)
+        self._presence = Presence()
+        self.quotas: list[Quota] = []
+        with self.storage.lock():
+            self._refuse_another()
+        self._pool = ProcessPool(plan.settings["workers"], plan.settings["hang_seconds"])
+        self._held: dict[Job, Held] = {}
+        self._signed = self._looked = float("-inf")
+        self.complete = 0
+
+    def run(self) -> dict[str, Any] | None:
+        """Does trials until there are enough, then the refits; what final.json says, None where nothing is refitted.
+
+        Raises:
+            KeyboardInterrupt: the same command goes on where it stood.
+            UsageError: where somebody began another study of this name meanwhile.
+        """
+        seconds = self.plan.settings["budget"]["seconds"]
+        deadline = time.monotonic() + seconds if seconds else float("inf")
+        with closing(self.storage), self.view.showing(self._begin()):
+            self._drain(self.quotas, deadline)
+            states = [trial.state for quota in self.quotas for trial in quota.queue.trials()]
+            self.complete = states.count(TrialState.COMPLETE)
+            studies = {quota.arm.option: quota.queue.study for quota in self.quotas if quota.arm}
+            refits = refit.choose(self.plan, studies) if self.plan.settings["final"]["seeds"] else []
+            if not refits:
+                return None
+            quota = self._begin_refits(refits)
+            self.view.quotas = [*self.quotas, quota]
+            self._drain([quota], float("inf"))
+            final = refit.summarise(self.plan, refits, quota.queue.trials())
+        (self.plan.folder / "final.json").write_text(json.dumps(final, indent=2) + "\n")
+        return final
+
+    # ---- beginning
+
+    def _refuse_another(self) -> None:
+        """Refuses a study that was begun with other settings; under the lock."""
+        known, plan = optuna.get_all_study_names(self.storage.optuna), self.plan
+        for name in {plan.titled(arm) for arm in plan.arms} & set(known):
+            begun = optuna.load_study(study_name=name, storage=self.storage.optuna).user_attrs.get("plan")
+            for key, value in self._settings().items():
+                if begun is not None and key not in FREE and begun.get(key) != value:
+                    raise UsageError(
+                        f"{key}: the study {plan.name} was begun with other ones, see {plan.folder / 'study.yaml'}; "
+                        "give this one a name of its own, name=NAME"
+                    )
+
+    def _settings(self) -> dict[str, Any]:
+        """The study as its storage remembers it."""
+        settings = self.plan.settings
+        found: dict[str, Any] = json.loads(json.dumps({**settings, "storage": shown(settings["storage"])}))
+        return found
+
+    def _begin(self) -> list[Quota]:
+        """The quotas of all arms, their studies made where there are none."""
+        with self.storage.lock():
+            self._refuse_another()
+            self.quotas = [self._begin_arm(arm) for arm in self.plan.arms]
+            if not (file := self.plan.folder / "study.yaml").is_file():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(yaml.safe_dump(self._settings(), sort_keys=False))
+        return self.quotas
+
+    def _begin_arm(self, arm: Arm) -> Quota:
+        plan = self.plan
+        queue = TrialQueue(
+            self.storage, plan.titled(arm), list(plan.objectives.values()), space=arm.space, presence=self._presence,
+            sampler=plan.settings["sampler"], seed=plan.settings["seed"],
+            pruner=make_pruner(plan.settings["pruner"]),
+        )  # fmt: skip
+        if "plan" not in queue.study.user_attrs:
+            for point in arm.first:
+                queue.study.enqueue_trial(dict(point), skip_if_exists=True)
+            queue.study.set_metric_names(list(plan.objectives))
+            queue.study.set_user_attr("objectives", [list(pair) for pair in plan.objectives.items()])
+            queue.study.set_user_attr("curve", plan.curve)
+            queue.study.set_user_attr("arm", arm.option)
+            queue.study.set_user_attr("plan", self._settings())
+        return Quota(queue, arm, plan.settings["budget"]["trials"])
+
+    def _begin_refits(self, refits: Sequence[refit.Refit]) -> Quota:
+        direction = self.plan.objectives[self.plan.curve]
+        with self.storage.lock():
+            queue = TrialQueue(self.storage, f"{self.plan.name}/final", [direction], presence=self._presence)
+            for one in refits:
+                trials = [trial for trial in queue.trials() if trial.state != TrialState.FAIL]  # those, again
+                known = [trial.user_attrs["seed"] for trial in trials if refit.is_of(one, trial)]
+                for seed in refit.seeds(self.plan):
+                    if seed not in known:
+                        queue.study.enqueue_trial({}, refit.attributes(one, seed))
+        return Quota(queue, None, 0)
+
+    # ---- going on
+
+    def _drain(self, quotas: Sequence[Quota], deadline: float) -> None:
+        """Until no trial is left to do, here or elsewhere."""
+        try:
+            while True:
+                self._sign(quotas)
+                if time.monotonic() < deadline:
+                    self._fill(quotas)
+                if not self._pool.jobs and not self._left(quotas, time.monotonic() < deadline):
+                    return
+                for job, message in self._pool.wait(1.0):
+                    self._hear(job, message)
+                self.view.draw(self._pool.jobs)
+        finally:
+            for job in self._pool.kill_all():
+                held = self._held.pop(job)
+                held.quota.queue.fail(held.trial.number, "the study was stopped", again=True, count=False)
+
+    def _left(self, quotas: Sequence[Quota], may_begin: bool) -> bool:
+        known = {quota.queue.name: quota.queue.trials() for quota in quotas}
+        states = [trial.state for trials in known.values() for trial in trials]
+        wanting = any(len(originals(known[quota.queue.name])) < quota.most for quota in quotas)
+        return TrialState.RUNNING in states or (may_begin and (wanting or TrialState.WAITING in states))
+
+    def _sign(self, quotas: Sequence[Quota]) -> None:
+        """A sign of life, and a look at who gives none."""
+        if time.monotonic() - self._signed < BEAT:
+            return
+        self._signed = time.monotonic()
+        beats = self.quotas[0].queue.beat()
+        for quota in quotas:
+            for number in quota.queue.give_up_lost(beats):
+                self.view.ended(quota.queue, number)
+
+    def _fill(self, quotas: Sequence[Quota]) -> None:
+        """Starts trials in free slots, those of the arm with the fewest first; asks the storage once a second."""
+        while (slot := self._pool.free()) is not None and time.monotonic() - self._looked >= 1.0:
+            for quota in sorted(quotas, key=lambda quota: quota.taken):
+                if (trial := quota.queue.take(quota.most)) is not None:
+                    quota.taken = trial.number
+                    self._start(quota, trial, slot)
+                    break
+            else:
+                self._looked = time.monotonic()
+
+    def _start(self, quota: Quota, trial: optuna.Trial, slot: int) -> None:
+        plan, attributes = self.plan, trial.user_attrs
+        if quota.arm is None:
+            setting = re.sub(r"[^\w.=]+", "-", attributes["setting"])
+            name = f"{plan.name}-{setting}-seed{attributes['seed']}"
+            place = Path("final") / f"{trial.number:04d}-{setting}-seed{attributes['seed']}"
+            overrides = [*attributes["overrides"], f"seed={attributes['seed']}", "alone=true"]
+        else:
+            number = f"{trial.number:04d}" if quota.arm.option is None else f"{quota.arm.option}-{trial.number:04d}"
+            place, name = Path("trials") / number, f"{plan.name}-{number}"
+            overrides = [*quota.arm.overrides, *written(trial.params)]
+        trial.set_user_attr("folder", str(place))
+        do = self.work.refit if quota.arm is None else self.work.trial
+        assignment = Assignment(name, overrides, plan.folder / place, slot)
+        job = self._pool.start(slot, assignment.folder, do, plan, assignment)
+        self._held[job] = Held(quota, trial)
+
+    # ---- listening
+
+    def _hear(self, job: Job, message: Message) -> None:
+        held = self._held[job]
+        try:
+            stop = self._write(held, message)
+        except UpdateFinishedTrialError:  # somebody thought us dead and gave the trial to another
+            if job in self._pool.jobs:
+                self._pool.kill(job)
+            del self._held[job]
+            return
+        if isinstance(message, (Known, Epoch)):
+            job.answer(stop)
+        else:
+            del self._held[job]
+            self._looked = float("-inf")
+            self.view.ended(held.quota.queue, held.trial.number)
+
+    def _write(self, held: Held, message: Message) -> bool:
+        """Writes down what was heard; whether the trial shall stop."""
+        queue, trial = held.quota.queue, held.trial
+        match message:
+            case Known(metrics, epochs):
+                trial.set_user_attr("metrics", metrics)
+                trial.set_user_attr("epochs", epochs)
+                held.epochs = epochs
+                if broken := self._constrain(trial, metrics):
+                    held.stopped = f"not trained: {broken}"
+            case Epoch(done, value):
+                if queue.report(trial, done, value) and done < held.epochs:
+                    held.stopped = f"pruned after epoch {done} of {held.epochs}"
+            case Done(metrics):
+                self._finish(held, metrics)
+            case Diverged(reason):
+                queue.finish(trial, None, f"diverged: {reason}")
+            case Failed(reason, again):
+                tried = trial.user_attrs.get("retries", 0)
+                queue.fail(trial.number, reason, again=again and tried < self.plan.settings["retries"])
+        return held.stopped is not None
+
+    def _finish(self, held: Held, metrics: Mapping[str, Any]) -> None:
+        queue, trial = held.quota.queue, held.trial
+        if held.quota.arm is None:
+            trial.set_user_attr("result", metrics)
+            queue.finish(trial, [metrics["test"][self.plan.curve.removeprefix("validation.")]])
+            return
+        trial.set_user_attr("metrics", dict(metrics))
+        if held.stopped is not None:
+            queue.finish(trial, None, held.stopped)
+            return
+        self._constrain(trial, metrics)
+        queue.finish(trial, [metrics[metric] for metric in self.plan.objectives])
+
+    def _constrain(self, trial: optuna.Trial, metrics: Mapping[str, float]) -> str | None:
+        """Writes down the constraints on metrics that are there, once each; one that is broken, in words."""
+        broken = None
+        for constraint in self.plan.constraints:
+            if constraint.metric in metrics and constraint.text not in trial.constraints:
+                violation = constraint.violation(metrics[constraint.metric])
+                trial.set_constraint(constraint.text, violation)
+                if violation > 0:
+                    broken = f"{constraint.metric} is {metrics[constraint.metric]:g}, and must be {constraint.text}"
+        return broken

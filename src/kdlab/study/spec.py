@@ -1,0 +1,175 @@
+"""What a study is, and what it leaves, which reports are made of. Its YAML is read by `kdlab.study.spec_file`.
+
+A study's folder is `RUNS/NAME` (`runs/kd`). It holds
+- `study.yaml`: the study as it was begun, defaults filled in and overrides of the command line applied;
+- `journal.log`: Optuna's storage, unless `storage` names another file or a PostgreSQL server;
+- `trials/`: a run folder for each trial, with `config.yaml` and `metrics.csv`; weights are not kept;
+- `final/`: a whole run folder (see `kdlab.run.execute`) for each refit, named NUMBER-SETTING-seedN;
+- `final.json`: what the refits came to, see `kdlab.study.refit`.
+
+The storage holds one Optuna study, NAME; where the study compares options, one for each, NAME/OPTION; and for
+the refits NAME/final. Optuna studies have the user attributes `plan` (the content of study.yaml), `arm` (OPTION
+or null), `curve` (the metric that curves are of) and `objectives` ([[metric, direction], ...], in order of the
+trials' values); their `metric_names` are set. A parameter is called as the key of the config that it sets; where
+a key has several ranges, each belonging to a choice, `KEY@CHOICE`. Trials have Optuna's own state, params,
+values and `constraints` (per text of a constraint, by how much of its bound it is broken; feasible where none is
+above 0), and the user attributes
+- `metrics`: {metric: value}, of the mean over seeds; `student.*` known before training are there from the start;
+- `epochs`: the length of its schedule;
+- `reason`: why it was pruned or failed, in one line; absent of complete trials;
+- `folder`: its run folder, relative to the study's; the curve is also in its metrics.csv;
+- `worker`: who ran it; `retry_of`: the number of the failed trial it repeats; `retries`: how often it was tried
+  before and failed of itself. A trial that was repeated is no part of the budget beside its repetition.
+- its curve, see `curve_of`: per epoch, the `curve` metric of its first seed. Compute is epochs × multiply-accumulates.
+Trials of NAME/final have no parameters; `setting`, `arm`, `seed`, `params` and `overrides` say what they refit, and
+`result`, as `kdlab.study.refit.of_result` takes it from a result.json, what came of it. Their value is the test metric.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler, QMCSampler
+from optuna.trial import FrozenTrial
+
+from kdlab.config.compose import compose
+from kdlab.config.instantiate import build, resolve
+from kdlab.study.search_space import Dimension
+
+T = TypeVar("T")
+
+Settings = Mapping[str, Any]
+
+FREE = ("budget", "retries", "hang_seconds", "workers", "storage", "final")
+"""The keys that may change when a study goes on; with any other it would be another study."""
+
+COSTS = ("student.parameters", "student.multiply_accumulates", "student.bytes", "student.latency_ms")
+"""The metrics of a student that are known before it is trained. Less is better."""
+
+TIMES = ("student.seconds", "student.samples_per_second")
+"""Those of its training."""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A bound on a metric, `student.parameters <= 200000`."""
+
+    text: str
+    metric: str
+    most: bool
+    bound: float
+
+    def violation(self, value: float) -> float:
+        """By how much a value breaks the bound, in parts of the bound; 0 or below where it holds."""
+        excess = value - self.bound if self.most else self.bound - value
+        return excess / abs(self.bound) if self.bound else excess
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One search: a space, and its own share of trials. A study that compares nothing has a single one.
+
+    option: what is compared here, None where nothing is. default: the point that its config publishes.
+    """
+
+    option: str | None
+    overrides: tuple[str, ...]
+    space: tuple[Dimension, ...]
+    default: Settings
+    first: tuple[Settings, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study, read and checked as far as can be without torch.
+
+    settings: its YAML, whole. runs: the folder that its own lies in. seed: of its runs, where a trial has only one.
+    """
+
+    settings: Settings
+    folders: tuple[Path, ...]
+    arms: tuple[Arm, ...]
+    objectives: Mapping[str, str]
+    constraints: tuple[Constraint, ...]
+    runs: Path
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return str(self.settings["name"])
+
+    @property
+    def folder(self) -> Path:
+        """Where the study lies."""
+        return self.runs / self.name
+
+    @property
+    def storage(self) -> str:
+        """The file of a journal, or the URL of a PostgreSQL server."""
+        return str(self.settings["storage"] or self.folder / "journal.log")
+
+    @property
+    def curve(self) -> str:
+        """The metric that is followed while a trial trains."""
+        return next(metric for metric in self.objectives if metric.startswith("validation."))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those that it reads, of objectives and constraints."""
+        return tuple(dict.fromkeys([*self.objectives, *(constraint.metric for constraint in self.constraints)]))
+
+    def titled(self, arm: Arm) -> str:
+        """The name of an arm's Optuna study."""
+        return self.name if arm.option is None else f"{self.name}/{arm.option}"
+
+    def compose(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """The config of a run."""
+        return compose(overrides, self.folders)
+
+
+def curve_of(trial: FrozenTrial) -> dict[int, float]:
+    """{epochs done: the curve's metric}, in order, of a trial from the storage.
+
+    Optuna holds intermediate values of studies with one objective alone; beside several, its sampler stumbles
+    over a pruned trial that has some. There they are user attributes, `curve/EPOCH`.
+    """
+    found = dict(trial.intermediate_values)
+    for key, value in trial.user_attrs.items():
+        if key.startswith("curve/"):
+            found[int(key.removeprefix("curve/"))] = value
+    return dict(sorted(found.items()))
+
+
+def make_sampler(settings: Mapping[str, Any], seed: int, number: int) -> BaseSampler:
+    """The sampler of one trial, seeded after the study and the trial's number.
+
+    Raises:
+        UsageError: where the settings describe no sampler.
+    """
+    target = resolve(settings.get("_target_"), BaseSampler, "sampler")
+    own = seed if issubclass(target, QMCSampler) else zlib.crc32(f"{seed}/{number}".encode())
+    return _built(settings, BaseSampler, "sampler", seed=own)  # type: ignore[type-abstract]  # mypy #4717
+
+
+def make_pruner(settings: Settings | None) -> BasePruner:
+    """The pruner of a study; one that never prunes where it has none.
+
+    Raises:
+        UsageError: where the settings describe no pruner.
+    """
+    if settings is None:
+        return NopPruner()
+    return _built(settings, BasePruner, "pruner")  # type: ignore[type-abstract]  # mypy #4717
+
+
+def _built(settings: Settings, kind: type[T], key: str, **arguments: Any) -> T:
+    with warnings.catch_warnings():  # whoever wrote the setting knows that it is new
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return build(settings, kind, key, **arguments)

@@ -1,0 +1,273 @@
+"""What a study's processes do: trials, which are runs of `kdlab.train` validated and never tested, and refits.
+
+The warm process imports this file and, with it, torch and Lightning; see `kdlab.study.process_pool`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import yaml
+from lightning.pytorch.loggers import WandbLogger
+from safetensors.torch import save
+
+from kdlab.config.compose import Config
+from kdlab.config.instantiate import build
+from kdlab.core.errors import UsageError, nearest
+from kdlab.data.check import check as check_data
+from kdlab.data.check import source_arguments
+from kdlab.data.dataset import Data, prepare
+from kdlab.data.table import Source
+from kdlab.networks import cost
+from kdlab.networks.weights import StateDict
+from kdlab.run.builder import assemble, example_batch, without_use
+from kdlab.run.execute import Setting, run
+from kdlab.run.fit import fit
+from kdlab.run.store import Store
+from kdlab.study.process_pool import (
+    Assignment,
+    Channel,
+    Diverged,
+    DivergedTrialError,
+    Epoch,
+    Failed,
+    Known,
+    ProcessPool,
+    TrialRunner,
+)
+from kdlab.study.refit import of_result
+from kdlab.study.search_space import written
+from kdlab.study.spec import Plan
+from kdlab.study.wandb_summary import publish, summary
+from kdlab.tasks.task import Task
+from kdlab.training.distiller import Distiller
+from kdlab.training.loss_buffer import DivergedError
+
+
+class Distillation(TrialRunner):
+    """Trials that distil."""
+
+    def __init__(self) -> None:
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # threads started here would be missing in the processes forked from this one
+        self._config: Config = {}
+        self._data: Data | None = None
+        self._teachers: dict[str, StateDict] = {}
+
+    def check(self, plan: Plan) -> None:
+        """Assembles the published setting of every arm, untrained, and looks for every metric that is asked for."""
+        with tempfile.TemporaryDirectory() as folder:
+            _apart(Path(folder), lambda line: _check(plan))
+
+    def prepare(self, plan: Plan) -> None:
+        """Decodes the data and sees to it that the teacher is in the store.
+
+        Raises:
+            UsageError: where it could not be trained.
+        """
+        arm = plan.arms[0]
+        self._config = plan.compose([*arm.overrides, *written(arm.default)])
+        self._data = _load(self._config)
+        if self._config["logger"]["wandb"]:
+            importlib.import_module("wandb.sdk.launch")  # half of what a run's start takes, and each would do it anew
+        config = without_use({**self._config, "name": plan.name})
+        setting = Setting(self._data, Store(), plan.folder / "teacher", plan.name, False)
+        quiet = {**config, "trainer": {**config["trainer"], "progress": False}}
+        missing = "teacher: not in the store, so it is trained first"
+        _apart(setting.folder, lambda line: {"teachers": len(setting.teachers(quiet))}, missing)
+        self._teachers = {entry.key: entry.weights() for entry in setting.teachers(config) if entry is not None}
+
+    def trial(self, line: Channel, plan: Plan, assignment: Assignment) -> dict[str, float]:
+        """Trains a student for each seed, reports the first one's curve, and stops where it is told to.
+
+        Raises:
+            DivergedTrialError: where the loss or a metric was no number.
+        """
+        self._settle(plan, assignment.slot)
+        config = without_use(_named(plan.compose(assignment.overrides), plan, assignment, ["trial"]))
+        (assignment.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        data = self._data if self._data and config["data"] == self._config["data"] else _load(config)
+        store = Store(waiting=line.waiting)
+        found: list[dict[str, float]] = []
+        for place in range(plan.settings["seeds"]):
+            folder = assignment.folder / f"seed{place}" if place else assignment.folder
+            seeded = {**config, "seed": config["seed"] + place}
+            report = Report(plan, config, None if place else line)
+            try:
+                fit(
+                    seeded, data, folder, job="trial", group=plan.name, nested=True, trial=True, callbacks=[report],
+                    teachers=self._weights(Setting(data, store, folder, plan.name, False), seeded),
+                )  # fmt: skip
+            except DivergedError as error:
+                raise DivergedTrialError(str(error).split(";")[0]) from error
+            found.append(report.metrics())
+            if report.stopped:
+                break
+        mean = {name: fmean(one[name] for one in found) for name in found[0]}
+        if broken := [name for name, value in mean.items() if not math.isfinite(value)]:
+            raise DivergedTrialError(f"{broken[0]} is no finite number")
+        return mean
+
+    def refit(self, line: Channel, plan: Plan, assignment: Assignment) -> dict[str, Any]:
+        """A whole run, tested at its end, beside its teacher and the student alone; see `refit.of_result`."""
+        self._settle(plan, assignment.slot)
+        config = _named(plan.compose(assignment.overrides), plan, assignment, ["final"])
+        config["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+        outcome = run(config, folder=assignment.folder, store=Store(waiting=line.waiting))
+        assert outcome is not None
+        return of_result(outcome.result, config["keep"])
+
+    def publish(self, plan: Plan, final: Mapping[str, Any] | None) -> None:
+        """On W&B, where the study's runs are there."""
+        logger = self._config["logger"]
+        if logger["wandb"]:
+            _apart(plan.folder, lambda line: publish(plan, logger, final))
+
+    def _settle(self, plan: Plan, slot: int) -> None:
+        """Takes this process's share of the machine, and is no task of SLURM's, which would be ranks of one run."""
+        os.environ.pop("SLURM_NTASKS", None)
+        torch.set_num_threads(max(1, self._threads // plan.settings["workers"]))
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices = visible.split(",") if visible else [str(place) for place in range(torch.cuda.device_count())]
+        if len(devices) > 1:
+            os.environ["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+
+    def _weights(self, setting: Setting, config: Config) -> list[StateDict | None]:
+        entries = setting.teachers(config)
+        return [None if entry is None else self._teachers.get(entry.key) or entry.weights() for entry in entries]
+
+
+class Report(pl.Callback):
+    """Tells what a trial costs before it trains, and how well it does after each epoch; stops it where asked to.
+
+    Args:
+        plan: the study.
+        config: the run.
+        line: to the process that watches; None: nobody is told.
+    """
+
+    def __init__(self, plan: Plan, config: Mapping[str, Any], line: Channel | None) -> None:
+        self.plan, self.config, self.line = plan, config, line
+        self.stopped = False
+        self._known: dict[str, float] = {}
+        self._rows: list[dict[str, float]] = []
+        self._best = 0
+        self._times: dict[str, float] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Measures the student, still on the CPU."""
+        assert isinstance(pl_module, Distiller)
+        student = next(iter(pl_module.mode.validated().values()))
+        one = example_batch(self.config["data"])["input"][:1]
+        self._known = {
+            "student.parameters": cost.parameters(student),
+            "student.multiply_accumulates": cost.multiply_accumulates(student, one),
+            "student.bytes": len(save({name: value.clone() for name, value in student.state_dict().items()})),
+        }
+        if "student.latency_ms" in self.plan.metrics:
+            self._known["student.latency_ms"] = cost.latency_ms(student, one)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._tell(trainer, Known(self._known, trainer.max_epochs or 0))
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Distiller)
+        task = pl_module.task
+        row = {f"validation.{name}": float(trainer.callback_metrics[f"validation/{name}"]) for name in task.metrics()}
+        primary = f"validation.{task.primary}"
+        if not self._rows or task.better(row[primary], self._rows[self._best][primary]):
+            self._best = len(self._rows)
+        self._rows.append(row)
+        self._tell(trainer, Epoch(trainer.current_epoch + 1, row[self.plan.curve]))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Distiller)
+        samples = pl_module.steps * self.config["trainer"]["batch_size"]
+        rate = samples / pl_module.seconds if pl_module.seconds else 0.0
+        self._times = {"student.seconds": pl_module.seconds, "student.samples_per_second": rate}
+        for board in _boards(trainer):
+            board.summary.update(summary(self.metrics()))
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        for board in _boards(trainer):
+            board.tags = (*board.tags, "failed")
+
+    def metrics(self) -> dict[str, float]:
+        """Of the epoch that the run would keep, and what the student costs."""
+        kept = self._best if self.config["keep"] == "best" else -1
+        return {**(self._rows[kept] if self._rows else {}), **self._known, **self._times}
+
+    def _tell(self, trainer: pl.Trainer, message: Known | Epoch) -> None:
+        if self.line is not None and self.line.stop(message):
+            self.stopped = trainer.should_stop = True
+            for board in _boards(trainer):
+                board.tags = (*board.tags, "pruned")
+
+
+def _boards(trainer: pl.Trainer) -> list[Any]:
+    return [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+
+
+def _load(config: Mapping[str, Any]) -> Data:
+    return prepare(build(source_arguments(config["data"]), Source, "data", allow=config["allow"]), config["data"])
+
+
+def _named(config: Config, plan: Plan, assignment: Assignment, tags: Sequence[str]) -> Config:
+    """A run as part of a study: quiet, under its name, in the study's group."""
+    logger = config["logger"]
+    if logger["wandb"]:
+        logger = {**logger, "group": plan.name, "tags": [*logger["tags"], *tags]}
+    return {**config, "name": assignment.name, "logger": logger, "trainer": {**config["trainer"], "progress": False}}
+
+
+def _check(plan: Plan) -> dict[str, Any]:
+    for arm in plan.arms:
+        config = plan.compose([*arm.overrides, *written(arm.default)])
+        try:
+            check_data(config["data"])
+            task: Task = build(config["task"], Task, "task", allow=config["allow"])  # type: ignore[type-abstract]
+            known = [f"validation.{name}" for name in task.metrics()]
+            for metric in plan.metrics:
+                if metric.startswith("validation.") and metric not in known:
+                    raise UsageError(f"no run writes {metric}{nearest(metric, known)}")
+            assemble(without_use(config))
+        except ValueError as error:
+            whose = f"compare {arm.option}: " if arm.option else ""
+            raise UsageError(whose + " ".join(str(error).split())) from error
+    return {}
+
+
+def _apart(folder: Path, do: Callable[[Channel], dict[str, Any]], patience: str | None = None) -> None:
+    """Does something in a process of its own: threads and CUDA, once begun here, would be broken in later forks.
+
+    Args:
+        folder: for what it prints.
+        do: the thing.
+        patience: what to say where it takes longer than a moment.
+
+    Raises:
+        UsageError: where it failed.
+    """
+    pool = ProcessPool(1)
+    pool.start(0, folder, do)
+    try:
+        while pool.jobs:
+            heard = [message for _, message in pool.wait(2.0)]
+            for message in heard:
+                if isinstance(message, (Failed, Diverged)):
+                    raise UsageError(message.reason)
+            if not heard and patience:
+                print(patience, file=sys.stderr, flush=True)
+                patience = None
+    finally:
+        pool.kill_all()

@@ -1,0 +1,233 @@
+"""The trials of a study in its storage: who does which, so that none is lost and none is done twice.
+
+Optuna's storage is shared by any number of `python -m kdlab.sweep`, called workers here, on any machines. What
+must not be done by two at once (beginning a study, taking a trial, giving up on a dead worker's) is done under
+a lock that the system takes back from whoever dies. A trial is taken, and then completed, pruned or failed by
+the worker that took it. A worker that dies leaves its trials running; the others, or the next start of the same
+command, see that it is gone, mark them failed and put the same parameters back in the queue.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner, NopPruner
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from kdlab.study.search_space import Dimension, suggest
+from kdlab.study.spec import Arm, make_sampler
+from kdlab.study.storage import Storage
+
+BEAT = 10.0
+"""Seconds between two signs of life of a worker."""
+
+LEASE = 90.0
+"""Seconds without one after which a worker on another machine counts as dead."""
+
+
+WRITTEN = ("setting", "arm", "seed", "params", "overrides")
+"""The user attributes that say what a trial shall do, where its parameters do not."""
+
+
+def identity() -> str:
+    """Who this process is, so that another one can tell whether it is still there: machine, id, start."""
+    return f"{_machine()}/{os.getpid()}/{_started(os.getpid())}"
+
+
+class Presence:
+    """Who is alive. A worker on this machine is looked up; one elsewhere must have been heard of of late.
+
+    Of late by our own clock: machines need not agree on the time.
+    """
+
+    def __init__(self, lease: float = LEASE) -> None:
+        self.lease = lease
+        self._heard: dict[str, tuple[Any, float]] = {}
+
+    def alive(self, worker: str, beat: Any) -> bool:
+        """Whether a worker is there, `beat` being its last sign of life."""
+        machine, process, started = worker.rsplit("/", 2)
+        if machine == _machine():
+            return _started(int(process)) == started
+        now = time.monotonic()
+        last, heard = self._heard.get(worker, (object(), now))
+        if last != beat:
+            heard = now
+        self._heard[worker] = (beat, heard)
+        return now - heard < self.lease
+
+
+class TrialQueue:
+    """One Optuna study, as the workers share it.
+
+    Args:
+        storage: where it is.
+        name: of the Optuna study.
+        directions: of its values, `maximize` or `minimize`.
+        space: what is searched; nothing where all trials are written by us.
+        sampler: settings of the sampler.
+        seed: of the sampler; each trial draws with a seed of its own, so that workers and resumed studies
+            do not repeat each other, and one worker alone always draws the same.
+        pruner: asked by whoever runs a trial.
+        presence: who is alive.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        name: str,
+        directions: Sequence[str],
+        *,
+        space: Sequence[Dimension] = (),
+        sampler: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        pruner: BasePruner | None = None,
+        presence: Presence | None = None,
+    ) -> None:
+        self.storage, self.name, self.space, self.seed = storage, name, space, seed
+        self._sampler = sampler or {"_target_": "optuna.samplers.RandomSampler"}
+        self._presence = presence or Presence()
+        self.me = identity()
+        self.study: Study = optuna.create_study(
+            storage=storage.optuna, study_name=name, load_if_exists=True,
+            directions=[StudyDirection[direction.upper()] for direction in directions],
+            pruner=pruner or optuna.pruners.NopPruner(),
+        )  # fmt: skip
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, in order. Not to be changed."""
+        return self.study.get_trials(deepcopy=False)
+
+    def take(self, most: int) -> optuna.Trial | None:
+        """A trial to do, its parameters drawn: one that waits, else a new one, up to `most` in all."""
+        with self.storage.lock():
+            trials = self.trials()
+            waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
+            if not waiting and len(originals(trials)) >= most:
+                return None
+            number = waiting[0] if waiting else len(trials)
+            self.study.sampler = make_sampler(self._sampler, self.seed, number)
+            trial = self.study.ask()
+            assert trial.number == number
+            suggest(trial, self.space)
+            trial.set_user_attr("worker", self.me)
+            return trial
+
+    def report(self, trial: optuna.Trial, epoch: int, value: float) -> bool:
+        """Adds a point to the curve of a trial (see `kdlab.study.spec.curve_of`); whether it shall stop there."""
+        if len(self.study.directions) == 1:
+            trial.report(value, epoch)
+        else:
+            trial.set_user_attr(f"curve/{epoch}", value)
+        pruner = self.study.pruner
+        return not isinstance(pruner, NopPruner) and pruner.prune(self.study, self.trials()[trial.number])
+
+    def finish(self, trial: optuna.Trial, values: Sequence[float] | None, reason: str | None = None) -> bool:
+        """Completes a trial, or prunes it where there are no values. False: somebody had given up on us."""
+        with self.storage.lock():
+            if self.trials()[trial.number].state.is_finished():
+                return False
+            if reason is not None:
+                trial.set_user_attr("reason", reason)
+            self.study.tell(trial, values, TrialState.COMPLETE if values is not None else TrialState.PRUNED)
+            return True
+
+    def fail(self, number: int, reason: str, *, again: bool, count: bool = True) -> bool:
+        """Marks a running trial failed, and where it shall be tried again puts it back in the queue, once.
+
+        Args:
+            again: repeat it. count: as one of its retries.
+        """
+        with self.storage.lock():
+            return self._fail(self.trials()[number], reason, again, count)
+
+    def give_up_lost(self, beats: Mapping[str, Any]) -> list[int]:
+        """Fails and requeues the running trials of workers that are gone; their numbers.
+
+        Args:
+            beats: the last sign of life of each worker, see `beat`.
+        """
+        lost = []
+        with self.storage.lock():
+            for trial in self.trials():
+                worker = trial.user_attrs.get("worker")
+                if trial.state != TrialState.RUNNING or worker == self.me:
+                    continue
+                # Under the lock nobody is about to sign, so a running trial that nobody signed was left behind.
+                if worker is None or not self._presence.alive(worker, beats.get(worker)):
+                    self._fail(trial, f"its worker is gone: {worker}", True, False)
+                    lost.append(trial.number)
+        return lost
+
+    def beat(self) -> dict[str, Any]:
+        """Leaves a sign of life; the last one of each worker."""
+        self.study.set_user_attr(f"beat/{self.me}", time.time())
+        beats = {key: value for key, value in self.study.user_attrs.items() if key.startswith("beat/")}
+        return {key.removeprefix("beat/"): value for key, value in beats.items()}
+
+    def _fail(self, trial: FrozenTrial, reason: str, again: bool, count: bool) -> bool:
+        if trial.state.is_finished():
+            return False
+        # First the repetition: who dies in between leaves a running trial, and the next one sees that it is there.
+        if again and not any(other.user_attrs.get("retry_of") == trial.number for other in self.trials()):
+            kept = {key: value for key, value in trial.user_attrs.items() if key in WRITTEN}
+            self.study.enqueue_trial(
+                {**trial.system_attrs.get("fixed_params", {}), **trial.params},
+                {**kept, "retry_of": trial.number, "retries": trial.user_attrs.get("retries", 0) + count},
+            )
+        identity = self.storage.optuna.get_trial_id_from_study_id_trial_number(
+            self.storage.optuna.get_study_id_from_name(self.name), trial.number
+        )
+        self.storage.optuna.set_trial_user_attr(identity, "reason", reason)
+        self.study.tell(trial.number, state=TrialState.FAIL)
+        return True
+
+
+def originals(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Those that count: repetitions of failed trials are not trials of their own."""
+    return [trial for trial in trials if "retry_of" not in trial.user_attrs]
+
+
+def _machine() -> str:
+    """This machine, since its last start, as one set of processes sees it."""
+    known = [socket.gethostname()]
+    for file in (Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")):
+        try:
+            known.append(os.readlink(file) if file.is_symlink() else file.read_text())
+        except OSError:
+            continue
+    return f"{known[0]}-{zlib.crc32(''.join(known).encode()):08x}"
+
+
+def _started(process: int) -> str | None:
+    """When a process of this machine started, in ticks since the machine did; None where there is none."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    try:
+        state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "0"
+    return None if state == "Z" else fields[18]
+
+
+@dataclass
+class Quota:
+    """Trials of one Optuna study: those of an arm, or, where `arm` is None, the final refits."""
+
+    queue: TrialQueue
+    arm: Arm | None
+    most: int
+    taken: int = -1

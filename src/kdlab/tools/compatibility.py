@@ -1,0 +1,156 @@
+"""`python -m kdlab.tools.compatibility`: every loss in every mode for two training steps, as a table of what works.
+
+What does not is refused for a reason, which stands below the table: it follows from what the loss needs and
+from what the mode, its networks and the data offer. Two steps, because some modes teach what was said before.
+
+`python -m kdlab.tools.compatibility --measure 5` trains instead, on the digits: every mode as it was published, over
+five seeds, beside the same student alone. Further arguments are overrides of each run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from kdlab.config.compose import compose, groups
+from kdlab.core.errors import UsageError
+from kdlab.core.statistics import mean
+
+Config = dict[str, Any]
+
+SMALL = ("model=resnet8", "model.width=0.25", "teacher=resnet8", "teacher.model.width=0.5", "logger=csv")
+"""Networks for the table, overridden by what the user gives."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; the exit code is 0, or 2 for what the user must change."""
+    parser = argparse.ArgumentParser(
+        prog="python -m kdlab.tools.compatibility", description="Every loss in every mode."
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of every run")
+    parser.add_argument("--measure", type=int, metavar="SEEDS", help="train every mode over so many seeds instead")
+    given = parser.parse_args(arguments)
+    try:
+        if given.measure:
+            print_measured(measure(given.overrides, given.measure))
+        else:
+            print_grid(grid([*SMALL, *given.overrides]))
+    except UsageError as error:
+        print(f"kdlab: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def modes() -> list[str]:
+    """Every mode in which there is something to learn from."""
+    return [mode for mode in groups()["mode"] if mode != "supervised"]
+
+
+def grid(overrides: Sequence[str]) -> dict[tuple[str, str], str | None]:
+    """(loss, mode) of every cell, with the reason where it cannot be, else None."""
+    losses = {loss: compose([*overrides, f"loss={loss}"])["loss"] for loss in groups()["loss"]}
+    composed = {mode: compose([*overrides, f"mode={mode}"]) for mode in modes()}
+    return {
+        (loss, mode): attempt({**config, "loss": settings})
+        for loss, settings in losses.items()
+        for mode, config in composed.items()
+    }
+
+
+def attempt(config: Mapping[str, Any]) -> str | None:
+    """Takes two training steps of a composed run, on noise; the reason where it cannot be, else None.
+
+    Raises:
+        FloatingPointError: where a loss is no finite number.
+    """
+    import torch
+
+    from kdlab.core.knowledge import Progress
+    from kdlab.run.builder import assemble, example_batch, make_terms, without_use
+    from kdlab.training.objective import Counts
+
+    wanted: Config = {view: {} for term in make_terms(config["loss"]["heads"]) for view in term.make().needs().views}
+    config = without_use({**config, "data": {**config["data"], "views": {**config["data"]["views"], **wanted}}})
+    torch.manual_seed(0)
+    try:
+        parts = assemble(config)
+    except ValueError as error:
+        return " ".join(str(error).split())
+    mode, objective = parts.mode, parts.objective
+    batch = example_batch(config["data"], 16)
+    batch["views"] = {view: example_batch(config["data"], 16) for view in (*objective.views(), *mode.shows)}
+    trained = [parameter for parameter in (*mode.parameters(), *objective.parameters()) if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, 1e-3)
+    for step in range(2):
+        for phase in parts.phases:
+            progress = Progress(step, step, 2, 2)
+            loss, _ = objective(mode(batch, progress), Counts(16.0, 16.0), progress, prepare=phase.prepare,
+                                heads=phase.heads, task_weight=phase.task_weight)  # fmt: skip
+            if not loss.isfinite():
+                raise FloatingPointError(f"loss={'+'.join(config['loss']['heads'])} is {float(loss)}")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            mode.after_step(progress)
+    return None
+
+
+def print_grid(cells: Mapping[tuple[str, str], str | None], console: Console | None = None) -> None:
+    """The table, a row per loss and a column per mode, and the reasons below it."""
+    console = console or Console()
+    names = list(dict.fromkeys(mode for _, mode in cells))
+    reasons: dict[str, int] = {}
+    table = Table("", *names)
+    for loss in dict.fromkeys(loss for loss, _ in cells):
+        marks = []
+        for mode in names:
+            reason = cells[loss, mode]
+            text = "" if reason is None else reason.removeprefix(f"loss={loss} ")
+            marks.append("✓" if reason is None else str(reasons.setdefault(text, len(reasons) + 1)))
+        table.add_row(loss, *marks)
+    console.print(table)
+    console.print(f"{sum(reason is None for reason in cells.values())} of {len(cells)} work.")
+    for reason, number in reasons.items():
+        console.print(f"{number}: {reason}", soft_wrap=True)
+
+
+def measure(overrides: Sequence[str], seeds: int) -> dict[str, list[tuple[float, float]]]:
+    """Per mode, and seed, the test figure of the student alone and of the student, both at the last epoch."""
+    from kdlab.run.execute import run
+
+    found: dict[str, list[tuple[float, float]]] = {}
+    for mode in modes():
+        for seed in range(1, seeds + 1):
+            outcome = run(compose(["logger=csv", *overrides, f"mode={mode}", f"seed={seed}"]))
+            assert outcome is not None
+            rows, primary = outcome.result, outcome.result["primary"]
+            found.setdefault(mode, []).append(
+                (rows["alone"]["test"]["last"][primary], rows["student"]["test"]["last"][primary])
+            )
+    return found
+
+
+def print_measured(found: Mapping[str, Sequence[tuple[float, float]]], console: Console | None = None) -> None:
+    """Mean ± standard deviation over seeds of the students, and the paired gain with its 95 % t interval."""
+    table = Table(*(Column(name, no_wrap=True) for name in ("mode", "student alone", "student", "gain",
+                                                            "95 % interval", "n")))  # fmt: skip
+    for mode, pairs in found.items():
+        alone, student = zip(*pairs, strict=True)
+        gain = mean([ours - theirs for theirs, ours in pairs])
+        interval = "{:+.4f} to {:+.4f}".format(*gain.interval) if gain.interval else ""
+        table.add_row(mode, _spread(alone), _spread(student), f"{gain.value:+.4f}", interval, str(len(pairs)))
+    (console or Console()).print(table)
+
+
+def _spread(values: Sequence[float]) -> str:
+    found = mean(values)
+    return f"{found.value:.4f}" + ("" if found.deviation is None else f" ± {found.deviation:.4f}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,154 @@
+"""`python -m kdlab.tools.method_table`: the table of all methods, in Markdown, from the files themselves.
+
+A row is a head's own words (`kind`, `paper`, `link`, `compares`) and its YAML's settings. Columns that were measured
+come from JSON files, {method: {column: value}}:
+
+    python -m kdlab.bench losses --json costs.json
+    python -m kdlab.tools.loss_smoke_test --json digits.json
+    python -m kdlab.tools.method_table costs.json digits.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from kdlab.config.compose import compose
+from kdlab.core.errors import UsageError
+from kdlab.heads.head import Head
+from kdlab.run.builder import make_terms
+
+KINDS = ("response", "feature", "relation")
+
+PAPER = re.compile(r"(?P<authors>.+?): (?P<title>.+), (?P<venue>.*?) ?(?P<year>\d{4})$")
+"""How a head writes its paper: `Zhao et al.: Decoupled Knowledge Distillation, CVPR 2022`."""
+
+MEASURED: Mapping[str, tuple[str, str]] = {
+    "ms": ("step time / `kd`", "{:.2f}"),
+    "mib": ("memory − `kd`, MiB", "{:+.0f}"),
+    "ratio": ("end / start on digits", "{:.2f}"),
+}
+"""The columns that a JSON file may bring: their titles, and how a value is written."""
+
+Measures = Mapping[str, Mapping[str, float]]
+
+
+def files() -> dict[str, str]:
+    """Every method with its kind: the files below heads/, by kind and name."""
+    heads = Path(__file__).parents[1] / "heads"
+    return {
+        file.stem: kind
+        for kind in KINDS
+        for file in sorted((heads / kind).glob("*.py"))
+        if not file.stem.startswith("_")
+    }
+
+
+@cache
+def settings(name: str) -> dict[str, Any]:
+    """The settings that conf/loss has for a method, its dials set."""
+    found: dict[str, Any] = compose([f"loss={name}"])["loss"]["heads"][name]
+    return found
+
+
+@cache
+def head_of(name: str) -> Head:
+    """A head with those settings, not built for any networks."""
+    (term,) = make_terms({name: settings(name)})
+    return term.make()
+
+
+def extras(name: str) -> str:
+    """What a method takes beside two networks and a weight."""
+    chosen, head = settings(name), head_of(name)
+    needs, first = head.needs(), chosen.get("first")
+    said = [
+        "labels" if needs.labels else "",
+        "sample indices" if needs.index else "",
+        *(f"a {view} view" for view in needs.views),
+        f"a memory of {chosen['memory']}" if "memory" in chosen else "",
+        f"{first['epochs']} epochs of its own first" if first else "",
+        f"a ramp over {chosen['ramp']} epochs" if chosen.get("ramp") else "",
+        "parts that stay in the student" if head.grafts else "",
+    ]
+    return ", ".join(each for each in said if each)
+
+
+def row(name: str) -> dict[str, str]:
+    """One method, by column.
+
+    Raises:
+        ValueError: where its `paper` is not written as `PAPER` reads it.
+    """
+    head, chosen = head_of(name), settings(name)
+    paper = PAPER.match(head.paper)
+    if paper is None:
+        raise ValueError(f"{name}: paper={head.paper!r}; expected AUTHORS: TITLE, VENUE YEAR")
+    authors, title, venue, year = paper.groups()
+    labels = "" if chosen["task_weight"] == 1 else f", labels {chosen['task_weight']:g}"
+    return {
+        "method": f"`{name}`",
+        "kind": head.kind,
+        "paper": f"{authors}, [{title}]({head.link}){f', {venue}' if venue else ''}",
+        "year": year,
+        "compares": head.compares,
+        "weight": f"{chosen['weight']:g}{labels}",
+        "also takes": extras(name),
+    }
+
+
+def table(measures: Measures | None = None) -> str:
+    """The Markdown table of all methods: by kind, and the oldest first.
+
+    Args:
+        measures: {method: {column: value}}; of the columns, those in `MEASURED` are shown.
+    """
+    measures = measures or {}
+    measured = [column for column in MEASURED if any(column in of for of in measures.values())]
+    order = sorted(files().items(), key=lambda item: (KINDS.index(item[1]), row(item[0])["year"], item[0]))
+    lines = []
+    for name, _ in order:
+        values = {column: measures.get(name, {}).get(column) for column in measured}
+        cells = [MEASURED[column][1].format(value) if value is not None else "" for column, value in values.items()]
+        lines.append([*row(name).values(), *cells])
+    head = [*row(order[0][0]), *(MEASURED[column][0] for column in measured)]
+    rule = ["---"] * (len(head) - len(measured)) + ["---:"] * len(measured)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
+
+
+def read(measured: Sequence[Path]) -> Measures:
+    """The measures of several JSON files, side by side.
+
+    Raises:
+        UsageError: where a file is missing or holds something else.
+    """
+    found: dict[str, dict[str, float]] = {name: {} for name in files()}
+    for file in measured:
+        try:
+            for name, columns in json.loads(file.read_text()).items():
+                found[name] |= columns
+        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+            raise UsageError(f"{file}: expected JSON of the form {{method: {{column: value}}}}: {error!r}") from error
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table; the exit code is 2 where a file cannot be read."""
+    parser = argparse.ArgumentParser(prog="python -m kdlab.tools.method_table", description="The table of all methods.")
+    parser.add_argument("measured", nargs="*", type=Path, help="JSON files of further columns")
+    try:
+        print(table(read(parser.parse_args(arguments).measured)))
+    except UsageError as error:
+        print(f"kdlab: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,48 @@
+"""The data of a run, as Lightning asks for it."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import torch
+
+from kdlab.data.dataset import Data
+from kdlab.data.loader import Loader
+from kdlab.training.distiller import Distiller
+
+
+class Batches(pl.LightningDataModule):
+    """The data of a run, on the device and for the rank that Lightning gave this process."""
+
+    def __init__(self, data: Data, batch_size: int, seed: int, views: tuple[str, ...]) -> None:
+        super().__init__()
+        self.data, self.batch_size, self.seed, self.views = data, batch_size, seed, views
+        self._given_out: list[Loader] = []
+
+    def close(self) -> None:
+        """Ends the processes that fetch batches."""
+        for loader in self._given_out:
+            loader.close()
+
+    def _place(self) -> dict[str, Any]:
+        assert self.trainer is not None
+        trainer = self.trainer
+        return {"rank": trainer.global_rank, "world": trainer.world_size, "device": trainer.strategy.root_device}
+
+    def train_dataloader(self) -> Any:
+        loader = self.data.train_loader(self.batch_size, self.seed, views=self.views, **self._place())
+        assert self.trainer is not None
+        # Lightning hands a loader its state back within an epoch, but not between two.
+        loader.load_state_dict({"drawn": cast("Distiller", self.trainer.lightning_module).steps})
+        self._given_out.append(loader)
+        return loader
+
+    def val_dataloader(self) -> Any:
+        loader = self.data.eval_loader("validation", self.batch_size, **self._place())
+        self._given_out.append(loader)
+        return loader
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Batches are made on the device."""
+        return batch

@@ -1,0 +1,270 @@
+"""The loss of a step, from lessons: what every learner hears from its targets and from its teachers.
+
+    loss = Σ learners ( task_weight · task + Σ heads weight · mean over its teachers of head )
+
+The sum over learners is that of deep mutual learning (Zhang et al., CVPR 2018). The task term is the sum
+over labelled rows divided by their number in the whole batch, over every rank and accumulated part; a
+response head's rows are reduced likewise; a scalar counts by its part's share of the samples.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from kdlab.core.errors import UsageError
+from kdlab.core.knowledge import Batch, Context, Fields, Knowledge, Lesson, Needs, Offer, Progress
+from kdlab.core.rng import seed_of
+from kdlab.heads.head import Head
+from kdlab.modes.mode import Edge, Mode
+from kdlab.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Term:
+    """One distillation loss of a run: how to make its head, and how much it counts."""
+
+    name: str
+    make: Callable[[], Head]
+    weight: float
+    ramp: int = 0
+
+    def weight_at(self, epoch: int) -> float:
+        """The weight in an epoch, counted from 0: with a ramp it rises linearly and is whole after `ramp` epochs."""
+        return self.weight * min(1.0, (epoch + 1) / self.ramp) if self.ramp else self.weight
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """One instance of a head: its edge, what it reads, and its share among the teachers of its learner."""
+
+    edge: Edge
+    head: Head
+    needs: Needs
+    share: float
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of the whole batch of an optimizer step, over all ranks and parts.
+
+    rows, labelled: how many there are; share: the part of its samples that is at hand.
+    """
+
+    rows: Tensor | float
+    labelled: Tensor | float
+    share: float = 1.0
+
+
+class Objective(nn.Module):
+    """All heads of a run, one instance per edge, and the sum of what they say."""
+
+    def __init__(self, mode: Mode, task: Task, terms: Sequence[Term], task_weight: float, context: Context) -> None:
+        super().__init__()
+        self.task = task
+        self.terms = tuple(terms)
+        self.task_weight = task_weight
+        self.context = context
+        self.edges = mode.edges
+        self._known: dict[Edge, int] = {}
+        for place, edge in enumerate(self.edges):
+            if (known := mode.known(edge)) is not None:
+                self._known[edge] = place
+                self.register_buffer(f"known{place}", known, persistent=False)
+        self.heads = nn.ModuleDict()
+        self._placed: dict[str, tuple[Placed, ...]] = {}
+        for term in terms:
+            first = term.make()
+            edges = [edge for edge in self.edges if first.kind in edge.kinds]
+            if self.edges and not edges:
+                raise UsageError(f"loss={term.name} is a {first.kind} loss, and here no teacher can be heard by one")
+            heads = [first, *(term.make() for _ in edges[1:])]
+            self.heads[term.name] = nn.ModuleList(heads[: len(edges)])
+            shares = Counter(edge.learner for edge in edges)
+            self._placed[term.name] = tuple(
+                Placed(edge, head, head.needs(), 1.0 / shares[edge.learner])
+                for edge, head in zip(edges, heads, strict=False)
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The terms, in the order in which `forward` returns them."""
+        return ("task", *(term.name for term in self.terms))
+
+    def placed(self, name: str) -> tuple[Placed, ...]:
+        """Every instance of a head, with its edge."""
+        return self._placed[name]
+
+    def views(self) -> tuple[str, ...]:
+        """The further views of a sample that the heads read."""
+        return tuple(sorted({view for placed in self._every() for view in placed.needs.views}))
+
+    def refuse_impossible(self, mode: Mode, *, index: bool = True, views: Sequence[str] = ()) -> None:
+        """Refuses a head whose needs this mode, these networks or this data do not meet.
+
+        Raises:
+            UsageError: naming the head and all that is missing.
+        """
+        if mode.wants_labels and not self.task.has_labels:
+            raise UsageError(f"mode {type(mode).__name__} reads class labels, which {type(self.task).__name__} has not")
+        for view in mode.shows:
+            if view not in views:
+                raise UsageError(
+                    f"the mode shows the view {view!r}, which data.views does not have; "
+                    f"for a second draw of data.augment type +data.views.{view}={{}}"
+                )
+        for name, several in self._placed.items():
+            for placed in several:
+                learner, teacher = mode.offers(placed.edge)
+                offer = Offer(learner, teacher, self.task.has_labels, index, (*mode.views, *views))
+                if unmet := placed.needs.unmet(offer):
+                    raise UsageError(f"loss={name} needs {' and '.join(unmet)}, which are not to be had here")
+
+    def build(self, mode: Mode, batch: Batch, seed: int) -> None:
+        """Hooks what the heads need and lets each build its parts from a dry run.
+
+        Each edge has a random state of its own, made of its name, so that no head changes another's start.
+        """
+        self.listen(mode)
+        for edge in self.edges:
+            learner, teacher = mode.examples(edge, batch)
+            for name, several in self._placed.items():
+                for placed in several:
+                    if placed.edge != edge:
+                        continue
+                    needs = placed.needs
+                    with torch.random.fork_rng():
+                        torch.manual_seed(seed_of(seed, edge.name, name))
+                        placed.head.build(
+                            replace(learner, knowledge=self._heard(learner.knowledge, edge, needs)),
+                            replace(teacher, knowledge=teacher.knowledge.only(needs.teacher)),
+                            self.context if needs.labels else replace(self.context, labels=None),
+                        )
+
+    def listen(self, mode: Mode) -> None:
+        """Hooks what the heads need of each network, in place of what was hooked before."""
+        asked = {edge: (Fields(), Fields()) for edge in self.edges}
+        for placed in self._every():
+            ours, theirs = asked[placed.edge]
+            asked[placed.edge] = ours | placed.needs.learner, theirs | placed.needs.teacher
+        mode.listen(asked)
+
+    def _every(self) -> Iterator[Placed]:
+        for several in self._placed.values():
+            yield from several
+
+    def forward(
+        self,
+        lessons: Sequence[Lesson],
+        counts: Counts,
+        progress: Progress,
+        *,
+        heads: Sequence[str] | None = None,
+        task_weight: float | None = None,
+        prepare: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """The loss, and the terms it was made of, unweighted and detached, in the order of `names`.
+
+        Args:
+            lessons: one per learner.
+            counts: of the whole batch.
+            progress: where training stands.
+            heads: which speak; None: all.
+            task_weight: in place of the run's own.
+            prepare: the heads are fitted to the teacher alone.
+        """
+        task_weight = self.task_weight if task_weight is None else task_weight
+        values = [self._task(lessons, counts)]
+        weights = [task_weight]
+        device = values[0].device.type
+        with torch.autocast(device, enabled=False):
+            for term in self.terms:
+                if heads is not None and term.name not in heads:
+                    values.append(values[0].new_zeros(()))
+                    weights.append(0.0)
+                else:
+                    values.append(self._term(term.name, lessons, counts, progress, prepare))
+                    weights.append(1.0 if prepare else term.weight_at(progress.epoch))
+        parts = [weight * value for weight, value in zip(weights, values, strict=True) if weight]
+        loss = sum(parts[1:], parts[0]) if parts else values[0] * 0.0
+        return loss, torch.stack([value.detach() for value in values])
+
+    def _task(self, lessons: Sequence[Lesson], counts: Counts) -> Tensor:
+        said = []
+        for lesson in lessons:
+            if lesson.target is not None:
+                rows = self.task.loss(lesson.learner.logits, lesson.target)
+                labelled = counts.labelled
+                if lesson.whole is not None:
+                    labelled = self.task.labelled(lesson.whole).sum().clamp(min=1)
+                said.append(_scaled(rows, lesson.task).sum() / labelled)
+        return _sum(said, lessons)
+
+    def _term(self, name: str, lessons: Sequence[Lesson], counts: Counts, progress: Progress, prepare: bool) -> Tensor:
+        said = []
+        for placed in self._placed[name]:
+            edge, needs = placed.edge, placed.needs
+            lesson = lessons[edge.learner]
+            teacher = lesson.teachers[edge.teacher].only(needs.teacher).raised()
+            weight = None if lesson.weight is None else lesson.weight[edge.teacher]
+            if prepare:
+                value = placed.head.prepare(teacher)
+            else:
+                learner = self._heard(lesson.learner, edge, needs)
+                narrowed = self._narrowed(lesson, learner, teacher, edge, needs)
+                value = placed.head(learner, teacher, narrowed, progress)
+            if value.ndim:
+                value = (value if weight is None else value * weight).sum() / counts.rows
+            else:
+                value = _scaled(value if weight is None else value * weight.mean(), counts.share)
+            said.append(_scaled(value, placed.share))
+        return _sum(said, lessons)
+
+    def _narrowed(self, lesson: Lesson, learner: Knowledge, teacher: Knowledge, edge: Edge, needs: Needs) -> Lesson:
+        """The lesson as one head on one edge may see it: one teacher, and of the rest what it asked for."""
+        target = lesson.target
+        views = {
+            name: self._narrowed(
+                view, self._heard(view.learner, edge, needs),
+                view.teachers[edge.teacher].only(needs.teacher).raised(), edge, needs)
+            for name, view in lesson.views.items() if name in needs.views
+        }  # fmt: skip
+        return Lesson(
+            learner,
+            (teacher,),
+            self._labels(target, edge) if needs.labels and target is not None else None,
+            lesson.index,
+            None if lesson.weight is None else lesson.weight[edge.teacher : edge.teacher + 1],
+            lesson.task,
+            views=views,
+        )
+
+    def _heard(self, learner: Knowledge, edge: Edge, needs: Needs) -> Knowledge:
+        """A learner's knowledge as a head on this edge may see it, in the classes that the teacher knows."""
+        learner = learner.only(needs.learner).raised()
+        if edge not in self._known:
+            return learner
+        return replace(learner, logits=learner.logits[:, self.get_buffer(f"known{self._known[edge]}")])
+
+    def _labels(self, target: Tensor, edge: Edge) -> Tensor:
+        """Hard labels [N], counted in the classes that the teacher knows; -1 for any other."""
+        labels = self.task.labels(target)
+        if edge not in self._known:
+            return labels
+        same = labels[:, None] == self.get_buffer(f"known{self._known[edge]}")
+        return torch.where(same.any(1), same.int().argmax(1), -1)
+
+
+def _sum(values: Sequence[Tensor], lessons: Sequence[Lesson]) -> Tensor:
+    if not values:
+        return lessons[0].learner.logits.new_zeros((), dtype=torch.float32)
+    return sum(values[1:], values[0])
+
+
+def _scaled(value: Tensor, factor: float | Tensor) -> Tensor:
+    # Most factors are one, and each would cost two kernels of a step.
+    return value if isinstance(factor, float) and factor == 1.0 else value * factor

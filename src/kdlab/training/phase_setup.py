@@ -1,0 +1,113 @@
+"""Courses: who teaches whom in each phase of a run, and the loss of a step that follows from it.
+
+Most runs have one setup. A curriculum of modes, such as `phases=[{epochs: 20, mode: dml}, {epochs: 10, mode: ema}]`,
+has several: they train the same networks, each learner by its name, and only the losses that speak in its phases
+are put together for a setup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from kdlab.config.instantiate import build
+from kdlab.core.errors import UsageError
+from kdlab.core.rng import seed_of
+from kdlab.modes.mode import Cast, Mode
+from kdlab.training.objective import Objective
+from kdlab.training.phases import Phase
+
+Config = dict[str, Any]
+
+MODE_KEYS = ("peers", "optimizers", "scheduler", "kept")
+"""The settings of a mode that the run reads."""
+
+
+@dataclass(frozen=True, eq=False)
+class PhaseSetup:
+    """What a phase trains by.
+
+    optimizers: per learner, the settings of its own, where it has one.
+    """
+
+    mode: Mode
+    objective: Objective
+    optimizers: Mapping[str, Config] = field(default_factory=dict)
+
+
+def phase_setups(
+    config: Mapping[str, Any], phases: Sequence[Phase], make: Callable[[Config, Set[str]], PhaseSetup]
+) -> tuple[PhaseSetup, ...]:
+    """The setup of each phase; phases of one mode share it.
+
+    Args:
+        config: of the run.
+        phases: of the run.
+        make: a setup from the settings of a mode and the names of the losses that speak in it.
+
+    Raises:
+        UsageError: where networks are compiled for one mode and then trained in another.
+    """
+    every = set(config["loss"]["heads"])
+    modes = [settings_of(config, phase) for phase in phases]
+    if all(mode == modes[0] for mode in modes):
+        return (make(modes[0], every),) * len(phases)
+    if config["trainer"].get("compile"):
+        raise UsageError("trainer.compile=true: networks that are compiled stay in one mode; leave it out")
+    found: list[PhaseSetup] = []
+    for place, mode in enumerate(modes):
+        if (first := modes.index(mode)) < place:
+            found.append(found[first])
+            continue
+        alike = [phase for phase, other in zip(phases, modes, strict=True) if other == mode]
+        speaking = [every if phase.heads is None else set(phase.heads) for phase in alike]
+        found.append(make(mode, set[str]().union(*speaking)))
+    return tuple(found)
+
+
+def settings_of(config: Mapping[str, Any], phase: Phase) -> Config:
+    """The settings of the mode that a phase trains in."""
+    return dict(phase.mode or config["mode"])
+
+
+def scheduled(config: Mapping[str, Any], phases: Sequence[Phase]) -> tuple[Phase, ...]:
+    """The phases, with the schedule of their mode where they have none of their own and the mode has one."""
+    return tuple(
+        replace(phase, scheduler=phase.scheduler or settings_of(config, phase).get("scheduler")) for phase in phases
+    )
+
+
+def named_learners(config: Mapping[str, Any], settings: Mapping[str, Any]) -> list[tuple[str, Config]]:
+    """The student and the peers that a mode's settings name, each with the config of its network."""
+    peers = settings.get("peers") or 0
+    if isinstance(peers, int):
+        peers = {f"peer{place}": config["model"] for place in range(1, peers + 1)}
+    return [("student", config["model"]), *peers.items()]
+
+
+def make_mode(config: Mapping[str, Any], settings: Mapping[str, Any], cast: Cast) -> Mode:
+    """A mode of a run, with random parts of its own that depend on the run's seed alone.
+
+    Raises:
+        UsageError: where it is to have peers, keep a student or use optimizers that it does not know.
+    """
+    own = {key: value for key, value in settings.items() if key not in MODE_KEYS}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_of(config["seed"], "mode"))
+        mode = build(own, Mode, "mode", allow=config["allow"], cast=cast)
+    if mode.wants_peers != bool(cast.peers):
+        expected = "1 or more, or a list of models" if mode.wants_peers else "none: this mode trains one network"
+        raise UsageError(f"mode.peers={settings.get('peers')}: expected {expected}")
+    mode.kept = settings.get("kept") or mode.kept
+    if mode.kept not in (students := ("best", *mode.students())):
+        raise UsageError(f"mode.kept={mode.kept}: expected {' or '.join(students)}")
+    if mode.kept == "best" and config["data"].get("validation") == 0:
+        raise UsageError("mode.kept=best selects by validation, and data.validation=0 has none; type mode.kept=student")
+    learners = [learner.name for learner in mode.observed]
+    for name in settings.get("optimizers") or {}:
+        if name not in learners:
+            raise UsageError(f"mode.optimizers.{name}: expected one of the learners, {' or '.join(learners)}")
+    return mode

@@ -1,0 +1,49 @@
+"""Validation: the metrics of every student of a run over the whole validation part, whatever rank saw what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+from torchmetrics import MetricCollection
+
+from kdlab.core.knowledge import Batch
+from kdlab.modes.mode import Mode
+from kdlab.networks.observer import logits_of
+from kdlab.tasks.task import Task
+
+
+class Validation(nn.Module):
+    """One set of metrics for each student.
+
+    Args:
+        task: whose metrics they are.
+        students: by name, those of all modes of a run.
+    """
+
+    def __init__(self, task: Task, students: Iterable[str]) -> None:
+        super().__init__()
+        self.metrics = nn.ModuleDict({name: task.metrics() for name in sorted(students)})
+
+    def update(self, mode: Mode, batch: Batch) -> None:
+        """Asks the students of a mode alone, in eval mode; no teacher is asked."""
+        for name, network in mode.validated().items():
+            self._of(name).update(logits_of(network(batch["input"])).detach(), batch["target"])
+
+    def compute(self, mode: Mode) -> dict[str, float]:
+        """`validation/accuracy` and so on, every rank's share included; begins anew."""
+        row: dict[str, float] = {}
+        for name, prefix in prefixes(mode).items():
+            row |= {f"{prefix}/{key}": float(value) for key, value in self._of(name).compute().items()}
+            self._of(name).reset()
+        return row
+
+    def _of(self, name: str) -> MetricCollection:
+        metrics = self.metrics[name]
+        assert isinstance(metrics, MetricCollection)
+        return metrics
+
+
+def prefixes(mode: Mode) -> dict[str, str]:
+    """How the metrics of each student are called: `validation` of the first, `validation/peer1` of another."""
+    return {name: f"validation/{name}" if place else "validation" for place, name in enumerate(mode.validated())}

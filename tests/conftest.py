@@ -1,0 +1,3 @@
+"""Fixtures that tests of several folders use."""
+
+from support.killed_runs import conf  # noqa: F401

@@ -1,0 +1,1 @@
+"""What tests share: small networks and runs, studies whose answer is known, other processes' parts."""
