@@ -44,7 +44,7 @@ def conf(tmp_path):
 def train(tmp_path: Path, home: Path, overrides: list[str], *, stop: int = -1) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ, "KDLAB_HOME": str(home), "STOP_AT": str(stop), "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONWARNINGS": "ignore",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]), "PYTHONWARNINGS": "ignore",
     }  # fmt: skip
     return subprocess.run(
         [sys.executable, "-c", KILLED, *overrides], cwd=tmp_path, env=environment, capture_output=True, text=True,

@@ -13,6 +13,10 @@ Config = dict[str, Any]
 
 DIALS = ("alpha", "temperature")
 
+ANY = {"ramp": None, "ramp_shape": "linear", "first": None}
+"""The keys that every loss has, whether its YAML names them or not: its weight may rise, and it may have a phase of
+its own before all others."""
+
 
 def tune(loss: Any) -> None:
     """Gives the chosen losses the settings that an overlay has for them in `loss.tuned`, and drops the others'."""
@@ -24,12 +28,15 @@ def tune(loss: Any) -> None:
 
 
 def open_dials(config: Any) -> None:
-    """Gives the losses of a taught teacher the keys that a run's have, null, so that they can be set."""
+    """Gives every loss the keys that any may have, and a taught teacher's those of a run's, so that they can be set."""
     for _, teacher in _teachers(config):
         open_dials(teacher)
     if config.get("loss") is not None:
         for key in (*DIALS, "task_weight"):
             config.loss.setdefault(key, None)
+        for head in (config.loss.get("heads") or {}).values():
+            for key, value in ANY.items():
+                head.setdefault(key, value)
 
 
 def set_dials(config: Config, path: str = "") -> None:

@@ -58,6 +58,7 @@ RULES: Mapping[str, Rule] = {
     "precision": _one_of("32-true", "16-mixed", "bf16-mixed", "64-true", "bf16-true", "16-true"),
     "interval": _one_of("epoch", "step"),
     "keep": _one_of("last", "best"),
+    "ramp_shape": _one_of("linear", "from_zero", "sigmoid"),
     "train": _one_of("all", "head", "body"),
     "on_corrupt": _one_of("stop", "skip"),
     "unlabelled": (lambda value: isinstance(value, str) or value >= 0, "a number, 0 or more, or a folder of pictures"),

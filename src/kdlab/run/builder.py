@@ -32,7 +32,7 @@ from kdlab.training.setup import Parts
 
 Config = dict[str, Any]
 
-RUN_KEYS = ("weight", "task_weight", "ramp", "first")
+RUN_KEYS = ("weight", "task_weight", "ramp", "ramp_shape", "first")
 """The settings of a head that the run reads; all others are arguments of its class."""
 
 
@@ -133,7 +133,8 @@ def make_terms(heads: Mapping[str, Config], allow: Sequence[str] = ()) -> tuple[
         own = {key: value for key, value in settings.items() if key not in RUN_KEYS}
         make = partial(build, own, Head, key, allow=allow)
         make()  # so that wrong settings are met here
-        terms.append(Term(name, make, settings.get("weight", 1.0), settings.get("ramp") or 0))
+        ramp, shape = settings.get("ramp") or 0, settings.get("ramp_shape") or "linear"
+        terms.append(Term(name, make, settings.get("weight", 1.0), ramp, shape))
     return tuple(terms)
 
 

@@ -22,6 +22,7 @@ from kdlab.core.rng import seed_of
 from kdlab.heads.head import Head
 from kdlab.modes.mode import Edge, Mode
 from kdlab.tasks.task import Task
+from kdlab.training.ramp import ramp
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,12 @@ class Term:
     name: str
     make: Callable[[], Head]
     weight: float
-    ramp: int = 0
+    ramp: float = 0
+    ramp_shape: str = "linear"
 
     def weight_at(self, epoch: int) -> float:
-        """The weight in an epoch, counted from 0: with a ramp it rises linearly and is whole after `ramp` epochs."""
-        return self.weight * min(1.0, (epoch + 1) / self.ramp) if self.ramp else self.weight
+        """The weight in an epoch of the phase, counted from 0; see `kdlab.training.ramp`."""
+        return self.weight * ramp(epoch, self.ramp, self.ramp_shape)
 
 
 @dataclass(frozen=True, eq=False)

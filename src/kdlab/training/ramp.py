@@ -1,0 +1,24 @@
+"""Ramps: how the weight of a loss rises over its first epochs.
+
+- `linear`, (e + 1) / E: whole in epoch E, and not silent in the first one (Zhao et al., DKD, CVPR 2022, their code);
+- `from_zero`, e / E: the first epoch is silent (Chen et al., ReviewKD, CVPR 2021, their code);
+- `sigmoid`, exp(−5 (1 − e / E)²): slow at first (Laine, Aila, Temporal Ensembling, ICLR 2017, section 2.1).
+
+e is the epoch of the phase, counted from 0, and E the epochs of the ramp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import exp
+
+SHAPES: Mapping[str, Callable[[int, float], float]] = {
+    "linear": lambda epoch, epochs: min(1.0, (epoch + 1) / epochs),
+    "from_zero": lambda epoch, epochs: min(1.0, epoch / epochs),
+    "sigmoid": lambda epoch, epochs: exp(-5 * (1 - min(1.0, epoch / epochs)) ** 2),
+}
+
+
+def ramp(epoch: int, epochs: float, shape: str = "linear") -> float:
+    """The factor of a weight, from 0 to 1, in an epoch counted from 0; 1 where the ramp has no epochs."""
+    return SHAPES[shape](epoch, epochs) if epochs else 1.0
