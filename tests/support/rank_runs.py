@@ -20,8 +20,8 @@ def train(folder: Path, home: Path, script: Path, overrides: list[str]) -> Path:
         "width: 1.0\ntaps: null\n"
     )
     environment = {
-        **os.environ, "KDLAB_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
-        "PYTHONWARNINGS": "ignore",
+        **os.environ, "KDLAB_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
     }  # fmt: skip
     environment.pop("KDLAB_RUN", None)
     done = subprocess.run(
