@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kdlab.config.compose import compose
 from kdlab.run.builder import assemble
+from support.composed import compose
 
 DOCS = sorted((Path(__file__).parents[1] / "docs").glob("adding_*.md"))
 BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -173,13 +173,12 @@ def test_settings_that_contradict_each_other_are_refused_before_a_teacher_is_tra
 
 @pytest.mark.parametrize(("scheduler", "epochs"), [("one_cycle", 0), ("one_cycle", 1), ("cyclic", 1), ("step", 2)])
 def test_a_schedule_that_can_be_is_not_refused(scheduler, epochs):
-    from kdlab.config.compose import compose
-    from kdlab.run.builder import without_use
-    from kdlab.run.preflight import rehearse
+    from kdlab.run.derive import compose_run
+    from kdlab.run.preflight import Preflight
 
     short = "phases=[{epochs: 1, scheduler: {_target_: torch.optim.lr_scheduler.ConstantLR}}]"
     for given in (f"scheduler={scheduler}", short):
-        rehearse(without_use(compose([*TINY, f"trainer.max_epochs={epochs}", given])))
+        Preflight().check(compose_run([*TINY, f"trainer.max_epochs={epochs}", given]))
 
 
 def test_a_home_that_cannot_be_written_is_refused(place, monkeypatch):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kdlab.heads.head import Head, ResponseHead
     from kdlab.heads.response.kd import KD
     from kdlab.modes.mode import Cast, Edge, Mode
-    from kdlab.run.execute import load_student
+    from kdlab.run.saved import load_student
     from kdlab.tasks.classification import Classification
     from kdlab.tasks.task import Task
     from kdlab.training.objective import Term
@@ -31,7 +31,7 @@ _HOMES = {
     "kdlab.modes.mode": ("Cast", "Edge", "Mode"),
     "kdlab.api": ("distill",),
     "kdlab.training.objective": ("Term",),
-    "kdlab.run.execute": ("load_student",),
+    "kdlab.run.saved": ("load_student",),
     "kdlab.tasks.classification": ("Classification",),
     "kdlab.tasks.task": ("Task",),
 }

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from kdlab.config.schema import check
+from kdlab.config.ranges import check
 from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Batch, Context
 from kdlab.core.rng import seed_all, seed_of
@@ -30,6 +30,7 @@ from kdlab.modes.offline import Offline
 from kdlab.networks.observer import find_taps
 from kdlab.networks.teacher import Observed, Teacher
 from kdlab.run.evaluation import predict, score, student_of
+from kdlab.run.preflight import check_steps, check_trains
 from kdlab.tasks.classification import Classification
 from kdlab.tasks.task import Task
 from kdlab.training.callbacks import KeepBest, ProgressLine, interruptible
@@ -108,6 +109,10 @@ def distill(
         objective = Objective(mode, task, terms, 1 - alpha if isinstance(loss, Head) else 1.0, context)
         objective.refuse_impossible(mode, index=batches.indexed)
         objective.build(mode, example, seed)
+        parts = Parts(task, (Phase(epochs=epochs),), (PhaseSetup(mode, objective),))
+        make_optimizer = optimizer or _sgd
+        check_trains(parts, 0, "loss")
+        check_steps(make_optimizer, _cosine, epochs, "optimizer", "scheduler")
         best = KeepBest(Path(folder))
         fitting = pl.Trainer(
             max_epochs=epochs,
@@ -118,10 +123,10 @@ def distill(
         )  # fmt: skip
         limit = fitting.limit_train_batches
         distiller = Distiller(
-            Parts(task, (Phase(epochs),), (PhaseSetup(mode, objective),)),
+            parts,
             max(1, min(limit, len(batches)) if isinstance(limit, int) else int(limit * len(batches))),
-            lambda parameters, _: (optimizer or _sgd)(parameters),
-            lambda made, _, __, steps: (CosineAnnealingLR(made, max(1, steps)), "step"),
+            lambda parameters, _: make_optimizer(parameters),
+            lambda made, _, epochs, steps: _cosine(made, epochs, steps),
             gradient_clip=gradient_clip,
         )
         seed_all(seed_of(seed, "training"))
@@ -162,6 +167,10 @@ def _terms(loss: Head | Sequence[Term], alpha: float) -> list[Term]:
     if not isinstance(loss, Sequence) or not loss or not all(isinstance(term, Term) for term in loss):
         raise UsageError('loss: expected a head such as KD(4.0), or Terms such as Term("kd", lambda: KD(4.0), 0.9)')
     return list(loss)
+
+
+def _cosine(optimizer: Optimizer, epochs: int, steps: int) -> tuple[CosineAnnealingLR, str]:
+    return CosineAnnealingLR(optimizer, max(1, steps)), "step"
 
 
 def _sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from kdlab.core.errors import UsageError
+from kdlab.core.errors import UsageError, one_line
 
 
+@one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code is 0, or 2 for what the user must change."""
     parser = argparse.ArgumentParser(prog="python -m kdlab.report", description=__doc__)
@@ -20,14 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--against", metavar="SETTING", help="whom the other settings are compared with; plain KD")
     parser.add_argument("--storage", metavar="URL", help="of a study whose storage has a password")
     given = parser.parse_args(arguments)
-    try:
-        file = given.html or given.path / "report.html"
-        text = report(given.path, Console(), against=given.against, storage=given.storage)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-    except UsageError as error:
-        print(f"kdlab: {error}", file=sys.stderr)
-        return 2
+    file = given.html or given.path / "report.html"
+    text = report(given.path, Console(), against=given.against, storage=given.storage)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
     print(f"The page is {file}")
     return 0
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdlab.core.errors import UsageError
+from kdlab.core.errors import one_line
 
 if TYPE_CHECKING:
     from kdlab.study.process_pool import TrialRunner
@@ -29,6 +29,7 @@ def _distillation() -> TrialRunner:
     return Distillation()
 
 
+@one_line
 def main(arguments: Sequence[str] | None = None, work: Callable[[], TrialRunner] = _distillation) -> int:
     """Runs the command line; the exit code is 0, or 2 for what the user must change, or 1 where no trial, or not every
     refit, came to its end.
@@ -43,13 +44,9 @@ def main(arguments: Sequence[str] | None = None, work: Callable[[], TrialRunner]
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--config-dir", action="append", default=[], type=Path, help="a folder of your own configs")
     given = parser.parse_args(arguments)
-    try:
-        from kdlab.study.spec_file import read_plan
+    from kdlab.study.spec_file import read_plan
 
-        return conduct(read_plan(given.study, given.overrides, given.config_dir), work)
-    except UsageError as error:
-        print(f"kdlab: {error}", file=sys.stderr)
-        return 2
+    return conduct(read_plan(given.study, given.overrides, given.config_dir), work)
 
 
 def conduct(plan: Plan, work: Callable[[], TrialRunner] = _distillation) -> int:
@@ -83,7 +80,7 @@ def conduct(plan: Plan, work: Callable[[], TrialRunner] = _distillation) -> int:
         print("kdlab: no trial came to its end; their reasons stand above", file=sys.stderr)
         return 1
     if final is None:
-        if plan.settings["final"]["seeds"]:
+        if plan.settings.final.seeds:
             print("No trial that came to its end keeps the constraints, so nothing is trained anew.")
         return 0
     if final["settings"]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from kdlab.config.compose import compose, groups
-from kdlab.core.errors import UsageError
-from kdlab.data.check import check, check_normalisation
-from kdlab.run.recipe import teachers_of
-from kdlab.run.resume import read_stopped_run
+from kdlab.config.schema import RunConfig
+from kdlab.core.errors import UsageError, one_line
+from kdlab.run.contradictions import check_settings
 
 KEYS = """\
 keys that people change most (every key: --cfg job)
@@ -37,20 +35,29 @@ examples
   python -m kdlab.train mode=supervised model=resnet20"""
 
 
+@one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code is 0, 2 for what the user must change, 1 for what broke."""
     try:
         given = parse(sys.argv[1:] if arguments is None else arguments)
-        config, resumed = read_config(given.overrides, given.config_dir)
+        folder = _resumed(given.overrides)
+        if folder is not None:
+            from kdlab.run.resume import read_stopped_run
+
+            return train(read_stopped_run(folder), resume=folder)
+        config = compose(given.overrides, given.config_dir)
         if given.cfg:
             import yaml
 
-            print(yaml.safe_dump(config, sort_keys=False), end="")
+            print(yaml.safe_dump(config.plain(), sort_keys=False), end="")
             return 0
-        return train(config, resumed, given.overrides)
-    except UsageError as error:
-        print(f"kdlab: {error}", file=sys.stderr)
-        return 2
+        check_settings(config)  # as the preflight does, but before torch is imported
+        from kdlab.run.derive import drop_unused, unused_overrides
+
+        used = drop_unused(config)
+        for override in unused_overrides(given.overrides, used):
+            print(f"kdlab: {override} has no effect with mode={config.names.mode}", file=sys.stderr)
+        return train(used)
     except KeyboardInterrupt:
         print("kdlab: stopped before anything was begun", file=sys.stderr)
         return 130
@@ -84,56 +91,29 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return found
 
 
-def read_config(overrides: Sequence[str], folders: Sequence[Path]) -> tuple[dict[str, Any], Path | None]:
-    """The composed config, and the run folder to resume, if any.
+def train(config: RunConfig, resume: Path | None = None) -> int:
+    """Checks a run as far as can be without training, then trains.
 
-    Raises:
-        UsageError: where something given is wrong.
+    Args:
+        config: without what its mode does not use.
+        resume: the folder of a run that stopped, to go on with.
     """
-    resumed = next((o.removeprefix("resume=") for o in overrides if o.startswith("resume=")), "")
-    if not resumed or resumed == "null":
-        return compose(overrides, folders), None
-    if len(overrides) > 1:
-        others = " ".join(o for o in overrides if not o.startswith("resume="))
-        raise UsageError(f"resume={resumed} takes its config from that folder; leave out {others}")
-    folder = Path(resumed).expanduser()
-    return read_stopped_run(folder), folder
+    from kdlab.run.preflight import Preflight
 
-
-def train(config: Mapping[str, Any], resumed: Path | None, overrides: Sequence[str] = ()) -> int:
-    """Checks a composed config as far as can be without training, then runs it."""
-    check(config["data"])
-    check_together(config)
-    from kdlab.core.paths import home
-    from kdlab.run.builder import without_use
-    from kdlab.run.preflight import refuse_hardware, rehearse
-
-    try:
-        used = without_use(config)
-        refuse_hardware(config["trainer"])
-        rehearse(used)
-    except ValueError as error:
-        raise UsageError(" ".join(str(error).split())) from error
-    try:
-        home().mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=home()).close()
-    except OSError as error:
-        raise UsageError(f"KDLAB_HOME={home()}: nothing can be written there ({error.strerror})") from error
+    Preflight().check(config)
     from kdlab.data.dataset import load
 
-    data = load(config["data"], config["allow"])
-    for override in useless(overrides, used):
-        print(f"kdlab: {override} has no use with mode={config['names']['mode']}", file=sys.stderr)
+    data = load(config.data.plain(), config.allow)
     from kdlab.run.execute import name_of, new_folder, run
     from kdlab.run.result import print_table
     from kdlab.training.loss_buffer import DivergedError
 
     try:
-        folder = resumed or new_folder(Path(config["runs"]), config["name"] or name_of(config))
+        folder = resume or new_folder(Path(config.runs), config.name or name_of(config))
     except OSError as error:
-        raise UsageError(f"runs={config['runs']}: no folder can be made there ({error.strerror})") from error
+        raise UsageError(f"runs={config.runs}: no folder can be made there ({error.strerror})") from error
     try:
-        outcome = run(config, data=data, folder=folder, resume=resumed is not None)
+        outcome = run(config, data=data, folder=folder, resume=resume is not None)
     except DivergedError as error:
         print(f"kdlab: {error}", file=sys.stderr)
         return 1
@@ -146,35 +126,15 @@ def train(config: Mapping[str, Any], resumed: Path | None, overrides: Sequence[s
     return 0
 
 
-def useless(overrides: Sequence[str], used: Mapping[str, Any]) -> list[str]:
-    """The overrides of what the chosen mode has no use for."""
-    peers = used["mode"].get("peers")
-    there = {
-        "teacher": used["teacher"] or (isinstance(peers, dict) and "teacher" in peers),
-        "loss": used["loss"]["heads"],
-        "scheduler": not used["mode"].get("scheduler"),
-    }
-    gone = [group for group, use in there.items() if not use]
-    return [o for o in overrides if any(o.lstrip("+").startswith((f"{g}=", f"{g}.", f"model@{g}.")) for g in gone)]
-
-
-def check_together(config: Mapping[str, Any]) -> None:
-    """Refuses settings that contradict each other, and a checkpoint that is not there, before torch is imported."""
-    trainer = config["trainer"]
-    if config["keep"] == "best" and not config["data"]["validation"]:
-        raise UsageError("keep=best needs samples to choose by; set data.validation=COUNT, or keep=last")
-    if trainer["batch_size"] % trainer["accumulate"]:
-        raise UsageError(f"trainer.accumulate={trainer['accumulate']} does not divide "
-                         f"trainer.batch_size={trainer['batch_size']} into equal parts")  # fmt: skip
-    if (classes := config["task"].get("classes", config["data"]["classes"])) != config["data"]["classes"]:
-        raise UsageError(f"task.classes={classes}, but the data has {config['data']['classes']} classes; leave it out")
-    modes = {str(phase.get("mode") or config["mode"]) for phase in config["phases"] or []}
-    if trainer["compile"] and len(modes) > 1:
-        raise UsageError("trainer.compile=true hooks networks once, and these phases change the mode; set it to false")
-    for teacher in teachers_of(config):
-        check_normalisation("teacher", teacher, config["data"]["channels"])
-        if (checkpoint := teacher.get("checkpoint")) and not Path(checkpoint).is_file():
-            raise UsageError(f"teacher.checkpoint={checkpoint}: there is no such file")
+def _resumed(overrides: Sequence[str]) -> Path | None:
+    """The run folder to go on with, if any."""
+    given = next((o.removeprefix("resume=") for o in overrides if o.startswith("resume=")), "")
+    if not given or given == "null":
+        return None
+    if len(overrides) > 1:
+        others = " ".join(o for o in overrides if not o.startswith("resume="))
+        raise UsageError(f"resume={given} takes its config from that folder; leave out {others}")
+    return Path(given).expanduser()
 
 
 if __name__ == "__main__":

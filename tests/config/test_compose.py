@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kdlab.config.compose import compose, conf_folder, groups
+from kdlab.config.compose import conf_folder, groups
 from kdlab.core.errors import UsageError
+from support.composed import compose
 
 
 def test_the_default_run_is_kd_on_digits():

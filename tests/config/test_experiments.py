@@ -3,8 +3,9 @@
 import pytest
 import yaml
 
-from kdlab.config.compose import compose, conf_folder, groups
+from kdlab.config.compose import conf_folder, groups
 from kdlab.core.errors import UsageError
+from support.composed import compose
 
 OVERLAYS = groups()["experiment"]
 

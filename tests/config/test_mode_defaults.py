@@ -2,8 +2,8 @@
 
 import pytest
 
-from kdlab.config.compose import compose
 from kdlab.core.errors import UsageError
+from support.composed import compose
 
 
 def kd(*overrides):

@@ -10,12 +10,12 @@ import pytest
 import torch
 import yaml
 
-from kdlab.config.compose import compose
 from kdlab.data import source as sources
 from kdlab.data.check import AUGMENT, SETTINGS, DataError, check, source_arguments
 from kdlab.data.dataset import Data, prepare
 from kdlab.data.source import Digits
 from kdlab.data.table import Source, Table
+from support.composed import compose
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 

@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 from kdlab.config.compose import compose, groups
+from kdlab.config.schema import LossConfig, RunConfig
 from kdlab.core.knowledge import Batch, Offer, Progress
 from kdlab.heads.head import Head
 from kdlab.networks.observer import Taps, find_taps
-from kdlab.run.builder import Config, assemble, example_batch, make_network, make_terms
+from kdlab.run.builder import assemble, example_batch, make_network, make_terms
 from kdlab.training.distiller import Distiller
 from kdlab.training.objective import Counts
 from kdlab.training.setup import Parts
@@ -37,17 +38,17 @@ each_cell = pytest.mark.parametrize(("name", "pair"), list(product(HEADS, PAIRS)
 
 
 @cache
-def networks(pair: str) -> Config:
+def networks(pair: str) -> RunConfig:
     return compose([*PAIRS[pair], "data.size=16", "data.classes=3"], [CONF])
 
 
 @cache
-def loss(name: str) -> Config:
-    return compose([f"loss={name}"])["loss"]
+def loss(name: str) -> LossConfig:
+    return compose([f"loss={name}"]).loss
 
 
 def head_of(name: str) -> Head:
-    (term,) = make_terms(loss(name)["heads"])
+    (term,) = make_terms(loss(name).heads)
     return term.make()
 
 
@@ -55,14 +56,14 @@ def put_together(name: str, pair: str) -> Parts:
     config = networks(pair)
     views = {view: {} for view in head_of(name).needs().views}
     torch.manual_seed(0)
-    return assemble({**config, "loss": loss(name), "data": {**config["data"], "views": views}})
+    return assemble(config.replace(loss=loss(name), data=config.data.replace(views=views)))
 
 
 @cache
 def taps(pair: str) -> tuple[Taps, Taps]:
     config = networks(pair)
-    input = example_batch(config["data"])["input"]
-    learner, teacher = (find_taps(make_network(side["model"])[0], input) for side in (config, config["teacher"]))
+    input = example_batch(config.data)["input"]
+    learner, teacher = (find_taps(make_network(side.model), input) for side in (config, config.teacher))
     return learner, teacher
 
 
@@ -73,7 +74,7 @@ def unmet(name: str, pair: str) -> list[str]:
 
 
 def batch_for(parts: Parts, pair: str) -> Batch:
-    batch = example_batch(networks(pair)["data"], samples=6)
+    batch = example_batch(networks(pair).data, samples=6)
     views = {view: {**batch, "input": batch["input"].flip(3)} for view in parts.objective.views()}
     return {**batch, "views": views} if views else batch
 

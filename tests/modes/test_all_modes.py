@@ -9,9 +9,11 @@ from rich.console import Console
 
 from kdlab.config.compose import compose, conf_folder, groups
 from kdlab.config.instantiate import resolve
+from kdlab.config.schema import LossConfig, RunConfig
 from kdlab.core.knowledge import Offer
 from kdlab.modes.mode import Mode
-from kdlab.run.builder import Config, assemble, make_terms, without_use
+from kdlab.run.builder import assemble, make_terms
+from kdlab.run.derive import drop_unused
 from kdlab.tools.compatibility import SMALL, attempt, grid, modes, print_grid, print_measured
 
 LOSSES, MODES = groups()["loss"], groups()["mode"]
@@ -19,23 +21,23 @@ HOME = Path(__file__).parents[2] / "src" / "kdlab" / "modes"
 
 
 @cache
-def config(mode: str) -> Config:
+def config(mode: str) -> RunConfig:
     return compose([*SMALL, f"mode={mode}", "scheduler=cosine", "loss=kd"])
 
 
 @cache
 def put_together(mode: str) -> Mode:
-    return assemble(without_use(config(mode))).mode
+    return assemble(drop_unused(config(mode))).mode
 
 
 @cache
-def loss(name: str) -> Config:
-    return compose([f"loss={name}"])["loss"]
+def loss(name: str) -> LossConfig:
+    return compose([f"loss={name}"]).loss
 
 
 def expected(name: str, mode: Mode) -> list[str] | None:
     """What is missing; None where the loss needs a frozen teacher to build into the student."""
-    (term,) = make_terms(loss(name)["heads"])
+    (term,) = make_terms(loss(name).heads)
     head = term.make()
     if head.grafts and not mode.teachers:
         return None
@@ -49,10 +51,10 @@ def expected(name: str, mode: Mode) -> list[str] | None:
 @pytest.mark.parametrize("mode", modes())
 def test_losses_work_in_a_mode_where_it_offers_what_they_need(mode):
     for name in LOSSES:
-        reason = attempt({**config(mode), "loss": loss(name)})
+        reason = attempt(config(mode).replace(loss=loss(name)))
         missing = expected(name, put_together(mode))
         if missing is None:
-            assert reason == f"loss={name} builds parts of a frozen teacher into the student, and here is none"
+            assert reason == f"loss={name} builds parts of a frozen teacher into the student; this run has none"
         elif missing:
             assert reason is not None, f"loss={name} mode={mode} lacks {missing}"
             assert reason.startswith(f"loss={name} needs {missing[0]}")
@@ -61,7 +63,7 @@ def test_losses_work_in_a_mode_where_it_offers_what_they_need(mode):
 
 
 def test_response_losses_lack_nothing_in_any_mode():
-    responses = [name for name in LOSSES if make_terms(loss(name)["heads"])[0].make().kind == "response"]
+    responses = [name for name in LOSSES if make_terms(loss(name).heads)[0].make().kind == "response"]
     assert "kd" in responses
     for mode in modes():
         for name in responses:
@@ -72,7 +74,7 @@ def test_every_mode_is_a_file_a_yaml_and_a_test_that_cites_its_paper():
     files = {file.stem for file in HOME.glob("*.py") if not file.stem.startswith("_")} - {"mode"}
     assert files == set(MODES)
     for mode in MODES:
-        target = resolve(config(mode)["mode"]["_target_"], Mode, "mode")
+        target = resolve(config(mode).mode.target, Mode, "mode")
         assert target.__module__ == f"kdlab.modes.{mode}"
         assert (conf_folder() / "mode" / f"{mode}.yaml").read_text().startswith("# ")
         if mode != "supervised":
@@ -103,5 +105,5 @@ def test_a_measurement_shows_mean_spread_and_gain():
 
 def test_the_grid_is_over_all_losses_and_all_modes_that_teach(monkeypatch):
     monkeypatch.setattr("kdlab.tools.compatibility.attempt", lambda config: None)
-    monkeypatch.setattr("kdlab.tools.compatibility.compose", lambda overrides: {"loss": {}})
+    monkeypatch.setattr("kdlab.tools.compatibility.compose", lambda overrides: config("dml"))
     assert set(grid([])) == {(name, mode) for name in LOSSES for mode in MODES if mode != "supervised"}

@@ -7,7 +7,6 @@ from torch.nn.functional import cross_entropy, kl_div
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ConstantLR
 
-from kdlab.config.compose import compose
 from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Fields, Needs, Progress
 from kdlab.data.adapter import Foreign
@@ -16,7 +15,8 @@ from kdlab.modes.mode import Cast
 from kdlab.modes.offline import Offline, confidence_weights
 from kdlab.networks.observer import find_taps
 from kdlab.networks.teacher import Observed, Teacher
-from kdlab.run.builder import assemble, example_batch, without_use
+from kdlab.run.builder import assemble, example_batch
+from kdlab.run.derive import compose_run
 from kdlab.tasks.classification import Classification
 from kdlab.training.distiller import Distiller
 from kdlab.training.objective import Counts, Objective, Term
@@ -191,20 +191,20 @@ def test_a_teachers_classifier_is_handed_over_in_the_students_classes(classes):
 def test_a_reused_classifier_answers_in_the_students_classes_or_is_refused():
     tiny = ["model=resnet8", "model.width=0.125", "teacher=resnet8", "teacher.model.width=0.25", "loss=simkd"]
     order = [1, 0, *range(2, 10)]
-    parts = assemble(without_use(compose([*tiny, f"teacher.classes={order}"])))
+    parts = assemble(compose_run([*tiny, f"teacher.classes={order}"]))
     (teacher,), student = parts.mode.teachers, parts.mode.learners[0]
     assert torch.equal(student.classifier.weight, teacher.network.fc.weight[order])
     with pytest.raises(
         UsageError, match=r"^loss=simkd needs teacher ResNet's classifier, which is not to be had here$"
     ):
-        assemble(without_use(compose([*tiny, "teacher.classes=[null,1,2,3,4,5,6,7,8,9]"])))
+        assemble(compose_run([*tiny, "teacher.classes=[null,1,2,3,4,5,6,7,8,9]"]))
     with pytest.raises(UsageError, match=r"^loss=catkd needs the teacher's classifier, which are not to be had here$"):
-        assemble(without_use(compose([*tiny, "loss=catkd", "teacher.classes=[null,1,2,3,4,5,6,7,8,9]"])))
+        assemble(compose_run([*tiny, "loss=catkd", "teacher.classes=[null,1,2,3,4,5,6,7,8,9]"]))
 
 
 def test_a_view_that_a_head_reads_and_one_that_the_teacher_is_shown_go_together():
     views = ["+data.views.strong={}", "+data.views.clean={}", "mode.teacher_view=clean"]
-    parts = assemble(without_use(compose(["model=resnet8", "teacher=resnet8", "loss=mlkd", *views])))
+    parts = assemble(compose_run(["model=resnet8", "teacher=resnet8", "loss=mlkd", *views]))
     strong, clean = ({**batch(), "input": batch()["input"] * factor} for factor in (2, 3))
     whole = {**batch(), "views": {"strong": strong, "clean": clean}}
     (lesson,) = parts.mode(whole, Progress())
@@ -230,8 +230,8 @@ def test_heads_are_prepared_by_the_teachers_without_asking_the_student(combine):
 @pytest.mark.parametrize(("labels", "moved"), [(0.0, False), (0.5, True)])
 def test_a_phase_that_prepares_leaves_the_student_as_it_is_unless_labels_count_in_it(labels, moved):
     first = f"loss.heads.ft.first={{epochs: 1, prepare: true, train: all, stays: true, task_weight: {labels}}}"
-    config = compose([*TINY, "loss=ft", first, "trainer.max_epochs=1"])
-    parts = assemble(without_use(config))
+    config = compose_run([*TINY, "loss=ft", first, "trainer.max_epochs=1"])
+    parts = assemble(config)
     distiller = Distiller(
         parts, 2, lambda parameters, _: SGD(parameters, lr=0.1), lambda made, *_: (ConstantLR(made, 1.0), "step")
     )

@@ -13,11 +13,12 @@ from kdlab.config.compose import compose
 from kdlab.core.errors import UsageError
 from kdlab.data.dataset import prepare
 from kdlab.data.source import Digits
-from kdlab.run.builder import assemble, without_use
+from kdlab.run.builder import assemble
+from kdlab.run.derive import compose_run
 from kdlab.run.execute import load_student, run
 from kdlab.run.fit import fit
 from kdlab.run.loggers import read_metrics
-from kdlab.run.preflight import rehearse
+from kdlab.run.preflight import Preflight
 from kdlab.run.result import SCHEMA
 from kdlab.training.distiller import Distiller
 from kdlab.training.lr_schedule import make_scheduler
@@ -33,7 +34,7 @@ def outcome(tmp_path, monkeypatch, *overrides):
     monkeypatch.delenv("KDLAB_RUN", raising=False)
     monkeypatch.setenv("KDLAB_RUN", str(tmp_path / "run"))
     (tmp_path / "run").mkdir()
-    done = run(compose([*TINY, *overrides]), folder=tmp_path / "run")
+    done = run(compose_run([*TINY, *overrides]), folder=tmp_path / "run")
     jsonschema.validate(json.loads((tmp_path / "run" / "result.json").read_text()), json.loads(SCHEMA.read_text()))
     return done.result["student"]
 
@@ -85,7 +86,7 @@ def test_what_was_asked_for_is_kept_and_rebuilt_from_the_run_folder(tmp_path, mo
 
 
 def test_each_learner_may_step_with_an_optimizer_of_its_own():
-    config = without_use(compose([*TINY, "mode=dml", "+optimizer@mode.optimizers.peer1=adam"]))
+    config = compose_run([*TINY, "mode=dml", "+optimizer@mode.optimizers.peer1=adam"])
     parts = assemble(config, samples=256)
     made = []
 
@@ -116,7 +117,7 @@ def test_each_learner_may_step_with_an_optimizer_of_its_own():
 
 
 def test_the_steps_of_all_optimizers_count_once(tmp_path):
-    config = without_use(compose([*TINY, "mode=dml", "+optimizer@mode.optimizers.peer1=adam", "trainer.max_steps=3"]))
+    config = compose_run([*TINY, "mode=dml", "+optimizer@mode.optimizers.peer1=adam", "trainer.max_steps=3"])
     data = prepare(Digits(), config["data"])
     trained = fit(config, data, tmp_path, job="dml")
     assert trained.result["epochs"] == 3 / 4
@@ -138,20 +139,20 @@ def test_the_steps_of_all_optimizers_count_once(tmp_path):
 )  # fmt: skip
 def test_what_cannot_be_is_refused_before_anything_trains(overrides, said):
     with pytest.raises(UsageError, match=said):
-        rehearse(without_use(compose([*TINY, *overrides])))
+        Preflight().check(compose_run([*TINY, *overrides]))
 
 
 @pytest.mark.parametrize(("word", "steps", "meant"), [("steps", 10, 10), ("steps/4", 10, 3), ("steps/20", 10, 1)])
 def test_words_of_a_schedule_stand_for_the_phase(word, steps, meant):
     optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    cyclic = {**compose(["scheduler=cyclic"])["scheduler"], "T_0": word}
+    cyclic = {**compose(["scheduler=cyclic"]).scheduler, "T_0": word}
     schedule, interval = make_scheduler(cyclic, optimizer, 3, steps, [])
     assert (schedule.T_0, interval) == (meant, "step")
 
 
 def test_one_cycle_peaks_at_the_rate_of_whichever_optimizer_it_is_given():
     """So a learner, or a phase, with an optimizer of its own has the rate that was asked of that."""
-    one_cycle = compose(["scheduler=one_cycle"])["scheduler"]
+    one_cycle = compose(["scheduler=one_cycle"]).scheduler
     for lr in (0.1, 1e-3):
         optimizer = AdamW([torch.nn.Parameter(torch.zeros(1))], lr=lr)
         schedule, _ = make_scheduler(one_cycle, optimizer, 1, 20, [])

@@ -15,6 +15,7 @@ from kdlab.config.compose import compose
 from kdlab.data.dataset import prepare
 from kdlab.data.source import Digits
 from kdlab.models.resnet import ResNet
+from kdlab.run.derive import compose_run
 from kdlab.run.execute import new_folder, run
 from kdlab.run.loggers import read_metrics
 from kdlab.run.result import SCHEMA
@@ -51,7 +52,7 @@ def predictions(folder: Path, part: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and labels of a part of the digits, normalised by hand, from the student that a folder holds."""
     described = yaml.safe_load((folder / "student.yaml").read_text())["input"]
     source = Digits()
-    config = compose(["data=digits"])["data"]
+    config = compose(["data=digits"]).data.plain()
     table = getattr(prepare(source, config).parts, part)
     pixels = table.images.float() / 255
     with torch.no_grad():
@@ -191,11 +192,11 @@ def test_a_supervised_run_is_the_student_alone_of_later_runs(tmp_path):
 
 
 @pytest.mark.usefixtures("_machine")
-def test_an_option_without_use_is_named_and_the_run_goes_on(tmp_path):
+def test_an_option_that_has_no_effect_is_named_and_the_run_goes_on(tmp_path):
     told = train(*TINY, "trainer.max_epochs=0", "mode=supervised", "loss=kd", runs=tmp_path / "runs")
     assert told.code == 0
     assert [line for line in told.err.splitlines() if line.startswith("kdlab: ")] == [
-        f"kdlab: {option} has no use with mode=supervised"
+        f"kdlab: {option} has no effect with mode=supervised"
         for option in ("teacher=resnet8", "teacher.model.width=0.5", "teacher.trainer.max_epochs=2", "loss=kd")
     ]
 
@@ -239,7 +240,7 @@ def test_the_student_that_is_kept_is_the_one_that_was_asked_for(tmp_path, keep):
 @pytest.mark.usefixtures("_machine")
 def test_a_run_is_named_after_what_it_is_and_none_is_overwritten(tmp_path):
     own = ("mode=supervised", "model=resnet8", "model.width=0.25", "trainer.max_epochs=0", "logger=csv")
-    config = compose([*own, f"runs={tmp_path / 'runs'}"])
+    config = compose_run([*own, f"runs={tmp_path / 'runs'}"])
     first, second = run(config), run(config)
     for outcome in (first, second):
         assert re.fullmatch(r"\d{8}-resnet8-supervised-digits-seed0-[0-9a-f]{6}", outcome.folder.name)

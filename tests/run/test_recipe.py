@@ -4,19 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from kdlab.config.compose import compose
 from kdlab.data.dataset import prepare
 from kdlab.data.source import Digits
 from kdlab.networks.weights import hash_file
-from kdlab.run.builder import without_use
+from kdlab.run.derive import alone_run, compose_run, teacher_run
 from kdlab.run.execute import run
-from kdlab.run.recipe import alone_run, key_of, recipe_of, teacher_run
+from kdlab.run.recipe import key_of, recipe_of
 from kdlab.run.store import Store
 from support.tiny_runs import TINY, machine
 
 
 def key(*overrides: str, fingerprint: str = "data", checkpoints: dict[str, str] | None = None) -> str:
-    return key_of(recipe_of(without_use(compose([*TINY, *overrides])), fingerprint, checkpoints))
+    return key_of(recipe_of(compose_run([*TINY, *overrides]), fingerprint, checkpoints))
 
 
 DECISIVE = [
@@ -49,17 +48,17 @@ def test_what_decides_nothing_leaves_the_key_as_it_is(override):
 
 
 def test_views_and_taps_that_supervised_training_does_not_read_leave_its_keys_as_they_are():
-    plain = compose(TINY)
-    read = compose([*TINY, "+data.views.strong={rotation: 20}", "model.taps={classifier: fc}",
+    plain = compose_run(TINY)
+    read = compose_run([*TINY, "+data.views.strong={rotation: 20}", "model.taps={classifier: fc}",
                     "teacher.model.taps={classifier: fc}"])  # fmt: skip
-    assert key_of(recipe_of(without_use(read), "data")) != key_of(recipe_of(without_use(plain), "data"))
-    for waited in (alone_run, lambda config: teacher_run(config, config["teacher"])):
-        recipes = [recipe_of(without_use(waited(config)), "data") for config in (plain, read)]
+    assert key_of(recipe_of(read, "data")) != key_of(recipe_of(plain, "data"))
+    for waited in (alone_run, lambda config: teacher_run(config, config.teacher)):
+        recipes = [recipe_of(waited(config), "data") for config in (plain, read)]
         assert key_of(recipes[0]) == key_of(recipes[1])
 
 
 def test_the_order_of_keys_and_the_way_a_number_is_written_do_not_matter():
-    recipe = recipe_of(without_use(compose(TINY)), "data")
+    recipe = recipe_of(compose_run(TINY), "data")
     shuffled = {name: recipe[name] for name in reversed(recipe)}
     shuffled["model"] = {name: recipe["model"][name] for name in reversed(recipe["model"])}
     assert key_of(shuffled) == key_of(recipe)
@@ -84,7 +83,7 @@ def test_other_weights_in_a_checkpoint_are_another_teacher():
 
 
 def test_the_split_is_part_of_the_fingerprint():
-    data = compose(TINY)["data"]
+    data = compose_run(TINY).data.plain()
     prints = {
         prepare(Digits(), {**data, **change}).fingerprint
         for change in ({}, {"split_seed": 1}, {"validation": 300}, {"subset": 500}, {"validation": 0})
@@ -94,11 +93,11 @@ def test_the_split_is_part_of_the_fingerprint():
 
 
 def test_a_student_alone_and_a_teacher_are_supervised_runs_like_any_other():
-    config = compose(TINY)
+    config = compose_run(TINY)
     own = ("mode=supervised", "model=resnet8", "trainer.max_epochs=2")
-    teacher = recipe_of(without_use(teacher_run(config, config["teacher"])), "data")
+    teacher = recipe_of(teacher_run(config, config.teacher), "data")
     assert key_of(teacher) == key(*own, "model.width=0.5")
-    assert key_of(recipe_of(without_use(alone_run(config)), "data")) == key(*own, "model.width=0.25")
+    assert key_of(recipe_of(alone_run(config), "data")) == key(*own, "model.width=0.25")
 
 
 @pytest.fixture
@@ -109,21 +108,23 @@ def _machine(tmp_path: Path):
 
 @pytest.mark.usefixtures("_machine")
 def test_a_teacher_with_a_teacher_of_its_own_is_trained_after_it(tmp_path, capsys):
-    config = compose([*TINY, "trainer.max_epochs=1", "teacher.trainer.max_epochs=1", "alone=false", f"runs={tmp_path}"])
-    grand = {**config["teacher"], "model": {**config["teacher"]["model"], "width": 1.0}, "seed": 5}
-    assistant = {**config["teacher"], "mode": config["mode"], "loss": config["loss"], "teacher": grand}
-    chained = {**config, "teacher": assistant}
+    config = compose_run(
+        [*TINY, "trainer.max_epochs=1", "teacher.trainer.max_epochs=1", "alone=false", f"runs={tmp_path}"]
+    )
+    grand = config.teacher.replace(model={**config.teacher.model, "width": 1.0}, seed=5)
+    assistant = config.teacher.replace(mode=config.mode, loss=config.loss, teacher=grand)
+    chained = config.replace(teacher=assistant)
     outcome = run(chained)
     said = [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if "not in the store" in line]
     assert said == ["teacher", "teacher-teacher"]
     fingerprint = outcome.result["data"]["fingerprint"]
     runs = [teacher_run(teacher_run(chained, assistant), grand), teacher_run(chained, assistant), chained]
-    keys = [key_of(recipe_of(without_use(run), fingerprint)) for run in runs]
+    keys = [key_of(recipe_of(run, fingerprint)) for run in runs]
     found = [path.parent.name for path in sorted(Store().root.glob("*/result.json"), key=written)]
     assert found == keys  # depth first
-    assert keys[1] != key_of(recipe_of(without_use(teacher_run(config, config["teacher"])), fingerprint))
+    assert keys[1] != key_of(recipe_of(teacher_run(config, config.teacher), fingerprint))
     assert outcome.result["teacher"]["weights_sha256"] == hash_file(Store().root / keys[1] / "weights.safetensors")
-    run({**chained, "seed": 3})
+    run(chained.replace(seed=3))
     assert "not in the store" not in capsys.readouterr().out
 
 
@@ -141,7 +142,7 @@ def test_a_teacher_with_a_teacher_of_its_own_is_trained_after_it(tmp_path, capsy
 )  # fmt: skip
 def test_what_a_teachers_own_training_made_of_its_model_teaches_as_one_network(tmp_path, overrides, network):
     short = ["trainer.max_epochs=1", "teacher.trainer.max_epochs=1", "alone=false", f"runs={tmp_path}"]
-    outcome = run(compose([*TINY, *overrides, *short]))
+    outcome = run(compose_run([*TINY, *overrides, *short]))
     teacher = outcome.result["teacher"]
     assert teacher["network"]["_target_"] == network
     assert teacher["parameters"] > outcome.result["student"]["parameters"]
@@ -149,10 +150,10 @@ def test_what_a_teachers_own_training_made_of_its_model_teaches_as_one_network(t
 
 
 def test_a_run_that_another_waits_for_has_names_of_its_own():
-    config = compose(["experiment=chain/teacher_assistant", "model=mobilenet", "loss=dkd"])
-    alone, teacher = alone_run(config)["names"], teacher_run(config, config["teacher"])["names"]
-    assert (alone["model"], alone["mode"], alone["loss"], alone["teacher"]) == ("mobilenet", "supervised", "", None)
-    assert (teacher["model"], teacher["mode"], teacher["loss"], teacher["teacher"]) == (
+    config = compose_run(["experiment=chain/teacher_assistant", "model=mobilenet", "loss=dkd"])
+    alone, teacher = alone_run(config).names, teacher_run(config, config.teacher).names
+    assert (alone.model, alone.mode, alone.loss, alone.teacher) == ("mobilenet", "supervised", "", None)
+    assert (teacher.model, teacher.mode, teacher.loss, teacher.teacher) == (
         "resnet", "offline", "kd", "resnet"
     )  # fmt: skip
 

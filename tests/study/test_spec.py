@@ -58,7 +58,7 @@ def test_a_key_is_there_only_beside_the_choice_it_belongs_to():
         own = ["optimizer.lr@sgd", "optimizer.momentum"] if point["optimizer"] == "sgd" else ["optimizer.lr@adamw"]
         assert list(point) == ["optimizer", *own]
         config = plan.compose([*arm.overrides, *written(point)])
-        assert config["optimizer"]["lr"] == point[own[0]]
+        assert config.optimizer["lr"] == point[own[0]]
 
 
 NESTED = {
@@ -219,8 +219,8 @@ def test_a_key_of_the_command_line_is_the_studys_or_else_its_runs(tmp_path):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({key: KD[key] for key in ("overrides", "space")}))
     plan = read_plan(tmp_path / "mine.yaml", ["workers=3", "budget.trials=7", "trainer.max_epochs=2"])
     assert plan.name == "mine"
-    assert (plan.settings["workers"], plan.settings["budget"]) == (3, {"trials": 7, "seconds": None})
-    assert plan.compose(plan.arms[0].overrides)["trainer"]["max_epochs"] == 2
+    assert (plan.settings.workers, plan.settings.budget.plain()) == (3, {"trials": 7})
+    assert plan.compose(plan.arms[0].overrides).trainer.max_epochs == 2
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from kdlab.core.errors import UsageError
 from kdlab.data.dataset import Data
+from kdlab.run.derive import drop_unused
 from kdlab.run.execute import run
 from kdlab.run.store import Store
 from kdlab.study.process_pool import Assignment, DivergedTrialError, Epoch, Known
@@ -76,8 +77,8 @@ def _published(plan):
 def test_a_trial_has_the_numbers_of_the_run_that_it_is(trial, tmp_path):
     line = Told()
     found = trial(line)
-    config = make_plan(STUDY).compose(_published(make_plan(STUDY)))
-    outcome = run({**config, "alone": False}, folder=tmp_path / "trial" / "..")
+    config = drop_unused(make_plan(STUDY).compose(_published(make_plan(STUDY))))
+    outcome = run(config.replace(alone=False), folder=tmp_path / "trial" / "..")
     student = outcome.result["student"]
     assert found["validation.accuracy"] == student["validation"]["last"]
     assert found["student.parameters"] == student["parameters"]

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from copy import deepcopy
 from functools import cache
 
 import optuna
@@ -10,8 +9,7 @@ import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from kdlab.config.compose import compose
-from kdlab.run.recipe import LABELS_ALONE
+from kdlab.run.derive import compose_run
 from kdlab.study.storage import open_storage
 
 SPACE = {
@@ -23,7 +21,7 @@ MACS = {0.1: 10_000, 0.2: 30_000}
 
 @cache
 def composed(*overrides):
-    return compose(["model=mobilenet", "loss=kd", "logger=csv", *overrides])
+    return compose_run(["model=mobilenet", "loss=kd", "logger=csv", *overrides])
 
 
 def row(last, best=None, *, cost=1000, validation=None):
@@ -40,9 +38,7 @@ def row(last, best=None, *, cost=1000, validation=None):
 def write_run(folder, seed, distilled, alone=None, teacher=None, overrides=(), **changes):
     """A run that says to have come to these test accuracies, (last, best) each, with curves of three epochs."""
     folder.mkdir(parents=True)
-    config = deepcopy(composed(*overrides)) | {"seed": seed, "name": folder.name}
-    if config["names"]["mode"] == "supervised":
-        config |= {"teacher": None, "loss": LABELS_ALONE}
+    config = composed(*overrides).replace(seed=seed, name=folder.name).plain()
     result = {
         "version": 1, "status": "completed", "name": folder.name, "key": f"{hash(folder.name) % 16**8:064x}", "n": 1,
         "seeds": {"run": seed, "teachers": [0], "split": 0}, "names": config["names"], "primary": "accuracy",

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kdlab.config.compose import compose, conf_folder, groups
+from kdlab.config.compose import conf_folder, groups
 from kdlab.heads.head import Head
 from kdlab.modes.mode import Mode
 from kdlab.run.builder import RUN_KEYS
 from kdlab.tools.method_table import PAPER, files, head_of, main, read, settings, table
 from kdlab.training.phase_setup import MODE_KEYS
+from support.composed import compose
 
 TESTS = Path(__file__).parents[1]
 HEADS = files()

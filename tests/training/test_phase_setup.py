@@ -15,7 +15,8 @@ from kdlab.data.dataset import prepare
 from kdlab.data.source import Digits
 from kdlab.modes.dml import DML
 from kdlab.modes.ema import EMA
-from kdlab.run.builder import assemble, without_use
+from kdlab.run.builder import assemble
+from kdlab.run.derive import compose_run
 from kdlab.training.distiller import Distiller
 from support.killed_runs import COMMON, numbers, only_run, train
 
@@ -25,7 +26,7 @@ TINY = ["model=resnet8", "model.width=0.125", "logger=csv", "data.subset=256", "
 
 
 def put_together(phases, *overrides):
-    return assemble(without_use(compose([*TINY, f"phases={phases}", *overrides])), samples=256)
+    return assemble(compose_run([*TINY, f"phases={phases}", *overrides]), samples=256)
 
 
 def weights(network):
@@ -52,7 +53,7 @@ def test_modes_follow_each_other_on_the_same_networks():
                 trained = {id(p) for group in module.optimizers().param_groups for p in group["params"]}
                 seen.append((type(module.mode), weights(student), weights(peer), weights(second.mode.copy), trained))
 
-    data = prepare(Digits(), config["data"])
+    data = prepare(Digits(), config.data.plain())
     settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
     trainer = pl.Trainer(
         max_epochs=4, enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=1, callbacks=[Watch()],

@@ -16,7 +16,7 @@ from kdlab.bench.modes import mode_over_parts
 from kdlab.bench.step import step_over_hand
 from kdlab.bench.workload import PAIRS, PRECISIONS, Workload, hardware
 from kdlab.config.compose import groups
-from kdlab.core.errors import UsageError
+from kdlab.core.errors import one_line
 
 WHAT = {
     "step": "the training step beside a loop written by hand; both pairs",
@@ -31,15 +31,12 @@ BLOCKS_OF_SECONDS = {"step": (10, 1), "losses": (4, 1), "modes": (4, 1)}
 """The same, where a step takes seconds: the standard pair on a CPU."""
 
 
+@one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code is 0, or 2 for what the user must change."""
     given = parse(sys.argv[1:] if arguments is None else arguments)
     keep_memory()
-    try:
-        {"step": step, "losses": losses, "modes": modes}[given.what](given)
-    except UsageError as error:
-        print(f"kdlab: {error}", file=sys.stderr)
-        return 2
+    {"step": step, "losses": losses, "modes": modes}[given.what](given)
     return 0
 
 

@@ -21,9 +21,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from kdlab.bench.interleave import Race, TimedLoop, race
 from kdlab.bench.workload import Workload, platform_loop
+from kdlab.config.schema import RunConfig
 from kdlab.core.knowledge import Batch
 from kdlab.data.dataset import Data
-from kdlab.run.builder import Config
 
 # All heads from the first step on, whatever phases they propose, with the views that some of them read; noise
 # teaches nothing, so the weights hardly move.
@@ -62,7 +62,7 @@ def losses_over_kd(setting: Workload, names: Iterable[str]) -> Iterator[tuple[st
             yield name, error
 
 
-def peak_mib(config: Config, data: Data) -> float:
+def peak_mib(config: RunConfig, data: Data) -> float:
     """The peak memory of a run, in MiB."""
     peak = peak_on_gpu if torch.cuda.is_available() else peak_on_cpu
     with TemporaryDirectory() as folder:

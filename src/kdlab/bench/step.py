@@ -20,9 +20,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from kdlab.bench.interleave import Gate, Race, TimedLoop, race
 from kdlab.bench.workload import Workload, platform_loop
+from kdlab.config.schema import RunConfig
 from kdlab.core.knowledge import Batch
 from kdlab.networks.weights import StateDict
-from kdlab.run.builder import Config, assemble
+from kdlab.run.builder import assemble
 
 
 def step_over_hand(setting: Workload) -> tuple[Race, float]:
@@ -34,7 +35,7 @@ def step_over_hand(setting: Workload) -> tuple[Race, float]:
     config, device = setting.config("loss=kd"), setting.device
     data = setting.data(config)
     epoch = data.steps_per_epoch(setting.batch_size)
-    loader = data.train_loader(setting.batch_size, config["seed"], device=device)
+    loader = data.train_loader(setting.batch_size, config.seed, device=device)
     batches = list(islice(loader, setting.total))
     with TemporaryDirectory() as folder:
         ours = TimedLoop(platform_loop(config, data, Path(folder)))
@@ -44,7 +45,9 @@ def step_over_hand(setting: Workload) -> tuple[Race, float]:
     return measured, max(float((one[name].cpu() - other[name]).abs().max()) for name in other)
 
 
-def by_hand(config: Config, batches: Sequence[Batch], device: torch.device, epoch: int) -> Callable[[Gate], StateDict]:
+def by_hand(
+    config: RunConfig, batches: Sequence[Batch], device: torch.device, epoch: int
+) -> Callable[[Gate], StateDict]:
     """Distillation by Hinton et al. as one writes it without a platform; gives the student's weights.
 
     Args:
@@ -55,10 +58,12 @@ def by_hand(config: Config, batches: Sequence[Batch], device: torch.device, epoc
     """
     mode = assemble(config).mode
     student, teacher = mode.learners[0], mode.teachers[0].network
-    precision = config["trainer"]["precision"]
+    precision = config.trainer.precision
     dtype = torch.float64 if precision == "64-true" else torch.float32
-    layout = torch.channels_last if config["trainer"]["channels_last"] else torch.contiguous_format
-    soft_weight, hard_weight, T = (config["loss"][key] for key in ("alpha", "task_weight", "temperature"))
+    layout = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
+    soft_weight, hard_weight, T = config.loss.alpha, config.loss.task_weight, config.loss.temperature
+    assert soft_weight is not None
+    assert T is not None
 
     def place(tensor: Tensor) -> Tensor:
         return tensor.to(dtype=dtype, memory_format=layout)
@@ -68,7 +73,7 @@ def by_hand(config: Config, batches: Sequence[Batch], device: torch.device, epoc
             network.to(device, dtype).to(memory_format=layout)  # type: ignore[call-overload]
         student.train()
         teacher.eval()
-        settings = {key: value for key, value in config["optimizer"].items() if key != "_target_"}
+        settings = {key: value for key, value in config.optimizer.items() if key != "_target_"}
         optimizer = SGD(student.parameters(), **settings)
         scheduler = CosineAnnealingLR(optimizer, epoch)
         for batch in gate([{**batch, "input": place(batch["input"])} for batch in batches]):
@@ -81,9 +86,9 @@ def by_hand(config: Config, batches: Sequence[Batch], device: torch.device, epoc
             soft_loss = kl_div(
                 (logits / T).log_softmax(1), (soft / T).log_softmax(1), reduction="batchmean", log_target=True
             )
-            loss = hard_weight * hard_loss + soft_weight * T**2 * soft_loss
+            loss: Tensor = hard_weight * hard_loss + soft_weight * T**2 * soft_loss
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
             optimizer.step()
             scheduler.step()
         return {name: value.float().cpu() for name, value in student.state_dict().items()}

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from kdlab.bench.interleave import Gate
-from kdlab.config.compose import compose
+from kdlab.config.schema import RunConfig
 from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Batch
 from kdlab.data.dataset import Data, prepare
 from kdlab.data.loader import Loader
 from kdlab.data.table import Source, Table
-from kdlab.run.builder import Config, without_use
+from kdlab.run.builder import classes_of
+from kdlab.run.derive import compose_run
 from kdlab.run.fit import Trained, fit
 from kdlab.run.result import provenance
 
@@ -83,30 +84,28 @@ class Workload:
         """Where everything runs: a GPU if there is one."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def config(self, *overrides: str) -> Config:
+    def config(self, *overrides: str) -> RunConfig:
         """A run of one epoch over the pair."""
-        return without_use(
-            compose(
-                [*self.pair.overrides, "logger=csv", "trainer.progress=false",
-                 "trainer.max_epochs=1", f"trainer.batch_size={self.batch_size}",
-                 f"trainer.precision={self.precision}", f"trainer.channels_last={str(self.channels_last).lower()}",
-                 f"trainer.accelerator={self.device.type}", *overrides]
-            )
+        return compose_run(
+            [*self.pair.overrides, "logger=csv", "trainer.progress=false",
+             "trainer.max_epochs=1", f"trainer.batch_size={self.batch_size}",
+             f"trainer.precision={self.precision}", f"trainer.channels_last={str(self.channels_last).lower()}",
+             f"trainer.accelerator={self.device.type}", *overrides]
         )  # fmt: skip
 
-    def data(self, config: Config) -> Data:
+    def data(self, config: RunConfig) -> Data:
         """Random pictures with random labels, in the shape of the config's data set."""
-        data = config["data"]
+        channels, size, classes = config.data.channels or 1, config.data.size or 32, classes_of(config.data)
         generator = torch.Generator().manual_seed(0)
 
         def table(rows: int) -> Table:
-            shape = (rows, data["channels"], data["size"], data["size"])
+            shape = (rows, channels, size, size)
             images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
-            return Table(images, torch.randint(data["classes"], (rows,), generator=generator))
+            return Table(images, torch.randint(classes, (rows,), generator=generator))
 
-        classes = tuple(map(str, range(data["classes"])))
+        names = tuple(map(str, range(classes)))
         parts = table(self.samples), table(2), table(2)
-        return prepare(Source(*parts, classes, data["channels"], data["size"], "noise"), data)
+        return prepare(Source(*parts, names, channels, size, "noise"), config.data.plain())
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,12 +132,12 @@ class _GatedLoader:
         return getattr(self._loader, name)
 
 
-def platform_loop(config: Config, data: Data, folder: Path) -> Callable[[Gate], Trained]:
+def platform_loop(config: RunConfig, data: Data, folder: Path) -> Callable[[Gate], Trained]:
     """A run as kdlab trains it, Lightning, log and checkpoints included."""
     known = {each.name: getattr(data, each.name) for each in fields(data)}
 
     def loop(gate: Gate) -> Trained:
-        trained = fit(config, Gated(**known, gate=gate), folder, job="bench", nested=True)
+        trained = fit(config, Gated(**known, gate=gate), folder, job="bench", one_device=True)
         assert trained is not None
         return trained
 

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, cast
 from kdlab.config.loss_settings import open_dials, set_dials, set_task_weight, tune
 from kdlab.config.mode_defaults import holds, modes_of, proposals
 from kdlab.config.overrides import group_of, is_choice, read, settled
-from kdlab.config.schema import check, check_known, check_value, lookup
+from kdlab.config.ranges import check, check_known, check_value, lookup
+from kdlab.config.schema import RunConfig, parse
 from kdlab.core.errors import UsageError
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
-Config = dict[str, Any]
+Plain = dict[str, Any]
 
 
 def conf_folder() -> Path:
@@ -41,8 +42,8 @@ def groups(folders: Sequence[Path] = ()) -> dict[str, list[str]]:
     return {group: sorted(options) for group, options in sorted(found.items())}
 
 
-def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: str = "train") -> Config:
-    """The config of a run: composed, checked, its dials set, as plain data.
+def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: str = "train") -> RunConfig:
+    """The config of a run: composed, checked, its dials set.
 
     Args:
         overrides: as on the command line, `model=mobilenet`, `loss.temperature=2`, `teacher=resnet56`.
@@ -72,12 +73,13 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
     set_task_weight(resolved)
     _follow_generations(resolved)
     check(resolved)
-    return {**resolved, "names": {**names, "loss": "+".join(resolved["loss"]["heads"])}}
+    resolved.pop("resume")
+    return parse(RunConfig, {**resolved, "names": {**names, "loss": "+".join(resolved["loss"]["heads"])}})
 
 
 def _composed(
     overrides: Sequence[str], folders: Sequence[Path], known: Mapping[str, list[str]], root: str
-) -> tuple[Config, Config]:
+) -> tuple[Plain, Plain]:
     """The config with all that the user chose and set, its references not resolved, and the names of the choices."""
     from omegaconf import OmegaConf
 
@@ -136,7 +138,7 @@ def _hydra(root: str, options: Sequence[str], folders: Sequence[Path]) -> DictCo
         return compose(root, overrides=[*options, *search], return_hydra_config=True)
 
 
-def _set(base: DictConfig, override: Override, shape: Config) -> None:
+def _set(base: DictConfig, override: Override, shape: Plain) -> None:
     from omegaconf import OmegaConf
 
     key, value = override.key_or_group, override.value()
@@ -154,7 +156,7 @@ def _refuse_folder(folder: Path) -> None:
             raise UsageError(f"--config-dir {folder}: kdlab has a {own} of its own; give yours another name")
 
 
-def _follow_generations(config: Config) -> None:
+def _follow_generations(config: Plain) -> None:
     """`generations=3`: three students in a row, each taught by the one before, the first by one trained alone.
 
     Furlanello et al. Born-Again Neural Networks. ICML 2018. The teachers are students themselves, each with
@@ -174,8 +176,8 @@ def _follow_generations(config: Config) -> None:
     config["teacher"] = chain
 
 
-def _plain(container: DictConfig, *, resolve: bool = False) -> Config:
+def _plain(container: DictConfig, *, resolve: bool = False) -> Plain:
     from omegaconf import OmegaConf
 
     plain = OmegaConf.to_container(container, resolve=resolve, throw_on_missing=resolve)
-    return cast("Config", plain)
+    return cast("Plain", plain)

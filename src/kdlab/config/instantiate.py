@@ -16,8 +16,11 @@ from kdlab.core.errors import UsageError, nearest
 
 T = TypeVar("T")
 
+_NETWORKS = ("kdlab.models", "kdlab.heads", "kdlab.modes", "torchvision.models", "timm", "transformers")
+
 PACKAGES: Mapping[str, tuple[str, ...]] = {
-    "model": ("kdlab.models", "kdlab.heads", "kdlab.modes", "torchvision.models", "timm", "transformers"),
+    "model": _NETWORKS,
+    "peers": _NETWORKS,
     "loss": ("kdlab.heads",),
     "mode": ("kdlab.modes",),
     "task": ("kdlab.tasks",),

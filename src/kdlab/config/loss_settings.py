@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kdlab.config.schema import check, leaves
+from kdlab.config.ranges import check, leaves
 from kdlab.core.errors import UsageError
 
 Config = dict[str, Any]

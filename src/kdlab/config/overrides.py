@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdlab.config.schema import ABSENT, lookup
+from kdlab.config.ranges import ABSENT, lookup
 from kdlab.core.errors import UsageError, nearest
 
 if TYPE_CHECKING:

@@ -1,180 +1,304 @@
-"""What a value of the config may be: a key that exists, of the type it has in the YAML, within its range.
+"""What a run is made of, typed: composed once (`kdlab.config.compose`), checked once, then read by attribute.
 
-A range is known by the last part of its key, wherever that stands. Nothing here imports torch.
+Components (networks, optimizers, schedules, tasks) are plain mappings with a `_target_`, whose further keys are
+arguments of that class; see `kdlab.config.instantiate`. Ranges of values stand in `kdlab.config.ranges`.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, Self, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from kdlab.core.errors import UsageError, nearest
 
-Rule = tuple[Callable[[Any], bool], str]
-_POSITIVE: Rule = (lambda value: value > 0, "a number above 0")
-_NOT_NEGATIVE: Rule = (lambda value: value >= 0, "0 or more")
-_UNIT: Rule = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
-_BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "a number from 0 up to, not including, 1")
-_WHOLE: Rule = (lambda value: isinstance(value, int) and value >= 0, "a whole number, 0 or more")
-_COUNT: Rule = (lambda value: isinstance(value, int) and value >= 1, "a whole number, 1 or more")
+Component = Mapping[str, Any]
+"""`{_target_: package.Class, key: value}`."""
 
-_WORD: Rule = (lambda value: isinstance(value, str), "a word")
-_WORDS: Rule = (
-    lambda value: isinstance(value, list) and all(isinstance(word, str) for word in value),
-    "a list of words",
-)
-_LENGTH: Rule = (
-    lambda value: value >= 1 if isinstance(value, int) else bool(re.fullmatch(r"(epochs|steps)(/[1-9]\d*)?", value)),
-    "a whole number, 1 or more, or steps, epochs, or a part of them, steps/4",
-)
+S = TypeVar("S", bound="Settings")
 
 
-def _one_of(*options: str) -> Rule:
-    return (lambda value: value in options, " or ".join(options))
+class Settings(BaseModel):
+    """A group of keys: immutable, and none but those declared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    def replace(self, **changes: Any) -> Self:
+        """The same settings with other values for some keys."""
+        return self.model_copy(update=changes)
+
+    def plain(self) -> dict[str, Any]:
+        """Plain data, as YAML and JSON hold them; keys that were never set are left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
-RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(("temperature", "width", "gamma", "span", "lr", "gradient_clip"), _POSITIVE),
-    **dict.fromkeys(("weight", "task_weight", "weight_decay", "mixup", "cutmix", "ramp"), _NOT_NEGATIVE),
-    **dict.fromkeys(("alpha", "pct_start", "translation"), _UNIT),
-    **dict.fromkeys(("momentum", "label_smoothing", "decay"), _BELOW_ONE),
-    **dict.fromkeys(("max_epochs", "epochs", "seed", "split_seed", "workers", "crop"), _WHOLE),
-    **dict.fromkeys(
-        ("batch_size", "accumulate", "classes", "channels", "num_nodes", "log_every_n_steps", "depth", "subset",
-         "checkpoint_every_n_steps", "max_steps", "generations", "branches", "cycles", "size",
-         "last"), _COUNT),
-    **dict.fromkeys(("name", "group", "entity", "checkpoint"), _WORD),
-    **dict.fromkeys(("allow", "tags"), _WORDS),
-    **dict.fromkeys(("T_max", "T_0", "total_steps"), _LENGTH),
-    "max_lr": (lambda value: value == "lr" or value > 0, "a number above 0, or lr, the optimizer's own"),
-    "devices": (lambda value: value == "auto" or (isinstance(value, int) and value >= 1), "auto or 1 or more"),
-    "accelerator": _one_of("auto", "cpu", "gpu", "cuda", "mps"),
-    "strategy": _one_of("auto", "ddp"),
-    "validation": _NOT_NEGATIVE,
-    "precision": _one_of("32-true", "16-mixed", "bf16-mixed", "64-true", "bf16-true", "16-true"),
-    "interval": _one_of("epoch", "step"),
-    "keep": _one_of("last", "best"),
-    "ramp_shape": _one_of("linear", "from_zero", "sigmoid"),
-    "train": _one_of("all", "head", "body"),
-    "on_corrupt": _one_of("stop", "skip"),
-    "unlabelled": (lambda value: isinstance(value, str) or value >= 0, "a number, 0 or more, or a folder of pictures"),
+class Targeted(Settings):
+    """A component of which kdlab reads some keys itself; all others are arguments of its class."""
+
+    model_config = ConfigDict(extra="allow")
+
+    target: str = Field(alias="_target_")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments of its class."""
+        return dict(self.model_extra or {})
+
+    @property
+    def component(self) -> dict[str, Any]:
+        """Its class and the arguments of that, for `kdlab.config.instantiate.build`."""
+        return {"_target_": self.target, **self.options}
+
+
+class ModeConfig(Targeted):
+    """Who teaches whom. `peers`: how many, or their networks by name; `optimizers`: of learners, by name."""
+
+    peers: int | Mapping[str, Component] | None = None
+    optimizers: Mapping[str, Component] = {}
+    scheduler: Component | None = None
+    kept: str | None = None
+
+
+class Phase(Settings):
+    """A stretch of training.
+
+    heads: those that take part; None: all. prepare: they are fitted to the teacher alone (`Head.prepare`).
+    task_weight: of the supervised loss; None: the run's. train: all that can, the learners' bodies (all
+    but the classifier) with the heads, or the heads alone. optimizer, scheduler, mode: None: the run's.
+    """
+
+    epochs: int
+    heads: tuple[str, ...] | None = None
+    task_weight: float | None = None
+    train: Literal["all", "body", "head"] = "all"
+    prepare: StrictBool = False
+    optimizer: Component | None = None
+    scheduler: Component | None = None
+    mode: ModeConfig | None = None
+
+
+class FirstPhase(Phase):
+    """The phase that a loss proposes for itself, before all others; unless it `stays`, the loss ends with it."""
+
+    stays: StrictBool = True
+
+
+class HeadConfig(Targeted):
+    """A distillation loss; `ramp` and `ramp_shape`: see `kdlab.training.ramp`."""
+
+    weight: float = 1.0
+    task_weight: float = 1.0
+    ramp: float | None = None
+    ramp_shape: Literal["linear", "from_zero", "sigmoid"] = "linear"
+    first: FirstPhase | None = None
+
+
+class LossConfig(Settings):
+    """What a run minimises: the supervised loss, `task_weight` times, and the weighted sum of the heads."""
+
+    alpha: float | None = None
+    temperature: float | None = None
+    task_weight: float = 1.0
+    heads: Mapping[str, HeadConfig] = {}
+
+
+class FitConfig(Settings):
+    """The settings of training that decide the result."""
+
+    max_epochs: int
+    batch_size: int
+    accumulate: int = 1
+    precision: str = "32-true"
+    gradient_clip: float | None = None
+    max_steps: int | None = None
+
+
+class TrainerConfig(FitConfig):
+    """All settings of training; those declared here decide how fast it goes and what is written on the way."""
+
+    compile: StrictBool = False
+    channels_last: StrictBool = False
+    accelerator: str = "auto"
+    devices: int | Literal["auto"] | Sequence[int] = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    log_every_n_steps: int = 50
+    checkpoint_every_n_steps: int | None = None
+    progress: StrictBool = True
+
+
+class TeacherConfig(Settings):
+    """A teacher: a network of the store, trained first where it is not there, or weights from a file.
+
+    mean, std, size, classes: its own input and outputs, where they differ from the data's.
+    mode, loss, phases, teacher: of its own training, where it was itself taught; None: labels alone.
+    """
+
+    model: Component
+    optimizer: Component
+    scheduler: Component
+    trainer: FitConfig
+    seed: int = 0
+    checkpoint: str | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    size: int | None = None
+    classes: Any = None
+    mode: ModeConfig | None = None
+    loss: LossConfig | None = None
+    phases: tuple[Phase, ...] | None = None
+    teacher: TeacherConfig | EnsembleConfig | None = None
+
+    @property
+    def teachers(self) -> tuple[TeacherConfig, ...]:
+        """Its own teachers."""
+        return members(self.teacher)
+
+
+class EnsembleConfig(Settings):
+    """Several teachers, by name."""
+
+    members: Mapping[str, TeacherConfig]
+
+
+class DataConfig(Targeted):
+    """A data set: its source, how it is split and what becomes of a sample; further keys are the source's own."""
+
+    classes: int | None = None
+    channels: int | None = None
+    size: int | None = None
+    mean: Sequence[float] = ()
+    std: Sequence[float] = ()
+    validation: int | float = 0
+    split_seed: int = 0
+    subset: int | None = None
+    unlabelled: int | str | None = None
+    resident: StrictBool | Literal["auto"] = "auto"
+    workers: int = 0
+    on_corrupt: Literal["stop", "skip"] = "stop"
+    augment: Mapping[str, Any] = {}
+    views: Mapping[str, Mapping[str, Any]] = {}
+
+
+class LoggerConfig(Settings):
+    """Where numbers go beside metrics.csv."""
+
+    wandb: StrictBool = False
+    project: str = "kdlab"
+    entity: str | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+class Names(Settings):
+    """The options that a run was composed of, for titles, folders and dashboards."""
+
+    model: str
+    data: str
+    task: str
+    mode: str
+    loss: str
+    teacher: str | None = None
+
+
+class RunConfig(Settings):
+    """A run.
+
+    keep: which student is written. phases: None: those that the losses propose, and a main one.
+    allow: packages outside kdlab whose classes a `_target_` may name.
+    """
+
+    model: Component
+    teacher: TeacherConfig | EnsembleConfig | None
+    loss: LossConfig
+    mode: ModeConfig
+    task: Component
+    data: DataConfig
+    optimizer: Component
+    scheduler: Component
+    trainer: TrainerConfig
+    logger: LoggerConfig
+    seed: int
+    name: str | None = None
+    runs: str = "runs"
+    alone: StrictBool = True
+    keep: Literal["last", "best"] = "last"
+    phases: tuple[Phase, ...] | None = None
+    allow: tuple[str, ...] = ()
+    names: Names
+
+    @property
+    def teachers(self) -> tuple[TeacherConfig, ...]:
+        """The settings of each teacher: none, one, or the members of an ensemble."""
+        return members(self.teacher)
+
+    @property
+    def distils(self) -> bool:
+        """Whether the student learns from anything but labels."""
+        return bool(self.loss.heads)
+
+
+def members(teacher: TeacherConfig | EnsembleConfig | None) -> tuple[TeacherConfig, ...]:
+    """The teachers that a `teacher` group names."""
+    if isinstance(teacher, EnsembleConfig):
+        return tuple(teacher.members.values())
+    return () if teacher is None else (teacher,)
+
+
+def parse(kind: type[S], given: Mapping[str, Any], key: str = "") -> S:
+    """Plain data as settings of a kind.
+
+    Args:
+        kind: of the settings.
+        given: plain data.
+        key: where they stand, for messages.
+
+    Raises:
+        UsageError: naming the first key that is missing, unknown or of another type.
+    """
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        raise UsageError(_said(kind, key, error)) from error
+
+
+_EXPECTED = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "string": "a word", "tuple": "a list",
+    "mapping": "a group of keys", "dict": "a group of keys", "model": "a group of keys",
 }  # fmt: skip
 
-_WORDS_OR_NUMBERS = ("devices", "resident", "T_max", "T_0", "total_steps", "max_lr")
-"""Keys whose value may be a number where the YAML has a word."""
 
-_NULLABLE = ("first", "ramp")
-"""Keys that may be null where the YAML has something: a loss can do without its first phase or its ramp."""
-
-
-def check(config: Mapping[str, Any]) -> None:
-    """Refuses a value outside its range, wherever it stands.
-
-    Raises:
-        UsageError: naming key, value and range.
-    """
-    for key, value in leaves(config):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"{key}={value}: expected a finite number")
-        if value is not None and (not isinstance(value, list) or _rule(key) is _WORDS):
-            _check_range(key, value)
-
-
-def _rule(key: str) -> Rule | None:
-    name = key.rsplit(".", 1)[-1]
-    return RULES.get(name, _NOT_NEGATIVE if name.endswith("_weight") else None)
+def _said(kind: type[Settings], key: str, error: ValidationError) -> str:
+    # Of a value that fits none of several types, pydantic tells all; what lies deepest is what was meant.
+    first = max(error.errors(), key=lambda each: len(each["loc"]))
+    # Between the keys it also names the types that it tried.
+    loc = [str(part) for part in first["loc"] if not (isinstance(part, str) and not part.islower())]
+    path = ".".join(filter(None, (key, *loc)))
+    if first["type"] == "extra_forbidden":
+        return f"{path}: there is no such key{nearest(loc[-1], _declared(kind, loc[:-1]))}"
+    if first["type"] == "missing":
+        return f"{path} is missing; expected {path}=VALUE"
+    value = "null" if first["input"] is None else first["input"]
+    bounds = first.get("ctx", {})
+    if "ge" in bounds:
+        return f"{path}={value}: expected a whole number, {bounds['ge']} or more"
+    if "gt" in bounds:
+        return f"{path}={value}: expected a number above {bounds['gt']:g}"
+    expected = _EXPECTED.get(first["type"].split("_")[0]) or str(first["msg"]).removeprefix("Input should be ")
+    return f"{path}={value}: expected {expected}"
 
 
-def _check_range(key: str, value: Any) -> None:
-    if (rule := _rule(key)) is None:
-        return
-    holds, expected = rule
-    try:
-        fine = not isinstance(value, bool) and holds(value)
-    except TypeError:
-        fine = False
-    if not fine:
-        raise UsageError(f"{key}={value}: expected {expected}")
+def _declared(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """The keys of the settings that a path leads to, as far as they are declared."""
+    for part in path:
+        within = {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
+        kind = next(_settings_in(within[part]), kind) if part in within else kind  # else it is a name or a place
+    return [field.alias or name for name, field in kind.model_fields.items()]
 
 
-def leaves(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) for every value of a nested config that is no mapping, nor a list of them."""
-    if isinstance(config, list) and config and all(isinstance(entry, Mapping) for entry in config):
-        config = dict(enumerate(config))
-    if not isinstance(config, Mapping):
-        yield key, config
-        return
-    for name, value in config.items():
-        yield from leaves(value, f"{key}.{name}" if key else str(name))
-
-
-def check_known(key: str, shape: Mapping[str, Any]) -> None:
-    if lookup(shape, key) is not ABSENT:
-        return
-    known = [name for name, _ in leaves(shape)] + list(shape)
-    where, _, last = key.rpartition(".")
-    beside = lookup(shape, where) if where else shape
-    if isinstance(beside, Mapping) and beside:
-        near = nearest(last, map(str, beside))
-        raise UsageError(f"{key}: {where or 'the config'} has no key {last}{near}")
-    raise UsageError(f"{key}: there is no such key{nearest(key, known)}")
-
-
-def check_value(key: str, value: Any, default: Any) -> None:
-    """Refuses a value that is not of the type that its key has in the YAML; null where it is not null there.
-
-    Raises:
-        UsageError: naming key, value and what would be right.
-    """
-    name = key.rsplit(".", 1)[-1]
-    if default is ABSENT or (value is None and (default is None or name in _NULLABLE)):
-        return
-    if default is None:
-        if isinstance(value, (list, Mapping)) and name != "classes":  # a teacher's are a list
-            _check_range(key, value)
-        return
-    if isinstance(default, str) and ("${" in default or name in _WORDS_OR_NUMBERS) and value is not None:
-        return
-    if isinstance(value, Mapping) and isinstance(default, Mapping):
-        for entry in value:
-            check_value(f"{key}.{entry}", value[entry], default.get(entry, ABSENT))
-        return
-    if isinstance(value, list) and isinstance(default, list):
-        alike = default[0] if len({type(entry) for entry in default}) == 1 else ABSENT
-        for place, entry in enumerate(value):
-            check_value(f"{key}.{place}", entry, alike)
-        return
-    expected = type(default)
-    fits = isinstance(value, expected) and isinstance(value, bool) == isinstance(default, bool)
-    if isinstance(default, float) or (expected is int and name == "validation"):
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if expected is int and name == "devices":
-        fits = fits or value == "auto" or isinstance(value, list)
-    if not fits:
-        names = {float: "a number", int: "a whole number", bool: "true or false", str: "a word", list: "a list",
-                 dict: "a group of keys"}  # fmt: skip
-        said = f"{names.get(expected, expected.__name__)}, as in {key}={_shown(default)}"
-        if isinstance(default, Mapping):
-            said = names[dict]
-        elif "${" in str(default):
-            said = "a value"
-        raise UsageError(f"{key}={_shown(value)}: expected {said}")
-
-
-def _shown(value: Any) -> Any:
-    return json.dumps(value) if value is None or isinstance(value, bool) else value
-
-
-ABSENT = object()
-
-
-def lookup(config: Any, key: str) -> Any:
-    for part in key.split("."):
-        if not isinstance(config, Mapping) or part not in config:
-            return ABSENT
-        config = config[part]
-    return deepcopy(config)
+def _settings_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _settings_in(part)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, distributed
 
 
-def processes(trainer: Mapping[str, Any]) -> int:
-    """How many processes train, one for each device of each node, by the settings of a run's trainer."""
-    devices = trainer["devices"]
+def processes(accelerator: str, devices: int | str | Sequence[int], nodes: int) -> int:
+    """How many processes train, one for each device of each node, by the settings of Lightning's Trainer."""
     if devices == "auto":
-        devices = 1 if trainer["accelerator"] == "cpu" else max(1, torch.accelerator.device_count())
-    return int(trainer["num_nodes"] * (len(devices) if isinstance(devices, list) else devices))
+        devices = 1 if accelerator == "cpu" else max(1, torch.accelerator.device_count())
+    return nodes * (devices if isinstance(devices, int) else len(devices))
 
 
 def gathered(rows: Tensor) -> Tensor:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from functools import wraps
+from typing import ParamSpec
+
+P = ParamSpec("P")
 
 
 class UsageError(ValueError):
@@ -17,3 +22,17 @@ def nearest(word: str, known: Iterable[str], *, most: int = 1) -> str:
     if close:
         return f"; did you mean {' or '.join(close)}?"
     return f"; there is {', '.join(known[:30])}" if known else ""
+
+
+def one_line(command: Callable[P, int]) -> Callable[P, int]:
+    """A command whose user's mistakes are told in one line on stderr, with exit code 2."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return command(*args, **kwargs)
+        except UsageError as error:
+            print(f"kdlab: {error}", file=sys.stderr)
+            return 2
+
+    return run

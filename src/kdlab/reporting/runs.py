@@ -14,12 +14,13 @@ from typing import Any
 
 import yaml
 
-from kdlab.config.schema import leaves
+from kdlab.config.ranges import leaves
+from kdlab.config.schema import EnsembleConfig, RunConfig, TeacherConfig, parse
 from kdlab.core.errors import UsageError
-from kdlab.run.recipe import key_of, recipe_of, teachers_of
+from kdlab.run.recipe import Recipe, key_of, recipe_of
 
-Config = dict[str, Any]
 Curve = Sequence[tuple[float, float]]
+Teachers = TeacherConfig | EnsembleConfig | None
 
 NAMES = ("loss", "mode", "teacher", "model", "data")
 """What a run is called by, where that is enough to tell it from others."""
@@ -33,8 +34,8 @@ class Run:
     """One complete run: its folder, its config and its result.json."""
 
     folder: Path
-    config: Config
-    result: Config
+    config: RunConfig
+    result: dict[str, Any]
 
     @property
     def seed(self) -> int:
@@ -56,11 +57,10 @@ class Run:
         return None if found is None else float(found)
 
     @cached_property
-    def setting(self) -> Config:
+    def setting(self) -> Recipe:
         """All that decides its student, less every seed."""
-        teacher = self.config.get("teacher")
-        config = {**self.config, "seed": None, "teacher": _seedless(teacher)}
-        checkpoints = {path: path for path in (t.get("checkpoint") for t in teachers_of(config)) if path}
+        config = self.config.replace(seed=0, teacher=_seedless(self.config.teacher))
+        checkpoints = {teacher.checkpoint: teacher.checkpoint for teacher in config.teachers if teacher.checkpoint}
         return recipe_of(config, self.result["data"]["fingerprint"], checkpoints)
 
 
@@ -74,7 +74,7 @@ class Group:
     @property
     def taught(self) -> bool:
         """Whether its students had more than labels."""
-        return bool(self.runs[0].config["loss"]["heads"])
+        return self.runs[0].config.distils
 
     @property
     def distils(self) -> bool:
@@ -125,7 +125,7 @@ def read_run(folder: Path) -> Run:
         raise UsageError(f"{folder}: the run is not complete; go on with python -m kdlab.train resume={folder}")
     try:
         result = json.loads(file.read_text())
-        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config = parse(RunConfig, yaml.safe_load((folder / "config.yaml").read_text()))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{folder}: {' '.join(str(error).split())}") from error
     if result.get("version") != 1:
@@ -201,22 +201,24 @@ def terms(file: Path) -> dict[str, Curve]:
     return {name.removeprefix("loss/"): curve(file, name) for name in columns if name.startswith("loss/")}
 
 
-def _seedless(settings: Any) -> Any:
-    """A teacher's settings, its own teachers' included, less their seeds."""
-    if isinstance(settings, Mapping):
-        return {key: None if key == "seed" else _seedless(value) for key, value in settings.items()}
-    return settings
+def _seedless(teacher: Teachers) -> Teachers:
+    """A teacher's settings, its own teachers' included, with one seed for all."""
+    if isinstance(teacher, EnsembleConfig):
+        return teacher.replace(members={name: _seedless(member) for name, member in teacher.members.items()})
+    return teacher and teacher.replace(seed=0, teacher=_seedless(teacher.teacher))
 
 
 def _described(run: Run) -> dict[str, Any]:
     """A run by its names, then by every key that decides it, those nearest to the root first."""
     depth: Callable[[tuple[str, Any]], int] = lambda pair: pair[0].count(".")  # noqa: E731
     decisive = {key: value for key, value in run.setting.items() if key != "teachers"}
-    decisive["loss"] = {**run.config["loss"], **decisive["loss"]}
+    decisive["loss"] = {**run.config.loss.plain(), **decisive["loss"]}
     named = {name: run.result["names"].get(name) for name in NAMES}
     if not decisive["loss"]["heads"]:
         named["loss"] = None
-    return {**named, **dict(sorted(leaves({**decisive, "teacher": _seedless(run.config.get("teacher"))}), key=depth))}
+    teacher = _seedless(run.config.teacher)
+    decisive["teacher"] = teacher and teacher.plain()
+    return {**named, **dict(sorted(leaves(decisive), key=depth))}
 
 
 def _said(key: str, value: Any) -> str:

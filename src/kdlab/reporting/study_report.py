@@ -130,7 +130,7 @@ def read_final(folder: Path) -> Final | None:
         for epoch in EPOCHS
     }  # fmt: skip
     board = board_of(list(groups.values()))
-    return Final(board, rivals, str(board.groups[0].runs[0].config["keep"]))
+    return Final(board, rivals, board.groups[0].runs[0].config.keep)
 
 
 def _final(folder: Path) -> dict[str, Any]:

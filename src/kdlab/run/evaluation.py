@@ -3,14 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from kdlab.config.schema import RunConfig
 from kdlab.core.knowledge import Batch
+from kdlab.data.dataset import Data
+from kdlab.networks.cost import cost
 from kdlab.networks.observer import logits_of
+from kdlab.networks.weights import StateDict
+from kdlab.run.builder import example_batch
 from kdlab.tasks.task import Task
+from kdlab.training.callbacks import KeepBest
+from kdlab.training.setup import Parts
+
+
+@dataclass
+class Measured:
+    """What a run came to.
+
+    rows: per student, its part of a result.json. weights: per student, of its `last` epoch and its `best`.
+    teacher, targets: the teacher's logits [N, C] on the test part, where there is one, and its targets [N].
+    """
+
+    rows: dict[str, dict[str, Any]]
+    weights: dict[str, dict[str, StateDict]]
+    teacher: Tensor | None
+    targets: Tensor
+
+
+def measure(config: RunConfig, data: Data, parts: Parts, keep: KeepBest | None, device: torch.device) -> Measured:
+    """Tests the last and the best epoch of every student, once each, and measures what the students cost."""
+    loader = data.eval_loader("test", 256, rank=0, world=1, device=device)
+    reference = cast("Callable[[Tensor], Tensor]", parts.mode.reference)
+    teacher = predict(reference, loader)[0] if parts.mode.teachers else None
+    measured = Measured({}, {}, teacher, torch.empty(0))
+    students = parts.mode.validated()
+    for name, student in students.items():
+        student.to(device).float()
+        weights = {"last": {key: value.detach().clone() for key, value in student.state_dict().items()}}
+        if keep is not None and keep.file(name).is_file():
+            weights["best"] = load_file(keep.file(name))
+        test = {}
+        for which, state in weights.items():
+            student.load_state_dict(state)
+            logits, measured.targets = predict(student_of(student), loader)
+            test[which] = score(parts.task, logits, measured.targets, teacher)
+        student.load_state_dict(weights["last"])
+        seen = None if keep is None else keep.of[name]
+        measured.weights[name] = weights
+        measured.rows[name] = {
+            "test": test,
+            "validation": None
+            if seen is None
+            else {"metric": parts.task.primary, "best": seen.best, "best_epoch": seen.epoch, "last": seen.last},
+            "bytes": len(save({key: value.cpu().contiguous() for key, value in weights["last"].items()})),
+            "network": parts.networks[name],
+        }
+    parts.mode.close()
+    one = example_batch(config.data)["input"]
+    for name, student in students.items():
+        measured.rows[name] |= cost(student, one)
+    return measured
 
 
 def predict(ask: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:

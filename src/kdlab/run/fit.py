@@ -1,28 +1,29 @@
-"""Trains one network: from a composed run and its data to weights and a result, in a folder of its own."""
+"""Trains one network: from a run's config and its data to weights and a result, in a folder of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from kdlab.config.instantiate import build
+from kdlab.config.schema import Component, RunConfig, TrainerConfig
 from kdlab.core.distributed import processes
 from kdlab.core.rng import seed_all, seed_of
 from kdlab.data.dataset import Data
-from kdlab.networks.cost import cost
+from kdlab.networks.teacher import Teacher
 from kdlab.networks.weights import StateDict, save_weights
-from kdlab.run.builder import Config, assemble, example_batch, rebuild
-from kdlab.run.evaluation import predict, score, student_of
+from kdlab.run.builder import Made, assemble
+from kdlab.run.evaluation import measure
 from kdlab.run.loggers import MetricsFile, wandb_run
 from kdlab.run.resume import read_checkpoint
 from kdlab.tasks.task import Task
@@ -40,97 +41,122 @@ class Trained:
     """A trained network: the weights to keep, and what was measured.
 
     teacher, targets: the teacher's logits [N, C] on the test part, where there is one, and its targets [N].
+    teachers: the frozen networks that it learned from.
     device: where it was trained and tested.
     """
 
     weights: StateDict
-    result: Config
+    result: dict[str, Any]
     task: Task
     teacher: Tensor | None
     targets: Tensor
+    teachers: tuple[Teacher, ...]
     device: torch.device
 
 
+@dataclass
+class Fit:
+    """A run while it trains.
+
+    keep: the weights of each student's best epoch; None where nothing is validated.
+    summary: what a dashboard shall show besides what was logged.
+    """
+
+    parts: Parts
+    distiller: Distiller
+    trainer: pl.Trainer
+    batches: Batches
+    keep: KeepBest | None
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
 def fit(
-    config: Mapping[str, Any],
+    config: RunConfig,
     data: Data,
     folder: Path,
     *,
     job: str,
-    teachers: Sequence[StateDict | None] = (),
+    teachers: Sequence[Made] | None = None,
     group: str | None = None,
     resume: bool = False,
-    nested: bool = False,
-    trial: bool = False,
+    one_device: bool = False,
     callbacks: Sequence[pl.Callback] = (),
 ) -> Trained | None:
     """Trains the student of a run and tests it once, at the end.
 
     Args:
-        config: a composed run, its teacher's weights at hand.
+        config: a run, without what its mode does not use.
         data: what it trains on.
         folder: where checkpoints, metrics.csv and the W&B run go.
         job: `teacher`, `alone` or the mode's name, for W&B.
-        teachers: the weights of each of its teachers; None for one that brings its own.
+        teachers: the trained network of each of its teachers; None: they stay untrained.
         group: of W&B runs that belong together.
         resume: go on from the last checkpoint in the folder.
-        nested: a run that another one waits for; it stays on one device.
-        trial: one of a study: it is validated and never tested, and no weights are written.
+        one_device: whatever the config says, as for a run that another one waits for.
         callbacks: further ones, of Lightning.
 
     Returns:
-        None on ranks other than the first, and of a trial.
+        None on ranks other than the first.
 
     Raises:
-        DivergedError: where the loss was no number.
+        DivergedError: where the loss became NaN or infinite.
         KeyboardInterrupt: the run can be resumed.
     """
-    settings = config["trainer"]
+    with _fitting(config, data, folder, job, teachers, group, one_device, callbacks, write=True) as fitting:
+        _train(fitting, config, folder, resume)
+        if not fitting.trainer.is_global_zero:
+            return None
+        trained = _tested(config, data, folder, fitting)
+        fitting.summary |= {f"test/{key}": value for key, value in trained.result["test"]["last"].items()}
+        return trained
+
+
+def fit_trial(
+    config: RunConfig,
+    data: Data,
+    folder: Path,
+    *,
+    teachers: Sequence[Made] | None = None,
+    group: str | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+) -> None:
+    """Trains the student of a run as a trial of a study: validated, never tested; no weights are written.
+
+    Args, raises: see `fit`.
+    """
+    with _fitting(config, data, folder, "trial", teachers, group, True, callbacks, write=False) as fitting:
+        _train(fitting, config, folder, resume=False)
+
+
+@contextmanager
+def _fitting(
+    config: RunConfig, data: Data, folder: Path, job: str, teachers: Sequence[Made] | None, group: str | None,
+    one_device: bool, callbacks: Sequence[pl.Callback], *, write: bool,
+) -> Iterator[Fit]:  # fmt: skip
+    """A run put together, its loggers open; `write`: its checkpoints and best weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    seed_all(config["seed"])
+    seed_all(config.seed)
     parts = assemble(config, teachers=teachers, labels=data.labels, samples=len(data.labels))
-    batches = Batches(data, settings["batch_size"], config["seed"], parts.views)
-    steps = data.steps_per_epoch(settings["batch_size"])
-    distiller = Distiller(
-        parts,
-        steps,
-        lambda parameters, own: build(
-            own or config["optimizer"], Optimizer, "optimizer", allow=config["allow"], params=parameters
-        ),
-        lambda optimizer, own, epochs, total: make_scheduler(
-            own or config["scheduler"], optimizer, epochs, total, config["allow"]
-        ),
-        accumulate=settings["accumulate"],
-        gradient_clip=settings["gradient_clip"],
-        log_every=settings["log_every_n_steps"],
-        compile=settings["compile"],
-        channels_last=settings["channels_last"],
-    )
+    distiller = _distiller(config, parts, data.steps_per_epoch(config.trainer.batch_size))
     validated = len(data.parts.validation) > 0
-    terms = [name for setup in parts.setups for name in setup.objective.names]
-    columns = [f"loss/{name}" for name in (*dict.fromkeys(terms), "total")] + ["lr"]
-    for name in dict.fromkeys(prefix for setup in parts.setups for prefix in prefixes(setup.mode).values()):
-        columns += [f"{name}/{metric}" for metric in parts.task.metrics()]
-    metrics = MetricsFile(folder / "metrics.csv", columns)
-    keep = KeepBest(folder)
-    last = folder / "checkpoints" / "last.ckpt"
+    keep = KeepBest(folder) if validated and write else None
+    settings = config.trainer
+    watching: list[pl.Callback] = [*callbacks, *([keep] if keep else [])]
+    watching += [ProgressLine(config.name or "")] if settings.progress else []
+    watching += checkpoints(_last(folder).parent, settings.checkpoint_every_n_steps) if write else []
+    metrics = MetricsFile(folder / "metrics.csv", _columns(parts))
     trainer = pl.Trainer(
         max_epochs=sum(phase.epochs for phase in parts.phases),
-        max_steps=settings["max_steps"] or -1,
-        precision=settings["precision"],
-        accelerator=settings["accelerator"],
-        devices=1 if nested else settings["devices"],
-        num_nodes=1 if nested else settings["num_nodes"],
-        strategy="auto" if nested else _strategy(settings, parts),
-        plugins=[LightningEnvironment()] if nested else None,
+        max_steps=settings.max_steps or -1,
+        precision=settings.precision,  # type: ignore[arg-type]  # ranges.py knows which there are
+        accelerator=settings.accelerator,
+        devices=1 if one_device else settings.devices,  # type: ignore[arg-type]  # a sequence is a list
+        num_nodes=1 if one_device else settings.num_nodes,
+        strategy="auto" if one_device else _strategy(settings, parts),
+        plugins=[LightningEnvironment()] if one_device else None,
         logger=metrics,
-        callbacks=[
-            *callbacks,
-            *([keep] if validated and not trial else []),
-            *([ProgressLine(config["name"])] if settings["progress"] else []),
-            *([] if trial else checkpoints(last.parent, settings["checkpoint_every_n_steps"])),
-        ],
-        enable_checkpointing=not trial,
+        callbacks=watching,
+        enable_checkpointing=write,
         limit_val_batches=None if validated else 0,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
@@ -141,89 +167,95 @@ def fit(
     )
     with ExitStack() as ends:
         ends.callback(parts.mode.close)
+        batches = Batches(data, settings.batch_size, config.seed, parts.views)
         ends.callback(batches.close)
-        summary: dict[str, Any] = {}
-        if config["logger"]["wandb"]:
-            board = wandb_run(folder, config["logger"], config, job=job, group=group, directions=parts.task.directions)
-            logger, summary = ends.enter_context(board)
+        fitting = Fit(parts, distiller, trainer, batches, keep)
+        if config.logger.wandb:
+            board = wandb_run(
+                folder, config.logger, config.plain(), name=config.name or "", job=job, group=group,
+                tags=[name for name in config.names.plain().values() if name], directions=parts.task.directions,
+            )  # fmt: skip
+            logger, fitting.summary = ends.enter_context(board)
             trainer.loggers = [metrics, logger]
-        checkpoint = last if resume and last.is_file() else None
-        if resume and trainer.is_global_zero:
-            done = read_checkpoint(last)["kdlab"]["steps"] if checkpoint else 0
-            metrics.forget_after(done)
-        seed_all(seed_of(config["seed"], "training", str(trainer.global_rank)))
-        try:
-            with interruptible(trainer):
-                trainer.fit(distiller, datamodule=batches, ckpt_path=checkpoint, weights_only=True)
-        except DivergedError as error:
-            good = f"the last good checkpoint is {last}" if last.is_file() else "no epoch was finished before"
-            raise DivergedError(f"{error}; {good}. Try a lower optimizer.lr or trainer.gradient_clip=1") from error
-        if trial or not trainer.is_global_zero:
-            return None
-        trained = _measured(config, data, folder, parts, distiller, keep if validated else None)
-        summary |= {f"test/{key}": value for key, value in trained.result["test"]["last"].items()}
-        return trained
+        yield fitting
 
 
-def _measured(
-    config: Mapping[str, Any], data: Data, folder: Path, parts: Parts, distiller: Distiller, keep: KeepBest | None
-) -> Trained:
-    """Tests the last and the best of every student, once each, and measures what they cost."""
+def _train(fitting: Fit, config: RunConfig, folder: Path, resume: bool) -> None:
+    trainer, last = fitting.trainer, _last(folder)
+    checkpoint = last if resume and last.is_file() else None
+    if resume and trainer.is_global_zero:
+        done = read_checkpoint(last)["kdlab"]["steps"] if checkpoint else 0
+        (metrics,) = (logger for logger in trainer.loggers if isinstance(logger, MetricsFile))
+        metrics.forget_after(done)
+    seed_all(seed_of(config.seed, "training", str(trainer.global_rank)))
+    try:
+        with interruptible(trainer):
+            trainer.fit(fitting.distiller, datamodule=fitting.batches, ckpt_path=checkpoint, weights_only=True)
+    except DivergedError as error:
+        good = f"the last good checkpoint is {last}" if last.is_file() else "no epoch was finished before"
+        raise DivergedError(f"{error}; {good}. Try a lower optimizer.lr or trainer.gradient_clip=1") from error
+
+
+def _distiller(config: RunConfig, parts: Parts, steps: int) -> Distiller:
+    settings, allow = config.trainer, config.allow
+
+    def optimizer(parameters: Sequence[nn.Parameter], own: Component | None) -> Optimizer:
+        return build(own or config.optimizer, Optimizer, "optimizer", allow=allow, params=parameters)
+
+    def scheduler(made: Optimizer, own: Component | None, epochs: int, steps: int) -> tuple[LRScheduler, str]:
+        return make_scheduler(own or config.scheduler, made, epochs, steps, allow)
+
+    return Distiller(
+        parts, steps, optimizer, scheduler,
+        accumulate=settings.accumulate, gradient_clip=settings.gradient_clip, log_every=settings.log_every_n_steps,
+        compile=settings.compile, channels_last=settings.channels_last,
+    )  # fmt: skip
+
+
+def _columns(parts: Parts) -> list[str]:
+    """Every number that a run may log."""
+    terms = [name for setup in parts.setups for name in setup.objective.names]
+    columns = [f"loss/{name}" for name in (*dict.fromkeys(terms), "total")] + ["lr"]
+    for name in dict.fromkeys(prefix for setup in parts.setups for prefix in prefixes(setup.mode).values()):
+        columns += [f"{name}/{metric}" for metric in parts.task.metrics()]
+    return columns
+
+
+def _tested(config: RunConfig, data: Data, folder: Path, fitting: Fit) -> Trained:
+    """The result of a run that has trained: the student that is kept, beside its peers."""
+    parts, distiller, keep = fitting.parts, fitting.distiller, fitting.keep
     device = distiller.trainer.strategy.root_device
     parts.mode.move(device, torch.float32)
-    loader = data.eval_loader("test", 256, rank=0, world=1, device=device)
-    reference = cast("Callable[[Tensor], Tensor]", parts.mode.reference)
-    teacher = predict(reference, loader)[0] if parts.mode.teachers else None
-    rows: dict[str, Config] = {}
-    weights: dict[str, dict[str, StateDict]] = {}
-    targets = torch.empty(0)
-    for name, student in parts.mode.validated().items():
-        student.to(device).float()
-        weights[name] = {"last": {key: value.detach().clone() for key, value in student.state_dict().items()}}
-        if keep is not None and keep.file(name).is_file():
-            weights[name]["best"] = load_file(keep.file(name))
-        test = {}
-        for which, state in weights[name].items():
-            student.load_state_dict(state)
-            logits, targets = predict(student_of(student), loader)
-            test[which] = score(parts.task, logits, targets, teacher)
-        student.load_state_dict(weights[name]["last"])
-        seen = None if keep is None else keep.of[name]
-        rows[name] = {
-            "test": test,
-            "validation": None
-            if seen is None
-            else {"metric": parts.task.primary, "best": seen.best, "best_epoch": seen.epoch, "last": seen.last},
-            "bytes": len(save({key: value.cpu().contiguous() for key, value in weights[name]["last"].items()})),
-            # Rebuilt, so that neither hooks nor compilation count: as the teacher and the student alone are measured.
-            **cost(rebuild(parts.networks[name], config["allow"]), example_batch(config["data"])["input"]),
-            "network": parts.networks[name],
-        }
-    name = _chosen(parts, keep, config["keep"])
-    kept = weights[name].get(config["keep"], weights[name]["last"])
-    save_weights(kept, folder / "student.safetensors")
-    batch_size = min(config["trainer"]["batch_size"], len(data.labels))
-    samples = distiller.steps * batch_size
+    measured = measure(config, data, parts, keep, device)
+    name = _chosen(parts, keep, config.keep)
+    samples = distiller.steps * min(config.trainer.batch_size, len(data.labels))
     result = {
-        **rows[name],
+        **measured.rows[name],
         "epochs": distiller.steps / distiller.steps_per_epoch,
         "seconds": distiller.seconds,
         "samples_per_second": samples / distiller.seconds if distiller.seconds else None,
         "kept": name,
-        "peers": {other: row for other, row in rows.items() if other != name},
+        "peers": {other: row for other, row in measured.rows.items() if other != name},
     }
-    return Trained(kept, result, parts.task, teacher, targets, device)
+    weights = measured.weights[name].get(config.keep, measured.weights[name]["last"])
+    save_weights(weights, folder / "student.safetensors")
+    return Trained(weights, result, parts.task, measured.teacher, measured.targets, parts.mode.teachers, device)
 
 
-def _strategy(settings: Mapping[str, Any], parts: Parts) -> str:
+def _last(folder: Path) -> Path:
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def _strategy(settings: TrainerConfig, parts: Parts) -> str:
     """DDP looks for parameters without a gradient only where there may be some: it costs a walk over the graph."""
-    strategy = str(settings["strategy"])
+    strategy = settings.strategy
     silent = any(
         0 in (setup.objective.task_weight if phase.task_weight is None else phase.task_weight,
               *(term.weight for term in setup.objective.terms))
         for phase, setup in zip(parts.phases, parts.setups, strict=True)
     )  # fmt: skip
-    return "ddp_find_unused_parameters_true" if silent and (strategy == "ddp" or processes(settings) > 1) else strategy
+    several = strategy == "ddp" or processes(settings.accelerator, settings.devices, settings.num_nodes) > 1
+    return "ddp_find_unused_parameters_true" if silent and several else strategy
 
 
 def _chosen(parts: Parts, keep: KeepBest | None, which: str) -> str:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from kdlab.config.schema import LoggerConfig
+
 if TYPE_CHECKING:
     from wandb import Run
 
@@ -73,9 +75,11 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
 @contextmanager
 def wandb_run(
     folder: Path,
-    settings: Mapping[str, Any],
+    settings: LoggerConfig,
     config: Mapping[str, Any],
     *,
+    name: str,
+    tags: Sequence[str],
     job: str,
     group: str | None,
     directions: Mapping[str, str],
@@ -94,6 +98,8 @@ def wandb_run(
         folder: of the run.
         settings: `logger` of its config.
         config: what W&B shows as its config.
+        name: of the W&B run.
+        tags: beside those of the settings.
         job: its job type.
         group: of runs that belong together.
         directions: of each metric, `max` or `min`.
@@ -103,7 +109,7 @@ def wandb_run(
         The logger, and a dict of what its summary shall hold besides.
     """
     if int(getattr(rank_zero_only, "rank", 0)) != 0:
-        yield WandbLogger(project=settings["project"]), {}
+        yield WandbLogger(project=settings.project), {}
         return
     import wandb
 
@@ -111,12 +117,12 @@ def wandb_run(
     if not identity.is_file():
         identity.write_text(secrets.token_hex(4))
     run = _begun(
-        name=config["name"],
-        project=settings["project"],
-        entity=settings["entity"],
+        name=name,
+        project=settings.project,
+        entity=settings.entity,
         group=group,
         job_type=job,
-        tags=sorted({*settings["tags"], *(value for value in config["names"].values() if value)}),
+        tags=sorted({*settings.tags, *tags}),
         config=dict(config),
         dir=folder,
         id=identity.read_text(),
@@ -130,7 +136,7 @@ def wandb_run(
     summary: dict[str, Any] = {}
     broken = True
     try:
-        yield WandbLogger(experiment=run, project=settings["project"]), summary
+        yield WandbLogger(experiment=run, project=settings.project), summary
         broken = failed
     finally:
         run.summary.update(summary)

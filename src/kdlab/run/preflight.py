@@ -1,123 +1,152 @@
-"""A run is put together once before anything slow begins, only to see whether it can be. Knows no Lightning."""
+"""The preflight: everything that can be refused before anything slow begins is refused here, in one line.
+
+`kdlab.train` asks for a run, `kdlab.sweep` for every run that its space can reach, `kdlab.distill` for what it was
+given. Networks are built once: one that was put together to see whether it can be trained is the one that then
+stands in as a teacher, untrained.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from kdlab.config.instantiate import build, resolve
+from kdlab.config.schema import Component, RunConfig, TeacherConfig, TrainerConfig
 from kdlab.core.distributed import processes
 from kdlab.core.errors import UsageError
+from kdlab.core.paths import home
 from kdlab.modes.mode import Mode
-from kdlab.networks.observer import find_taps
-from kdlab.networks.trace import logits_of
-from kdlab.run.builder import assemble, example_batch, make_network, without_use
-from kdlab.run.recipe import teacher_run, teachers_of
+from kdlab.run.builder import Made, assemble, kept, untrained
+from kdlab.run.contradictions import check_settings
+from kdlab.run.derive import teacher_run
 from kdlab.training.freezing import freeze
 from kdlab.training.lr_schedule import make_scheduler
+from kdlab.training.objective import Objective
+from kdlab.training.phases import Phase
 from kdlab.training.setup import Parts
-
-Config = Mapping[str, Any]
 
 STEPS = 1000
 """Of a whole phase, about, in which its schedule is tried; the data says later how many there are."""
 
+MakeOptimizer = Callable[[Sequence[torch.nn.Parameter]], Optimizer]
+MakeScheduler = Callable[[Optimizer, int, int], tuple[LRScheduler, str]]
 
-def rehearse(config: Config, key: str = "") -> None:
-    """Assembles a run, those that it waits for first, untrained.
 
-    Args:
-        config: a composed run, as `without_use` leaves it.
-        key: where it stands, `teacher.`, for messages.
+class Preflight:
+    """Checks runs. One instance builds a teacher once, in however many runs it teaches."""
 
-    Raises:
-        UsageError, ValueError: where they cannot be.
-    """
-    mode = resolve(config["mode"].get("_target_"), Mode, f"{key}mode", allow=config["allow"])
-    if mode.wants_heads and not config["loss"]["heads"]:
-        raise UsageError(
-            f"{key}loss=[]: expected a loss or more, such as {key}loss=kd; for labels alone type {key}mode=supervised"
-        )
-    for teacher in teachers_of(config):
+    def __init__(self) -> None:
+        self._teachers: dict[str, Made] = {}
+
+    def check(self, config: RunConfig) -> Parts:
+        """Refuses a run that cannot be.
+
+        Args:
+            config: a run, without what its mode does not use.
+
+        Returns:
+            Its parts, untrained.
+
+        Raises:
+            UsageError: in one line, naming the key.
+        """
+        check_settings(config)
+        check_hardware(config.trainer)
+        try:
+            parts = self._assembled(config)
+        except ValueError as error:
+            raise UsageError(" ".join(str(error).split())) from error
+        parts.mode.close()
+        check_home()
+        return parts
+
+    def _assembled(self, config: RunConfig, key: str = "") -> Parts:
+        mode = resolve(config.mode.target, Mode, f"{key}mode", allow=config.allow)
+        if mode.wants_heads and not config.distils:
+            raise UsageError(
+                f"{key}loss=[]: expected a loss or more, such as {key}loss=kd; for labels alone type "
+                f"{key}mode=supervised"
+            )
+        teachers = [self._teacher(config, teacher, key) for teacher in config.teachers]
+        parts = assemble(config, teachers=teachers, key=key)
+        if config.trainer.precision == "16-mixed" and any(setup.optimizers for setup in parts.setups):
+            raise UsageError(f"{key}trainer.precision=16-mixed scales one optimizer's gradients; type bf16-mixed")
+        check_phases(config, parts, key)
+        return parts
+
+    def _teacher(self, config: RunConfig, teacher: TeacherConfig, key: str) -> Made:
         run = teacher_run(config, teacher)
-        size = teacher.get("size") or config["data"]["size"]
-        refuse_network({**run, "data": {**config["data"], "size": size}}, f"{key}teacher.model")
-        if not teacher.get("checkpoint"):
-            rehearse(without_use(run), f"{key}teacher.")
-    classes = config["data"]["classes"]
-    if (outputs := refuse_network(config, f"{key}model")) != classes:
-        raise UsageError(f"{key}model has {outputs} outputs, but the data has {classes} classes; expected as many")
-    parts = assemble(config)
-    if config["trainer"]["precision"] == "16-mixed" and any(setup.optimizers for setup in parts.setups):
-        raise UsageError(f"{key}trainer.precision=16-mixed scales one optimizer's gradients; type bf16-mixed")
-    refuse_phases(config, parts, key)
+        name = json.dumps([teacher.plain(), config.data.plain(), config.task], sort_keys=True, default=list)
+        if name not in self._teachers:
+            self._teachers[name] = (
+                untrained(config, teacher) if teacher.checkpoint else kept(self._assembled(run, f"{key}teacher."))
+            )
+        return self._teachers[name]
 
 
-def refuse_phases(config: Config, parts: Parts, key: str = "") -> None:
+def check_phases(config: RunConfig, parts: Parts, key: str = "") -> None:
     """Refuses a phase in which nothing trains, or whose optimizer or schedule cannot be.
 
     Raises:
         UsageError: naming the key.
     """
-    can_train = {
-        parameter
-        for setup in parts.setups
-        for parameter in (*setup.mode.parameters(), *setup.objective.parameters())
-        if parameter.requires_grad
-    }
-    for place, (phase, setup) in enumerate(zip(parts.phases, parts.setups, strict=True)):
+    for place, phase in enumerate(parts.phases):
         where = f"{key}phases.{place}"
-        if not config["phases"] and phase is not parts.phases[-1] and phase.heads:
+        if config.phases is None and phase is not parts.phases[-1] and phase.heads:
             where = f"{key}loss.heads.{phase.heads[0]}.first"  # which proposed it
-        freeze(setup, phase, can_train)
-        if not any(parameter.requires_grad for parameter in can_train):
-            silent = " and ".join(setup.objective.heads if phase.heads is None else phase.heads)
-            why = f"{silent} has nothing to learn" if silent else "no loss speaks"
-            raise UsageError(f"{where}.train={phase.train}: nothing trains, as {why}; type all")
-        written = config["phases"][place] if config["phases"] else {}
-        optimizers: dict[str, Config] = {f"{key}mode.optimizers.{name}": own for name, own in setup.optimizers.items()}
-        optimizers |= _either(config, key, where, "optimizer", phase.optimizer)
-        whence = where if written.get("scheduler") else f"{key}mode"
-        ((schedule, scheduler),) = _either(config, key, whence, "scheduler", phase.scheduler).items()
+        check_trains(parts, place, where)
+        own = {f"{key}mode.optimizers.{name}": each for name, each in parts.setups[place].optimizers.items()}
+        optimizers = {**own, **_either(config.optimizer, phase.optimizer, f"{key}optimizer", f"{where}.optimizer")}
+        given = None if config.phases is None else config.phases[place].scheduler
+        whence = f"{where}.scheduler" if given else f"{key}mode.scheduler"
+        ((schedule, scheduler),) = _either(config.scheduler, phase.scheduler, f"{key}scheduler", whence).items()
         for name, optimizer in optimizers.items():
-            refuse_settings(optimizer, name, scheduler, schedule, phase.epochs, config["allow"])
+            check_components(optimizer, name, scheduler, schedule, phase.epochs, config.allow)
 
 
-def _either(config: Config, key: str, where: str, group: str, own: Config | None) -> dict[str, Config]:
-    return {f"{key}{group}": config[group]} if own is None else {f"{where}.{group}": own}
-
-
-def refuse_network(config: Config, key: str) -> int:
-    """Refuses a network that cannot be built, cannot see the data, or has no such taps; the number of its outputs.
+def check_trains(parts: Parts, place: int, where: str) -> None:
+    """Refuses a phase that prepares what has nothing to prepare, or trains nothing; freezes as it would.
 
     Raises:
         UsageError: naming the key.
     """
-    with torch.random.fork_rng():
-        network, taps = make_network(config["model"], key, config["allow"])
-    if taps is not None and not _names(taps):
-        raise UsageError(f"{key}.taps={taps}: expected names of layers, {{stages: [NAME, ...], classifier: NAME}}")
-    input = example_batch(config["data"])["input"]
-    try:
-        with torch.no_grad():
-            outputs = logits_of(network.eval()(input)).shape[1]
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(f"{key} does not take batches of {list(input.shape)}: {error}") from error
-    try:
-        find_taps(network, input, taps)
-    except (RuntimeError, UsageError) as error:
-        raise UsageError(f"{key}.taps: {error}") from error
-    return int(outputs)
+    phase, setup = parts.phases[place], parts.setups[place]
+    _check_prepared(phase, setup.objective)
+    can_train = {
+        parameter
+        for each in parts.setups
+        for parameter in (*each.mode.parameters(), *each.objective.parameters())
+        if parameter.requires_grad
+    }
+    freeze(setup, phase, can_train)
+    trains = any(parameter.requires_grad for parameter in can_train)
+    for parameter in can_train:
+        parameter.requires_grad_(True)
+    if not trains:
+        silent = " and ".join(setup.objective.heads if phase.heads is None else phase.heads)
+        why = f"{silent} has nothing to learn" if silent else "no loss speaks"
+        raise UsageError(f"{where}.train={phase.train}: nothing trains, as {why}; type all")
 
 
-def refuse_settings(
-    optimizer: Config, key: str, scheduler: Config, scheduler_key: str, epochs: int, allow: Sequence[str]
+def _check_prepared(phase: Phase, objective: Objective) -> None:
+    for name in objective.heads if phase.heads is None else phase.heads:
+        if phase.prepare and not any(placed.head.prepared() for placed in objective.placed(name)):
+            raise UsageError(f"loss={name} has nothing to prepare: set loss.heads.{name}.first=null")
+
+
+def _either(default: Component, own: Component | None, key: str, own_key: str) -> dict[str, Component]:
+    return {key: default} if own is None else {own_key: own}
+
+
+def check_components(
+    optimizer: Component, key: str, scheduler: Component, scheduler_key: str, epochs: int, allow: Sequence[str]
 ) -> None:
-    """Refuses an optimizer or a schedule that is none or does not take its settings, by stepping it to the end.
+    """Refuses an optimizer or a schedule that is none, does not take its settings or cannot be stepped to the end.
 
     Raises:
         UsageError: naming the key.
@@ -127,15 +156,34 @@ def refuse_settings(
             raise UsageError(f"{where}={settings}: expected a group of keys, with its class as _target_")
         resolve(settings.get("_target_"), kind, where, allow=allow)
     # These ask for a GPU, which is not to be woken for this.
-    optimizer = {name: value for name, value in optimizer.items() if name not in ("capturable", "fused")}
+    portable = {name: value for name, value in optimizer.items() if name not in ("capturable", "fused")}
+    check_steps(
+        lambda parameters: build(portable, Optimizer, key, allow=allow, params=parameters),
+        lambda made, epochs, steps: make_scheduler(scheduler, made, epochs, steps, allow, scheduler_key),
+        epochs, key, scheduler_key,
+    )  # fmt: skip
+
+
+def check_steps(optimizer: MakeOptimizer, scheduler: MakeScheduler, epochs: int, key: str, scheduler_key: str) -> None:
+    """Steps an optimizer and its schedule, over one parameter, as often as a phase would.
+
+    Args:
+        optimizer: from parameters.
+        scheduler: from the optimizer, the epochs and the steps of the phase; also says `epoch` or `step`.
+        epochs: of the phase.
+        key, scheduler_key: what they are called in messages.
+
+    Raises:
+        UsageError: where they refuse, or stumble.
+    """
     parameter = torch.nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
     steps = epochs * max(1, STEPS // max(1, epochs))
     try:
-        made = build(optimizer, Optimizer, key, allow=allow, params=[parameter])
+        made = optimizer([parameter])
         made.step()
         key = scheduler_key
-        schedule, interval = make_scheduler(scheduler, made, epochs, steps, allow, key)
+        schedule, interval = scheduler(made, epochs, steps)
         made.step()
         total = getattr(schedule, "total_steps", steps)
         for _ in range(epochs if interval == "epoch" else min(steps, max(epochs, total))):
@@ -146,19 +194,19 @@ def refuse_settings(
         raise UsageError(f"{key} cannot be stepped with its settings: {type(error).__name__}: {error}") from error
 
 
-def refuse_hardware(trainer: Config) -> None:
+def check_hardware(trainer: TrainerConfig) -> None:
     """Refuses devices that this machine does not have, and a batch that cannot be shared out among them.
 
     Raises:
         UsageError: saying what it has, or what divides.
     """
-    accelerator, devices, size = trainer["accelerator"], trainer["devices"], trainer["batch_size"]
+    accelerator, devices, size = trainer.accelerator, trainer.devices, trainer.batch_size
     there = torch.accelerator.device_count()
     if accelerator in ("gpu", "cuda", "mps") and not there:
         raise UsageError(f"trainer.accelerator={accelerator}, but torch sees no such device here; leave it auto")
     if accelerator != "cpu" and there and isinstance(devices, int) and devices > there:
         raise UsageError(f"trainer.devices={devices}, but torch sees {there} here; expected auto or at most as many")
-    if not (world := processes(trainer)):
+    if not (world := processes(accelerator, devices, trainer.num_nodes)):
         raise UsageError("trainer.devices=[]: expected auto, how many, or the places of some, such as [0,1]")
     if size % world:
         raise UsageError(
@@ -166,8 +214,14 @@ def refuse_hardware(trainer: Config) -> None:
         )
 
 
-def _names(taps: Any) -> bool:
-    if not isinstance(taps, Mapping):
-        return False
-    lists = [names for key, names in taps.items() if key != "classifier" and names is not None]
-    return isinstance(taps.get("classifier"), str | None) and all(isinstance(names, list) for names in lists)
+def check_home() -> None:
+    """Refuses a `$KDLAB_HOME` that cannot be written.
+
+    Raises:
+        UsageError: naming it.
+    """
+    try:
+        home().mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=home()).close()
+    except OSError as error:
+        raise UsageError(f"KDLAB_HOME={home()}: nothing can be written there ({error.strerror})") from error

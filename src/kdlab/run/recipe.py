@@ -8,104 +8,48 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdlab.training.phases import plan
+from kdlab.config.schema import Component, FitConfig, RunConfig, Settings, TeacherConfig
+from kdlab.run.derive import SUPERVISED, teacher_run
 
-VERSION = 2
+VERSION = 3
 
-Config = dict[str, Any]
-
-DECISIVE = ("max_epochs", "max_steps", "batch_size", "accumulate", "precision", "gradient_clip")
-"""The keys of `trainer` that change the result; devices, logging and checkpoints do not."""
-
-SUPERVISED: Config = {"_target_": "kdlab.modes.supervised.Supervised"}
-LABELS_ALONE: Config = {"task_weight": 1.0, "heads": {}}
+Recipe = dict[str, Any]
 
 
-def alone_run(config: Mapping[str, Any]) -> Config:
-    """The run that trains the same student with labels alone, for as many epochs as all phases that train it."""
-    phases = plan(config["trainer"]["max_epochs"], config["loss"]["heads"], config.get("phases"))
-    epochs = sum(phase.epochs for phase in phases if not phase.prepare)
-    config = {**config, "trainer": {**config["trainer"], "max_epochs": epochs}}
-    taught = {"mode": SUPERVISED, "loss": LABELS_ALONE, "phases": None, "teacher": None}
-    return {**config, **taught, "names": _names(config["names"], taught)}
-
-
-def teachers_of(config: Mapping[str, Any]) -> list[Config]:
-    """The settings of each teacher of a run: none, one, or the members of an ensemble."""
-    teacher = config.get("teacher")
-    if not teacher:
-        return []
-    return list(teacher["members"].values()) if "members" in teacher else [teacher]
-
-
-def teacher_run(config: Mapping[str, Any], teacher: Mapping[str, Any]) -> Config:
-    """The run that trains a teacher of another run: its own recipe, on the same data."""
-    taught = {
-        "mode": teacher.get("mode") or SUPERVISED,
-        "loss": teacher.get("loss") or LABELS_ALONE,
-        "phases": teacher.get("phases"),
-        "teacher": teacher.get("teacher"),
-    }
-    return {
-        **config,
-        **{key: teacher[key] for key in ("model", "optimizer", "scheduler", "seed")},
-        "trainer": {**config["trainer"], **teacher["trainer"]},
-        **taught,
-        "keep": "last",
-        "names": {**_names(config["names"], taught), "model": _class(teacher["model"]).lower()},
-    }
-
-
-def _names(names: Mapping[str, str | None], taught: Config) -> dict[str, str | None]:
-    """What a run that another one waits for is called by, in tables and dashboards."""
-    teacher = taught["teacher"]
-    return {
-        **names,
-        "mode": taught["mode"]["_target_"].split(".")[-2],
-        "loss": "+".join(taught["loss"]["heads"]),
-        "teacher": _class(teacher["model"]).lower() if teacher and "model" in teacher else None,
-    }
-
-
-def _class(made: Mapping[str, Any]) -> str:
-    return str(made["_target_"]).rpartition(".")[2]
-
-
-def recipe_of(config: Mapping[str, Any], fingerprint: str, checkpoints: Mapping[str, str] | None = None) -> Config:
+def recipe_of(config: RunConfig, fingerprint: str, checkpoints: Mapping[str, str] | None = None) -> Recipe:
     """The recipe of the network that a run's config trains.
 
+    A key that kdlab reads counts as absent where it is null, so that one which is added later changes no recipe.
+
     Args:
-        config: a composed run; its `teacher` is None where its mode has none.
+        config: a run, without what its mode does not use.
         fingerprint: of the data and its split.
         checkpoints: the hash of each external file of weights, by its path.
     """
-    data, model = config["data"], config["model"]
-    if config["mode"]["_target_"] == SUPERVISED["_target_"] and not config.get("phases"):
-        data, model = {**data, "views": {}}, {**model, "taps": None}  # nobody sees the views, nobody reads the taps
+    views, model = config.data.views, config.model
+    if config.mode.target == SUPERVISED.target and not config.phases:
+        views, model = {}, _without_taps(model)  # nobody sees the views, nobody reads the taps
     return {
         "version": VERSION,
-        "data": {"fingerprint": fingerprint, **{key: data.get(key) for key in ("mean", "std", "augment", "views")}},
+        "data": {
+            "fingerprint": fingerprint, "mean": config.data.mean, "std": config.data.std,
+            "augment": config.data.augment, "views": views,
+        },
         "model": model,
-        **{key: config[key] for key in ("task", "optimizer", "scheduler", "seed", "mode", "keep")},
-        "trainer": {key: config["trainer"].get(key) for key in DECISIVE},
-        "loss": {key: config["loss"][key] for key in ("task_weight", "heads")},
-        "phases": config.get("phases"),
-        "teachers": [_teacher(config, teacher, fingerprint, checkpoints or {}) for teacher in teachers_of(config)],
-    }
-
-
-def _teacher(
-    config: Mapping[str, Any], teacher: Mapping[str, Any], fingerprint: str, checkpoints: Mapping[str, str]
-) -> Config:
-    own = {"input": {key: teacher.get(key) for key in ("mean", "std", "size", "classes")}}
-    if teacher.get("checkpoint"):
-        return {**own, "model": teacher["model"], "checkpoint": checkpoints[teacher["checkpoint"]]}
-    if taps := teacher["model"].get("taps"):
-        own["taps"] = taps  # which nothing in its own training read
-    return {**own, **recipe_of(teacher_run(config, teacher), fingerprint, checkpoints)}
+        "task": config.task,
+        "optimizer": config.optimizer,
+        "scheduler": config.scheduler,
+        "seed": config.seed,
+        "mode": _plain(config.mode),
+        "keep": config.keep,
+        "trainer": {key: value for key, value in _plain(config.trainer).items() if key in FitConfig.model_fields},
+        "loss": {key: value for key, value in _plain(config.loss).items() if key in ("task_weight", "heads")},
+        "phases": None if config.phases is None else [_plain(phase) for phase in config.phases],
+        "teachers": [_teacher(config, teacher, fingerprint, checkpoints or {}) for teacher in config.teachers],
+    }  # fmt: skip
 
 
 def key_of(recipe: Mapping[str, Any]) -> str:
@@ -114,9 +58,26 @@ def key_of(recipe: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def _teacher(config: RunConfig, teacher: TeacherConfig, fingerprint: str, checkpoints: Mapping[str, str]) -> Recipe:
+    own: Recipe = {"input": {key: getattr(teacher, key) for key in ("mean", "std", "size", "classes")}}
+    if teacher.checkpoint:
+        return {**own, "model": teacher.model, "checkpoint": checkpoints[teacher.checkpoint]}
+    if taps := teacher.model.get("taps"):
+        own["taps"] = taps  # which nothing in its own training read
+    return {**own, **recipe_of(teacher_run(config, teacher), fingerprint, checkpoints)}
+
+
+def _without_taps(model: Component) -> Component:
+    return {name: value for name, value in model.items() if name != "taps"}
+
+
+def _plain(settings: Settings) -> Recipe:
+    return settings.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
 def _canonical(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _canonical(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return [_canonical(entry) for entry in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

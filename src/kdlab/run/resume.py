@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdlab.config.schema import check
+from kdlab.config.ranges import check
+from kdlab.config.schema import RunConfig, parse
 from kdlab.core.errors import UsageError
 
 
-def read_stopped_run(folder: Path) -> dict[str, Any]:
+def read_stopped_run(folder: Path) -> RunConfig:
     """The config of a run that stopped, once its files were checked.
 
     Raises:
@@ -23,12 +23,14 @@ def read_stopped_run(folder: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        config = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
-        config = None
-    if not isinstance(config, dict) or not _whole(config):
-        raise UsageError(f"resume={folder}: {file} is damaged, or of another version; start that run anew")
-    check(config)
+        content = yaml.safe_load(file.read_text())
+        config = parse(RunConfig, content)
+    except (yaml.YAMLError, UnicodeDecodeError, UsageError) as error:
+        why = f" ({error})" if isinstance(error, UsageError) else ""
+        raise UsageError(
+            f"resume={folder}: {file} is damaged, or of another version{why}; start that run anew"
+        ) from error
+    check(content)
     for checkpoint in sorted(folder.glob("**/checkpoints/last.ckpt")):
         read_checkpoint(checkpoint)
     return config
@@ -51,14 +53,3 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         ) from error
     found: dict[str, Any] = checkpoint
     return found
-
-
-def _whole(config: Mapping[str, Any]) -> bool:
-    from kdlab.config.compose import compose
-
-    expected = compose()
-    return all(
-        key in config
-        and (key not in ("trainer", "names") or (isinstance(config[key], dict) and not {*value} - {*config[key]}))
-        for key, value in expected.items()
-    )

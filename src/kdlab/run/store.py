@@ -35,6 +35,7 @@ class Entry:
 
     folder: Path
     result: dict[str, Any]
+    loaded: StateDict | None = None
 
     @property
     def key(self) -> str:
@@ -47,6 +48,8 @@ class Entry:
         Raises:
             UsageError: where the file is not what was written.
         """
+        if self.loaded is not None:
+            return self.loaded
         file = self.folder / "weights.safetensors"
         if not file.is_file() or hash_file(file) != self.result["weights_sha256"]:
             raise UsageError(f"{self.folder} is damaged: its weights are not those that were stored; delete it")
@@ -59,17 +62,23 @@ class Store:
     Args:
         root: the folder; by default that of `$KDLAB_HOME`.
         waiting: called again and again while another process trains what is asked for.
+        loaded: weights that this process has read already, by key.
     """
 
-    def __init__(self, root: Path | None = None, waiting: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        root: Path | None = None,
+        waiting: Callable[[], None] = lambda: None,
+        loaded: Mapping[str, StateDict] | None = None,
+    ) -> None:
         self.root = root or home() / "store"
-        self._waiting = waiting
+        self._waiting, self._loaded = waiting, loaded or {}
 
     def find(self, recipe: Mapping[str, Any]) -> Entry | None:
         """The entry of a recipe, or None."""
-        folder = self.root / key_of(recipe)
-        file = folder / "result.json"
-        return Entry(folder, json.loads(file.read_text())) if file.is_file() else None
+        key = key_of(recipe)
+        file = self.root / key / "result.json"
+        return Entry(file.parent, json.loads(file.read_text()), self._loaded.get(key)) if file.is_file() else None
 
     def get(self, recipe: Mapping[str, Any], train: Callable[[], tuple[StateDict, dict[str, Any]]]) -> Entry:
         """The entry of a recipe, trained first where there is none.

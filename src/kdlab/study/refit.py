@@ -50,14 +50,14 @@ def choose(plan: Plan, studies: Mapping[str | None, Study]) -> list[Refit]:
         studies: the Optuna study of each arm, by its option.
     """
     found: dict[str, Refit] = {}
-    final, plain = plan.settings["final"], plan.arms[0]
+    final, plain = plan.settings.final, plan.arms[0]
     for arm in plan.arms:
         for trial in _winners(plan, studies[arm.option]):
             name = arm.option or "best"
             against = plain.option if arm is not plain else None
-            if final["of"] == "front":
+            if final.of == "front":
                 name, against = f"{arm.option or ''} trial {trial.number}".strip(), None
-            if final["default"]:
+            if final.default:
                 default = _published(plan, arm, trial)
                 found[default.name] = default
                 against = default.name
@@ -69,8 +69,8 @@ def choose(plan: Plan, studies: Mapping[str | None, Study]) -> list[Refit]:
 
 def seeds(plan: Plan) -> list[int]:
     """Those of the refits: the first that no trial had."""
-    first = plan.seed + plan.settings["seeds"]
-    return list(range(first, first + plan.settings["final"]["seeds"]))
+    first = plan.seed + plan.settings.seeds
+    return list(range(first, first + plan.settings.final.seeds))
 
 
 def summarise(plan: Plan, refits: Sequence[Refit], trials: Sequence[FrozenTrial]) -> dict[str, Any]:
@@ -187,14 +187,14 @@ def _winners(plan: Plan, study: Study) -> list[FrozenTrial]:
         if all(broken <= 0 for broken in trial.constraints.values())
     ]
     ranked = sorted(complete, key=lambda trial: [signs[place] * trial.values[place] for place in order])
-    if plan.settings["final"]["of"] == "best":
+    if plan.settings.final.of == "best":
         return ranked[:1]
     front = {trial.number for trial in study.best_trials}
     return [trial for trial in ranked if trial.number in front]
 
 
 def _published(plan: Plan, arm: Arm, winner: FrozenTrial) -> Refit:
-    kept = {key: value for key, value in by_key(winner.params).items() if key in plan.settings["final"]["same"]}
+    kept = {key: value for key, value in by_key(winner.params).items() if key in plan.settings.final.same}
     params = published(arm.space, kept, arm.overrides, plan.folders)
     given, usual = by_key(params), by_key(arm.default)
     moved = [f"{key}={_short(value)}" for key, value in kept.items() if key in given and usual.get(key) != value]

@@ -69,7 +69,7 @@ class StudyRunner:
         self.quotas: list[Quota] = []
         with self.storage.lock():
             self._refuse_another()
-        self._pool = ProcessPool(plan.settings["workers"], plan.settings["hang_seconds"])
+        self._pool = ProcessPool(plan.settings.workers, plan.settings.hang_seconds)
         self._held: dict[Job, Held] = {}
         self._signed = self._looked = float("-inf")
         self.complete = 0
@@ -81,14 +81,14 @@ class StudyRunner:
             KeyboardInterrupt: the same command goes on where it stood.
             UsageError: where somebody began another study of this name meanwhile.
         """
-        seconds = self.plan.settings["budget"]["seconds"]
+        seconds = self.plan.settings.budget.seconds
         deadline = time.monotonic() + seconds if seconds else float("inf")
         with closing(self.storage), self.view.showing(self._begin()):
             self._drain(self.quotas, deadline)
             states = [trial.state for quota in self.quotas for trial in quota.queue.trials()]
             self.complete = states.count(TrialState.COMPLETE)
             studies = {quota.arm.option: quota.queue.study for quota in self.quotas if quota.arm}
-            refits = refit.choose(self.plan, studies) if self.plan.settings["final"]["seeds"] else []
+            refits = refit.choose(self.plan, studies) if self.plan.settings.final.seeds else []
             if not refits:
                 return None
             quota = self._begin_refits(refits)
@@ -115,8 +115,7 @@ class StudyRunner:
     def _settings(self) -> dict[str, Any]:
         """The study as its storage remembers it."""
         settings = self.plan.settings
-        found: dict[str, Any] = json.loads(json.dumps({**settings, "storage": shown(settings["storage"])}))
-        return found
+        return settings.replace(storage=shown(settings.storage)).model_dump(mode="json", by_alias=True)
 
     def _begin(self) -> list[Quota]:
         """The quotas of all arms, their studies made where there are none."""
@@ -132,8 +131,8 @@ class StudyRunner:
         plan = self.plan
         queue = TrialQueue(
             self.storage, plan.titled(arm), list(plan.objectives.values()), space=arm.space, presence=self._presence,
-            sampler=plan.settings["sampler"], seed=plan.settings["seed"],
-            pruner=make_pruner(plan.settings["pruner"]),
+            sampler=plan.settings.sampler, seed=plan.settings.seed,
+            pruner=make_pruner(plan.settings.pruner),
         )  # fmt: skip
         if "plan" not in queue.study.user_attrs:
             for point in arm.first:
@@ -143,7 +142,7 @@ class StudyRunner:
             queue.study.set_user_attr("curve", plan.curve)
             queue.study.set_user_attr("arm", arm.option)
             queue.study.set_user_attr("plan", self._settings())
-        return Quota(queue, arm, plan.settings["budget"]["trials"])
+        return Quota(queue, arm, plan.settings.budget.trials)
 
     def _begin_refits(self, refits: Sequence[refit.Refit]) -> Quota:
         direction = self.plan.objectives[self.plan.curve]
@@ -257,7 +256,7 @@ class StudyRunner:
                 queue.finish(trial, None, f"diverged: {reason}")
             case Failed(reason, again):
                 tried = trial.user_attrs.get("retries", 0)
-                queue.fail(trial.number, reason, again=again and tried < self.plan.settings["retries"])
+                queue.fail(trial.number, reason, again=again and tried < self.plan.settings.retries)
         return held.stopped is not None
 
     def _finish(self, held: Held, metrics: Mapping[str, Any]) -> None:

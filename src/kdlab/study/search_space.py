@@ -24,7 +24,7 @@ from optuna.trial import Trial
 
 from kdlab.config.compose import compose, conf_folder, groups
 from kdlab.config.loss_settings import DIALS
-from kdlab.config.schema import check
+from kdlab.config.ranges import check
 from kdlab.core.errors import UsageError, nearest
 
 Point = Mapping[str, Any]
@@ -136,7 +136,7 @@ def published(
         UsageError: where the config has no such key.
     """
     point: dict[str, Any] = {}
-    config = cache(lambda *options: compose([*overrides, *options], folders))
+    config = cache(lambda *chosen: compose([*overrides, *chosen], folders).plain())
     known = groups(folders)
     for dimension in space:
         key = dimension.key
@@ -147,31 +147,37 @@ def published(
         elif key in known:
             point[dimension.name] = _option(key, overrides)
         else:
-            options = written({name: value for name, value in by_key(point).items() if name in known})
-            point[dimension.name] = _value(key, config(*options))
+            chosen = written({name: value for name, value in by_key(point).items() if name in known})
+            point[dimension.name] = _value(key, config(*chosen))
     return point
 
 
 def refuse_impossible(space: Sequence[Dimension], overrides: Sequence[str], folders: Sequence[Path] = ()) -> None:
-    """Composes the config of every option, each with the first of all other choices and at the low end of ranges.
+    """Composes the config of every option, see `options`.
 
     Raises:
         UsageError: where there is no such key, or not beside that choice.
     """
+    for point in options(space):
+        compose([*overrides, *written(point)], folders)
+
+
+def options(space: Sequence[Dimension]) -> list[dict[str, Any]]:
+    """A point for every choice of a space, beside the first of all other choices, ranges at their low end; and one
+    with ranges at their high end."""
     forks = _forks(space)
     variants: list[dict[str, Any]] = [{}]
-    for fork in forks:
-        if fork.key in groups(folders) or any(fork.key in dimension.when for dimension in space):
-            variants += [{**_way_to(fork, forks), fork.key: choice} for choice in fork.ends()]
-    points: list[dict[str, Any]] = []
-    for variant in variants:
+    variants += [{**_way_to(fork, forks), fork.key: choice} for fork in forks for choice in fork.ends()]
+    found: list[dict[str, Any]] = []
+    for variant, end in ((variants[0], -1), *((variant, 0) for variant in variants)):
         point: dict[str, Any] = {}
         for dimension in space:
             if dimension.active(point):
-                point[dimension.name] = variant.get(dimension.key, dimension.ends()[0])
-        if point not in points:
-            points.append(point)
-            compose([*overrides, *written(point)], folders)
+                choices = isinstance(dimension.distribution, CategoricalDistribution)
+                point[dimension.name] = variant.get(dimension.key, dimension.ends()[0 if choices else end])
+        if point not in found:
+            found.append(point)
+    return found
 
 
 def written(point: Point) -> list[str]:

@@ -41,11 +41,11 @@ from optuna.trial import FrozenTrial
 
 from kdlab.config.compose import compose
 from kdlab.config.instantiate import build, resolve
+from kdlab.config.schema import Component, RunConfig
+from kdlab.study.schema import StudyConfig
 from kdlab.study.search_space import Dimension
 
 T = TypeVar("T")
-
-Settings = Mapping[str, Any]
 
 FREE = ("budget", "retries", "hang_seconds", "workers", "storage", "final")
 """The keys that may change when a study goes on; with any other it would be another study."""
@@ -82,8 +82,8 @@ class Arm:
     option: str | None
     overrides: tuple[str, ...]
     space: tuple[Dimension, ...]
-    default: Settings
-    first: tuple[Settings, ...]
+    default: Mapping[str, Any]
+    first: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Plan:
     settings: its YAML, whole. runs: the folder that its own lies in. seed: of its runs, where a trial has only one.
     """
 
-    settings: Settings
+    settings: StudyConfig
     folders: tuple[Path, ...]
     arms: tuple[Arm, ...]
     objectives: Mapping[str, str]
@@ -103,7 +103,7 @@ class Plan:
 
     @property
     def name(self) -> str:
-        return str(self.settings["name"])
+        return self.settings.name
 
     @property
     def folder(self) -> Path:
@@ -113,7 +113,7 @@ class Plan:
     @property
     def storage(self) -> str:
         """The file of a journal, or the URL of a PostgreSQL server."""
-        return str(self.settings["storage"] or self.folder / "journal.log")
+        return self.settings.storage or str(self.folder / "journal.log")
 
     @property
     def curve(self) -> str:
@@ -129,7 +129,7 @@ class Plan:
         """The name of an arm's Optuna study."""
         return self.name if arm.option is None else f"{self.name}/{arm.option}"
 
-    def compose(self, overrides: Sequence[str]) -> dict[str, Any]:
+    def compose(self, overrides: Sequence[str]) -> RunConfig:
         """The config of a run."""
         return compose(overrides, self.folders)
 
@@ -147,7 +147,7 @@ def curve_of(trial: FrozenTrial) -> dict[int, float]:
     return dict(sorted(found.items()))
 
 
-def make_sampler(settings: Mapping[str, Any], seed: int, number: int) -> BaseSampler:
+def make_sampler(settings: Component, seed: int, number: int) -> BaseSampler:
     """The sampler of one trial, seeded after the study and the trial's number.
 
     Raises:
@@ -158,7 +158,7 @@ def make_sampler(settings: Mapping[str, Any], seed: int, number: int) -> BaseSam
     return _built(settings, BaseSampler, "sampler", seed=own)  # type: ignore[type-abstract]  # mypy #4717
 
 
-def make_pruner(settings: Settings | None) -> BasePruner:
+def make_pruner(settings: Component | None) -> BasePruner:
     """The pruner of a study; one that never prunes where it has none.
 
     Raises:
@@ -169,7 +169,7 @@ def make_pruner(settings: Settings | None) -> BasePruner:
     return _built(settings, BasePruner, "pruner")  # type: ignore[type-abstract]  # mypy #4717
 
 
-def _built(settings: Settings, kind: type[T], key: str, **arguments: Any) -> T:
+def _built(settings: Component, kind: type[T], key: str, **arguments: Any) -> T:
     with warnings.catch_warnings():  # whoever wrote the setting knows that it is new
         warnings.simplefilter("ignore", ExperimentalWarning)
         return build(settings, kind, key, **arguments)

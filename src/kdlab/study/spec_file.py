@@ -31,34 +31,15 @@ from typing import Any
 import yaml
 
 from kdlab.config.compose import compose, groups
+from kdlab.config.schema import Settings, parse
 from kdlab.core.errors import UsageError, nearest
 from kdlab.study.pruner import DominatedPruner
+from kdlab.study.schema import StudyConfig
 from kdlab.study.search_space import chosen, declared_space, read_space, refuse_impossible, written
-from kdlab.study.spec import COSTS, TIMES, Arm, Constraint, Plan, Settings, make_pruner, make_sampler
+from kdlab.study.spec import COSTS, TIMES, Arm, Constraint, Plan, make_pruner, make_sampler
 
-DEFAULTS: Settings = {
-    "name": None,
-    "overrides": [],
-    "compare": None,
-    "space": {},
-    "objectives": {"validation.accuracy": "maximize"},
-    "constraints": [],
-    "sampler": {"_target_": "optuna.samplers.TPESampler"},
-    "pruner": None,
-    "budget": {"trials": 50, "seconds": None},
-    "first": [],
-    "seed": 0,
-    "seeds": 1,
-    "retries": 1,
-    "hang_seconds": 600,
-    "workers": 1,
-    "storage": None,
-    "final": {"seeds": 5, "of": "best", "default": True, "same": []},
-}
-"""Every key of a study with what it is where the YAML does not say."""
-
-GROUPS = ("compare", "pruner")
-"""Those of them that are groups of keys where they are not null."""
+KEYS = StudyConfig.model_fields
+"""The keys of a study."""
 
 
 def read_plan(file: Path, overrides: Sequence[str] = (), folders: Sequence[Path] = ()) -> Plan:
@@ -76,11 +57,11 @@ def read_plan(file: Path, overrides: Sequence[str] = (), folders: Sequence[Path]
         raise UsageError(f"{file}: there is no such study; expected a YAML file, as in sweeps/")
     given = _parsed(file.read_text(), file)
     if not isinstance(given, dict):
-        raise UsageError(f"{file}: expected the keys of a study, {', '.join(DEFAULTS)}")
+        raise UsageError(f"{file}: expected the keys of a study, {', '.join(KEYS)}")
     return make_plan(with_overrides({"name": file.stem, **given}, overrides), folders)
 
 
-def with_overrides(given: Settings, overrides: Sequence[str]) -> dict[str, Any]:
+def with_overrides(given: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A study's settings with `KEY=VALUE` of the command line; keys that no study has are those of its runs."""
     changed = {**given}
     for override in overrides:
@@ -88,11 +69,12 @@ def with_overrides(given: Settings, overrides: Sequence[str]) -> dict[str, Any]:
         head, _, rest = key.partition(".")
         if not equals:
             raise UsageError(f"{override}: expected KEY=VALUE")
-        if head not in DEFAULTS:
+        if head not in KEYS:
             changed["overrides"] = [*changed.get("overrides", []), override]
         elif rest:
-            held = DEFAULTS[head] if changed.get(head) is None else changed[head]
-            if not isinstance(held, Mapping) and head not in GROUPS:
+            default = KEYS[head].get_default(call_default_factory=True)
+            held = default if changed.get(head) is None else changed[head]
+            if not isinstance(held, Mapping | Settings | None) or isinstance(default, str):
                 raise UsageError(f"{override}: {head} has no keys of its own; expected {head}=VALUE")
             changed[head] = {**(held if isinstance(held, Mapping) else {}), rest: _parsed(value, override)}
         else:
@@ -107,42 +89,41 @@ def _parsed(text: str, whence: object) -> Any:
         raise UsageError(f"{whence}: this is no YAML: {' '.join(str(error).split())}") from error
 
 
-def make_plan(given: Settings, folders: Sequence[Path] = ()) -> Plan:
+def make_plan(given: Mapping[str, Any], folders: Sequence[Path] = ()) -> Plan:
     """The plan that plain settings describe.
 
     Raises:
         UsageError: where they describe none.
     """
-    settings = _filled(given)
-    if (where := settings["storage"]) is not None and "://" not in str(where):
-        settings["storage"] = str(Path(where).absolute())
-    _check_numbers(settings)
-    objectives = _objectives(settings["objectives"])
-    constraints = tuple(read_constraint(text) for text in settings["constraints"])
-    if "seed" in settings["sampler"]:
-        raise UsageError(f"sampler.seed: a study has one seed, of its own; set seed={settings['sampler']['seed']}")
-    make_sampler(settings["sampler"], settings["seed"], 0)
-    pruner = make_pruner(settings["pruner"])
+    settings = parse(StudyConfig, given)
+    if (where := settings.storage) is not None and "://" not in where:
+        settings = settings.replace(storage=str(Path(where).absolute()))
+    objectives = _objectives(settings.objectives)
+    constraints = tuple(read_constraint(text) for text in settings.constraints)
+    if "seed" in settings.sampler:
+        raise UsageError(f"sampler.seed: a study has one seed, of its own; set seed={settings.sampler['seed']}")
+    make_sampler(settings.sampler, settings.seed, 0)
+    pruner = make_pruner(settings.pruner)
     if isinstance(pruner, DominatedPruner):
         pruner.check(objectives)
-    elif settings["pruner"] is not None and len(objectives) > 1:
+    elif settings.pruner is not None and len(objectives) > 1:
         raise UsageError(
-            f"pruner._target_={settings['pruner']['_target_']}: Optuna's pruners know one objective, and here are "
+            f"pruner._target_={settings.pruner['_target_']}: Optuna's pruners know one objective, and here are "
             f"{len(objectives)}; expected kdlab.study.pruner.DominatedPruner"
         )
-    arms = tuple(_arm(option, settings, folders) for option in _options(settings["compare"], folders))
+    arms = tuple(_arm(option, settings, folders) for option in _options(settings.compare, folders))
     config = compose([*arms[0].overrides, *written(arms[0].default)], folders)
-    if not config["data"]["validation"]:
+    if not config.data.validation:
         raise UsageError("data.validation=0: a study selects by validation, and so needs a part to validate on")
-    if config["trainer"]["devices"] not in (1, "auto"):
+    if config.trainer.devices not in (1, "auto"):
         raise UsageError(
-            f"trainer.devices={config['trainer']['devices']}: a study trains each trial on one device; "
+            f"trainer.devices={config.trainer.devices}: a study trains each trial on one device; "
             "as many at once as workers=COUNT says"
         )
-    for key in settings["final"]["same"]:
+    for key in settings.final.same:
         if not any(dimension.key == key for arm in arms for dimension in arm.space):
             raise UsageError(f"final.same: {key} is not in the space")
-    return Plan(settings, tuple(folders), arms, objectives, constraints, Path(config["runs"]), config["seed"])
+    return Plan(settings, tuple(folders), arms, objectives, constraints, Path(config.runs), config.seed)
 
 
 def read_constraint(text: object) -> Constraint:
@@ -157,71 +138,8 @@ def read_constraint(text: object) -> Constraint:
     return Constraint(str(text), _metric(parts[0], "constraints"), parts[1] == "<=", bound)
 
 
-def _filled(given: Settings) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for key in given:
-        if key not in DEFAULTS:
-            raise UsageError(f"{key}: a study has no such key{nearest(str(key), DEFAULTS)}")
-    for key, default in DEFAULTS.items():
-        value = given.get(key, default)
-        if key in ("budget", "final"):
-            if not isinstance(value, Mapping):
-                raise UsageError(f"{key}={value}: expected some of the keys {', '.join(default)}")
-            for name in value:
-                if name not in default:
-                    raise UsageError(f"{key}.{name}: {key} has no such key{nearest(str(name), default)}")
-            value = {**default, **value}
-        elif isinstance(default, (list, dict)) and not isinstance(value, type(default)):
-            kind = "a list" if isinstance(default, list) else "a group of keys"
-            raise UsageError(f"{key}={value}: expected {kind}")
-        if isinstance(value, Mapping) and (strange := [name for name in value if not isinstance(name, str)]):
-            raise UsageError(f"{key}.{strange[0]}: expected a word as key")
-        settings[key] = value
-    _check_kinds(settings)
-    return settings
-
-
-def _check_kinds(settings: Settings) -> None:
-    name, storage, pruner, final = (settings[key] for key in ("name", "storage", "pruner", "final"))
-    if not name or isinstance(name, (list, dict)) or "/" in str(name):
-        raise UsageError(f"name={name}: expected a name that can be a folder's")
-    if not (storage is None or isinstance(storage, str)):
-        raise UsageError(f"storage={storage}: expected a file, postgresql://USER@HOST/DATABASE, or null")
-    if not (pruner is None or isinstance(pruner, Mapping)):
-        raise UsageError(f"pruner={pruner}: expected a class, {{_target_: optuna.pruners.MedianPruner}}, or null")
-    if wrong := [point for point in settings["first"] if not isinstance(point, Mapping)]:
-        raise UsageError(f"first: {wrong[0]}: expected keys of the space with their values")
-    if not isinstance(final["default"], bool):
-        raise UsageError(f"final.default={final['default']}: expected true or false")
-    if not isinstance(final["same"], list):
-        raise UsageError(f"final.same={final['same']}: expected a list of keys, [{final['same']}]")
-
-
-def _check_numbers(settings: Settings) -> None:
-    counts = {
-        "budget.trials": (settings["budget"]["trials"], 1),
-        "seeds": (settings["seeds"], 1),
-        "workers": (settings["workers"], 1),
-        "seed": (settings["seed"], 0),
-        "retries": (settings["retries"], 0),
-        "final.seeds": (settings["final"]["seeds"], 0),
-    }
-    for key, (value, least) in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise UsageError(f"{key}={value}: expected a whole number, {least} or more")
-    for key, value in (("budget.seconds", settings["budget"]["seconds"]), ("hang_seconds", settings["hang_seconds"])):
-        if value is not None and (not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0):
-            raise UsageError(f"{key}={value}: expected seconds, above 0, or null")
-    if settings["final"]["of"] not in ("best", "front"):
-        raise UsageError(f"final.of={settings['final']['of']}: expected best or front")
-
-
-def _objectives(given: Settings) -> dict[str, str]:
-    found = {}
-    for name, direction in given.items():
-        if direction not in ("maximize", "minimize"):
-            raise UsageError(f"objectives.{name}={direction}: expected maximize or minimize")
-        found[_metric(name, "objectives")] = direction
+def _objectives(given: Mapping[str, str]) -> dict[str, str]:
+    found = {_metric(name, "objectives"): direction for name, direction in given.items()}
     if not any(metric.startswith("validation.") for metric in found):
         raise UsageError("objectives: expected one of the validation part among them, such as validation.accuracy")
     return found
@@ -257,9 +175,9 @@ def _options(compare: object, folders: Sequence[Path]) -> list[tuple[str, str] |
     return [(group, option) for option in options]
 
 
-def _arm(option: tuple[str, str] | None, settings: Settings, folders: Sequence[Path]) -> Arm:
-    overrides = [str(override) for override in settings["overrides"]]
-    space = dict(settings["space"])
+def _arm(option: tuple[str, str] | None, settings: StudyConfig, folders: Sequence[Path]) -> Arm:
+    overrides = list(settings.overrides)
+    space = dict(settings.space)
     if option is not None:
         overrides.append(f"{option[0]}={option[1]}")
         space |= declared_space(*option, folders)
@@ -268,7 +186,7 @@ def _arm(option: tuple[str, str] | None, settings: Settings, folders: Sequence[P
     dimensions = read_space(space, folders)
     refuse_impossible(dimensions, overrides, folders)
     default = chosen(dimensions, {}, overrides, folders)
-    first = [chosen(dimensions, point, overrides, folders) for point in settings["first"]] if option is None else []
-    if option is not None and settings["first"]:
+    first = [chosen(dimensions, point, overrides, folders) for point in settings.first] if option is None else []
+    if option is not None and settings.first:
         raise UsageError("first: a study that compares options tries the published setting of each first, no other")
     return Arm(option and option[1], tuple(overrides), dimensions, default, (default, *first))

@@ -17,22 +17,19 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-import yaml
 from lightning.pytorch.loggers import WandbLogger
 from safetensors.torch import save
 
-from kdlab.config.compose import Config
-from kdlab.config.instantiate import build
+from kdlab.config.schema import RunConfig
 from kdlab.core.errors import UsageError, nearest
-from kdlab.data.check import check as check_data
-from kdlab.data.check import source_arguments
-from kdlab.data.dataset import Data, prepare
-from kdlab.data.table import Source
+from kdlab.data.dataset import Data, load
 from kdlab.networks import cost
 from kdlab.networks.weights import StateDict
-from kdlab.run.builder import assemble, example_batch, without_use
-from kdlab.run.execute import Setting, run
-from kdlab.run.fit import fit
+from kdlab.run.builder import example_batch
+from kdlab.run.derive import drop_unused
+from kdlab.run.execute import Resources, run, write_config
+from kdlab.run.fit import fit_trial
+from kdlab.run.preflight import Preflight
 from kdlab.run.store import Store
 from kdlab.study.process_pool import (
     Assignment,
@@ -46,10 +43,9 @@ from kdlab.study.process_pool import (
     TrialRunner,
 )
 from kdlab.study.refit import of_result
-from kdlab.study.search_space import written
+from kdlab.study.search_space import options, written
 from kdlab.study.spec import Plan
 from kdlab.study.wandb_summary import publish, summary
-from kdlab.tasks.task import Task
 from kdlab.training.distiller import Distiller
 from kdlab.training.loss_buffer import DivergedError
 
@@ -60,12 +56,16 @@ class Distillation(TrialRunner):
     def __init__(self) -> None:
         self._threads = torch.get_num_threads()
         torch.set_num_threads(1)  # threads started here would be missing in the processes forked from this one
-        self._config: Config = {}
-        self._data: Data | None = None
-        self._teachers: dict[str, StateDict] = {}
+        self._config: RunConfig
+        self._data: Data
+        self._loaded: dict[str, StateDict] = {}
 
     def check(self, plan: Plan) -> None:
-        """Assembles the published setting of every arm, untrained, and looks for every metric that is asked for."""
+        """Checks every run that the study can come to, of every arm, and every metric that it reads.
+
+        Raises:
+            UsageError: where one cannot be.
+        """
         with tempfile.TemporaryDirectory() as folder:
             _apart(Path(folder), lambda line: _check(plan))
 
@@ -76,37 +76,37 @@ class Distillation(TrialRunner):
             UsageError: where it could not be trained.
         """
         arm = plan.arms[0]
-        self._config = plan.compose([*arm.overrides, *written(arm.default)])
-        self._data = _load(self._config)
-        if self._config["logger"]["wandb"]:
+        self._config = drop_unused(plan.compose([*arm.overrides, *written(arm.default)])).replace(name=plan.name)
+        self._data = load(self._config.data.plain(), self._config.allow)
+        if self._config.logger.wandb:
             importlib.import_module("wandb.sdk.launch")  # half of what a run's start takes, and each would do it anew
-        config = without_use({**self._config, "name": plan.name})
-        setting = Setting(self._data, Store(), plan.folder / "teacher", plan.name, False)
-        quiet = {**config, "trainer": {**config["trainer"], "progress": False}}
+        shared = Resources(self._data, Store(), plan.folder / "teacher", plan.name)
+        quiet = self._config.replace(trainer=self._config.trainer.replace(progress=False))
         missing = "teacher: not in the store, so it is trained first"
-        _apart(setting.folder, lambda line: {"teachers": len(setting.teachers(quiet))}, missing)
-        self._teachers = {entry.key: entry.weights() for entry in setting.teachers(config) if entry is not None}
+        _apart(shared.folder, lambda line: {"teachers": len(shared.teachers(quiet))}, missing)
+        self._loaded = {entry.key: entry.weights() for entry in shared.teachers(self._config) if entry is not None}
 
     def trial(self, line: Channel, plan: Plan, assignment: Assignment) -> dict[str, float]:
         """Trains a student for each seed, reports the first one's curve, and stops where it is told to.
 
         Raises:
-            DivergedTrialError: where the loss or a metric was no number.
+            DivergedTrialError: where the loss or a metric became NaN or infinite.
         """
         self._settle(plan, assignment.slot)
-        config = without_use(_named(plan.compose(assignment.overrides), plan, assignment, ["trial"]))
-        (assignment.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-        data = self._data if self._data and config["data"] == self._config["data"] else _load(config)
-        store = Store(waiting=line.waiting)
+        config = drop_unused(_named(plan.compose(assignment.overrides), plan, assignment, ["trial"]))
+        write_config(assignment.folder, config)
+        data = self._data if config.data == self._config.data else load(config.data.plain(), config.allow)
+        store = Store(waiting=line.waiting, loaded=self._loaded)
         found: list[dict[str, float]] = []
-        for place in range(plan.settings["seeds"]):
+        for place in range(plan.settings.seeds):
             folder = assignment.folder / f"seed{place}" if place else assignment.folder
-            seeded = {**config, "seed": config["seed"] + place}
+            seeded = config.replace(seed=config.seed + place)
             report = Report(plan, config, None if place else line)
+            shared = Resources(data, store, folder, plan.name)
             try:
-                fit(
-                    seeded, data, folder, job="trial", group=plan.name, nested=True, trial=True, callbacks=[report],
-                    teachers=self._weights(Setting(data, store, folder, plan.name, False), seeded),
+                fit_trial(
+                    seeded, data, folder, group=plan.name, callbacks=[report],
+                    teachers=shared.networks(seeded, shared.teachers(seeded)),
                 )  # fmt: skip
             except DivergedError as error:
                 raise DivergedTrialError(str(error).split(";")[0]) from error
@@ -115,36 +115,32 @@ class Distillation(TrialRunner):
                 break
         mean = {name: fmean(one[name] for one in found) for name in found[0]}
         if broken := [name for name, value in mean.items() if not math.isfinite(value)]:
-            raise DivergedTrialError(f"{broken[0]} is no finite number")
+            raise DivergedTrialError(f"{broken[0]} became NaN or infinite")
         return mean
 
     def refit(self, line: Channel, plan: Plan, assignment: Assignment) -> dict[str, Any]:
         """A whole run, tested at its end, beside its teacher and the student alone; see `refit.of_result`."""
         self._settle(plan, assignment.slot)
-        config = _named(plan.compose(assignment.overrides), plan, assignment, ["final"])
-        config["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+        config = drop_unused(_named(plan.compose(assignment.overrides), plan, assignment, ["final"]))
+        config = config.replace(trainer=config.trainer.replace(devices=1, num_nodes=1, strategy="auto"))
         outcome = run(config, folder=assignment.folder, store=Store(waiting=line.waiting))
         assert outcome is not None
-        return of_result(outcome.result, config["keep"])
+        return of_result(outcome.result, config.keep)
 
     def publish(self, plan: Plan, final: Mapping[str, Any] | None) -> None:
         """On W&B, where the study's runs are there."""
-        logger = self._config["logger"]
-        if logger["wandb"]:
+        logger = self._config.logger
+        if logger.wandb:
             _apart(plan.folder, lambda line: publish(plan, logger, final))
 
     def _settle(self, plan: Plan, slot: int) -> None:
         """Takes this process's share of the machine, and is no task of SLURM's, which would be ranks of one run."""
         os.environ.pop("SLURM_NTASKS", None)
-        torch.set_num_threads(max(1, self._threads // plan.settings["workers"]))
+        torch.set_num_threads(max(1, self._threads // plan.settings.workers))
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         devices = visible.split(",") if visible else [str(place) for place in range(torch.cuda.device_count())]
         if len(devices) > 1:
             os.environ["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
-
-    def _weights(self, setting: Setting, config: Config) -> list[StateDict | None]:
-        entries = setting.teachers(config)
-        return [None if entry is None else self._teachers.get(entry.key) or entry.weights() for entry in entries]
 
 
 class Report(pl.Callback):
@@ -156,7 +152,7 @@ class Report(pl.Callback):
         line: to the process that watches; None: nobody is told.
     """
 
-    def __init__(self, plan: Plan, config: Mapping[str, Any], line: Channel | None) -> None:
+    def __init__(self, plan: Plan, config: RunConfig, line: Channel | None) -> None:
         self.plan, self.config, self.line = plan, config, line
         self.stopped = False
         self._known: dict[str, float] = {}
@@ -168,7 +164,7 @@ class Report(pl.Callback):
         """Measures the student, still on the CPU."""
         assert isinstance(pl_module, Distiller)
         student = next(iter(pl_module.mode.validated().values()))
-        one = example_batch(self.config["data"])["input"][:1]
+        one = example_batch(self.config.data)["input"][:1]
         self._known = {
             "student.parameters": cost.parameters(student),
             "student.multiply_accumulates": cost.multiply_accumulates(student, one),
@@ -192,7 +188,7 @@ class Report(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Distiller)
-        samples = pl_module.steps * self.config["trainer"]["batch_size"]
+        samples = pl_module.steps * self.config.trainer.batch_size
         rate = samples / pl_module.seconds if pl_module.seconds else 0.0
         self._times = {"student.seconds": pl_module.seconds, "student.samples_per_second": rate}
         for board in _boards(trainer):
@@ -204,7 +200,7 @@ class Report(pl.Callback):
 
     def metrics(self) -> dict[str, float]:
         """Of the epoch that the run would keep, and what the student costs."""
-        kept = self._best if self.config["keep"] == "best" else -1
+        kept = self._best if self.config.keep == "best" else -1
         return {**(self._rows[kept] if self._rows else {}), **self._known, **self._times}
 
     def _tell(self, trainer: pl.Trainer, message: Known | Epoch) -> None:
@@ -218,32 +214,26 @@ def _boards(trainer: pl.Trainer) -> list[Any]:
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
 
 
-def _load(config: Mapping[str, Any]) -> Data:
-    return prepare(build(source_arguments(config["data"]), Source, "data", allow=config["allow"]), config["data"])
-
-
-def _named(config: Config, plan: Plan, assignment: Assignment, tags: Sequence[str]) -> Config:
+def _named(config: RunConfig, plan: Plan, assignment: Assignment, tags: Sequence[str]) -> RunConfig:
     """A run as part of a study: quiet, under its name, in the study's group."""
-    logger = config["logger"]
-    if logger["wandb"]:
-        logger = {**logger, "group": plan.name, "tags": [*logger["tags"], *tags]}
-    return {**config, "name": assignment.name, "logger": logger, "trainer": {**config["trainer"], "progress": False}}
+    logger = config.logger.replace(group=plan.name, tags=(*config.logger.tags, *tags))
+    return config.replace(name=assignment.name, logger=logger, trainer=config.trainer.replace(progress=False))
 
 
 def _check(plan: Plan) -> dict[str, Any]:
+    preflight = Preflight()
     for arm in plan.arms:
-        config = plan.compose([*arm.overrides, *written(arm.default)])
-        try:
-            check_data(config["data"])
-            task: Task = build(config["task"], Task, "task", allow=config["allow"])  # type: ignore[type-abstract]
-            known = [f"validation.{name}" for name in task.metrics()]
-            for metric in plan.metrics:
-                if metric.startswith("validation.") and metric not in known:
-                    raise UsageError(f"no run writes {metric}{nearest(metric, known)}")
-            assemble(without_use(config))
-        except ValueError as error:
-            whose = f"compare {arm.option}: " if arm.option else ""
-            raise UsageError(whose + " ".join(str(error).split())) from error
+        for point in (arm.default, *options(arm.space)):
+            config = plan.compose([*arm.overrides, *written(point)])
+            try:
+                parts = preflight.check(drop_unused(config))
+                known = [f"validation.{name}" for name in parts.task.metrics()]
+                for metric in plan.metrics:
+                    if metric.startswith("validation.") and metric not in known:
+                        raise UsageError(f"no run writes {metric}{nearest(metric, known)}")
+            except UsageError as error:
+                whose = f"compare {arm.option}: " if arm.option else ""
+                raise UsageError(f"{whose}{error}") from error
     return {}
 
 

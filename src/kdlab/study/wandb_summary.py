@@ -12,6 +12,7 @@ import yaml
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from kdlab.config.schema import LoggerConfig, RunConfig, parse
 from kdlab.run.loggers import wandb_run
 from kdlab.study.progress import best
 from kdlab.study.results import SearchResults
@@ -21,7 +22,7 @@ from kdlab.study.storage import exclusively, stored
 Row = dict[str, Any]
 
 
-def publish(plan: Plan, logger: Mapping[str, Any], final: Mapping[str, Any] | None) -> dict[str, int]:
+def publish(plan: Plan, logger: LoggerConfig, final: Mapping[str, Any] | None) -> dict[str, int]:
     """Adds tags and the summary run, once for as many trials as are finished, which it returns.
 
     Args:
@@ -75,21 +76,19 @@ def _tag(plan: Plan, trial: FrozenTrial, tag: str) -> None:
     folder = plan.folder / trial.user_attrs.get("folder", "none")
     if not (folder / "wandb_id").is_file():
         return
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    settings = {**config["logger"], "tags": [*config["logger"]["tags"], tag]}
-    with wandb_run(folder, settings, config, job="trial", group=plan.name, directions={}, failed=tag == "failed") as (
-        _,
-        told,
-    ):
+    config = parse(RunConfig, yaml.safe_load((folder / "config.yaml").read_text()))
+    run = wandb_run(
+        folder, config.logger, config.plain(), name=config.name or "", job="trial", group=plan.name, directions={},
+        tags=[tag, *(name for name in config.names.plain().values() if name)], failed=tag == "failed",
+    )  # fmt: skip
+    with run as (_, told):
         told |= summary(trial.user_attrs.get("metrics", {}))
 
 
-def _summarise(
-    plan: Plan, settings: Mapping[str, Any], studies: Sequence[Study], final: Mapping[str, Any] | None
-) -> None:
+def _summarise(plan: Plan, settings: LoggerConfig, studies: Sequence[Study], final: Mapping[str, Any] | None) -> None:
     import wandb
 
-    config = {"name": plan.name, "names": {}, "study": studies[0].user_attrs["plan"]}
+    config = {"name": plan.name, "study": studies[0].user_attrs["plan"]}
     table = [row for study in studies for row in rows(study)]
     columns: list[Any] = list(dict.fromkeys(name for row in table for name in row))
     trials = wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in table])
@@ -108,8 +107,10 @@ def _summarise(
     }
     if final is not None:
         known["final"] = dict(final)
-    settings = {**settings, "tags": [*settings["tags"], "study"]}
-    with wandb_run(plan.folder, settings, config, job="study", group=plan.name, directions={}) as (logger, told):
+    run = wandb_run(
+        plan.folder, settings, config, name=plan.name, tags=["study"], job="study", group=plan.name, directions={}
+    )
+    with run as (logger, told):
         logger.experiment.log(figures)
         told |= known
 

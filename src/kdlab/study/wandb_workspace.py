@@ -8,7 +8,6 @@ package wandb-workspaces; saving it needs a login.
 from __future__ import annotations
 
 import argparse
-import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -18,7 +17,7 @@ from typing import Any
 
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from kdlab.core.errors import UsageError
+from kdlab.core.errors import UsageError, one_line
 from kdlab.study.search_space import Dimension
 from kdlab.study.spec import Plan
 
@@ -29,6 +28,7 @@ CHOSEN = ("model", "loss", "mode", "teacher", "data", "task")
 """The groups of the config whose option a run's config holds under `names`."""
 
 
+@one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code is 0, or 2 for what the user must change."""
     parser = argparse.ArgumentParser(
@@ -39,14 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--entity", help="whose project it is; by default yours")
     parser.add_argument("--config-dir", action="append", default=[], type=Path, help="a folder of your own configs")
     given = parser.parse_args(arguments)
-    try:
-        from kdlab.study.spec_file import read_plan
+    from kdlab.study.spec_file import read_plan
 
-        file = given.study / "study.yaml" if given.study.is_dir() else given.study
-        print(f"The workspace is at {save(read_plan(file, given.overrides, given.config_dir), given.entity)}")
-    except UsageError as error:
-        print(f"kdlab: {error}", file=sys.stderr)
-        return 2
+    file = given.study / "study.yaml" if given.study.is_dir() else given.study
+    print(f"The workspace is at {save(read_plan(file, given.overrides, given.config_dir), given.entity)}")
     return 0
 
 
@@ -61,12 +57,11 @@ def save(plan: Plan, entity: str | None = None) -> str:
 
     if not wandb.login(prompt=False, verify=False):
         raise UsageError("nobody is logged in to W&B, so the workspace cannot be saved; wandb login")
-    logger = plan.compose([*plan.arms[0].overrides])["logger"]
-    project = logger.get("project") or "kdlab"
+    logger = plan.compose(plan.arms[0].overrides).logger
     try:
-        owner = entity or logger.get("entity") or wandb.Api().default_entity
+        owner = entity or logger.entity or wandb.Api().default_entity
         if owner:
-            return str(workspace(plan, owner, project).save().url)
+            return str(workspace(plan, owner, logger.project).save().url)
     except (wandb.Error, OSError) as error:
         raise UsageError(f"W&B does not take the workspace: {' '.join(str(error).split())}") from error
     raise UsageError("W&B knows no entity of yours; name it with --entity NAME")

@@ -10,23 +10,21 @@ five seeds, beside the same student alone. Further arguments are overrides of ea
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
 
 from kdlab.config.compose import compose, groups
-from kdlab.core.errors import UsageError
+from kdlab.config.schema import RunConfig
+from kdlab.core.errors import one_line
 from kdlab.core.statistics import mean
-
-Config = dict[str, Any]
 
 SMALL = ("model=resnet8", "model.width=0.25", "teacher=resnet8", "teacher.model.width=0.5", "logger=csv")
 """Networks for the table, overridden by what the user gives."""
 
 
+@one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code is 0, or 2 for what the user must change."""
     parser = argparse.ArgumentParser(
@@ -35,14 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of every run")
     parser.add_argument("--measure", type=int, metavar="SEEDS", help="train every mode over so many seeds instead")
     given = parser.parse_args(arguments)
-    try:
-        if given.measure:
-            print_measured(measure(given.overrides, given.measure))
-        else:
-            print_grid(grid([*SMALL, *given.overrides]))
-    except UsageError as error:
-        print(f"kdlab: {error}", file=sys.stderr)
-        return 2
+    if given.measure:
+        print_measured(measure(given.overrides, given.measure))
+    else:
+        print_grid(grid([*SMALL, *given.overrides]))
     return 0
 
 
@@ -53,37 +47,40 @@ def modes() -> list[str]:
 
 def grid(overrides: Sequence[str]) -> dict[tuple[str, str], str | None]:
     """(loss, mode) of every cell, with the reason where it cannot be, else None."""
-    losses = {loss: compose([*overrides, f"loss={loss}"])["loss"] for loss in groups()["loss"]}
+    losses = {loss: compose([*overrides, f"loss={loss}"]).loss for loss in groups()["loss"]}
     composed = {mode: compose([*overrides, f"mode={mode}"]) for mode in modes()}
     return {
-        (loss, mode): attempt({**config, "loss": settings})
+        (loss, mode): attempt(config.replace(loss=settings))
         for loss, settings in losses.items()
         for mode, config in composed.items()
     }
 
 
-def attempt(config: Mapping[str, Any]) -> str | None:
+def attempt(config: RunConfig) -> str | None:
     """Takes two training steps of a composed run, on noise; the reason where it cannot be, else None.
 
     Raises:
-        FloatingPointError: where a loss is no finite number.
+        FloatingPointError: where a loss is not finite.
     """
     import torch
 
     from kdlab.core.knowledge import Progress
-    from kdlab.run.builder import assemble, example_batch, make_terms, without_use
+    from kdlab.run.builder import assemble, example_batch, make_terms
+    from kdlab.run.derive import drop_unused
     from kdlab.training.objective import Counts
 
-    wanted: Config = {view: {} for term in make_terms(config["loss"]["heads"]) for view in term.make().needs().views}
-    config = without_use({**config, "data": {**config["data"], "views": {**config["data"]["views"], **wanted}}})
+    wanted: dict[str, dict[str, float]] = {
+        view: {} for term in make_terms(config.loss.heads) for view in term.make().needs().views
+    }
+    config = drop_unused(config.replace(data=config.data.replace(views={**config.data.views, **wanted})))
     torch.manual_seed(0)
     try:
         parts = assemble(config)
     except ValueError as error:
         return " ".join(str(error).split())
     mode, objective = parts.mode, parts.objective
-    batch = example_batch(config["data"], 16)
-    batch["views"] = {view: example_batch(config["data"], 16) for view in (*objective.views(), *mode.shows)}
+    batch = example_batch(config.data, 16)
+    batch["views"] = {view: example_batch(config.data, 16) for view in (*objective.views(), *mode.shows)}
     trained = [parameter for parameter in (*mode.parameters(), *objective.parameters()) if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, 1e-3)
     for step in range(2):
@@ -92,7 +89,7 @@ def attempt(config: Mapping[str, Any]) -> str | None:
             loss, _ = objective(mode(batch, progress), Counts(16.0, 16.0), progress, prepare=phase.prepare,
                                 heads=phase.heads, task_weight=phase.task_weight)  # fmt: skip
             if not loss.isfinite():
-                raise FloatingPointError(f"loss={'+'.join(config['loss']['heads'])} is {float(loss)}")
+                raise FloatingPointError(f"loss={'+'.join(config.loss.heads)} is {float(loss)}")
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -121,12 +118,13 @@ def print_grid(cells: Mapping[tuple[str, str], str | None], console: Console | N
 
 def measure(overrides: Sequence[str], seeds: int) -> dict[str, list[tuple[float, float]]]:
     """Per mode, and seed, the test figure of the student alone and of the student, both at the last epoch."""
+    from kdlab.run.derive import compose_run
     from kdlab.run.execute import run
 
     found: dict[str, list[tuple[float, float]]] = {}
     for mode in modes():
         for seed in range(1, seeds + 1):
-            outcome = run(compose(["logger=csv", *overrides, f"mode={mode}", f"seed={seed}"]))
+            outcome = run(compose_run(["logger=csv", *overrides, f"mode={mode}", f"seed={seed}"]))
             assert outcome is not None
             rows, primary = outcome.result, outcome.result["primary"]
             found.setdefault(mode, []).append(

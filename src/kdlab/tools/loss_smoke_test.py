@@ -50,6 +50,7 @@ def digits_result(name: str, folder: Path) -> Tryout:
         name: an option of `loss`.
         folder: an empty one, for the run.
     """
+    from kdlab.run.derive import compose_run
     from kdlab.run.execute import run
 
     epochs, _, _ = EXCEPTIONS.get(name, (EPOCHS, LIMIT, ""))
@@ -59,15 +60,14 @@ def digits_result(name: str, folder: Path) -> Tryout:
         f"trainer.max_epochs={epochs}", "trainer.log_every_n_steps=1", "trainer.progress=false", "logger=csv",
         "alone=false", "+data.views.strong={}",
     ]  # fmt: skip
-    head = compose(overrides)["loss"]["heads"][name]
-    if head.get("ramp"):
+    head = compose(overrides).loss.heads[name]
+    if head.ramp:
         overrides.append(f"loss.heads.{name}.ramp=null")
-    first = head.get("first") or {}
-    prepares = first.get("prepare", False)
-    if first:
+    prepares = head.first is not None and head.first.prepare
+    if head.first is not None:
         key = f"loss.heads.{name}.first"
         overrides.append(f"{key}.epochs={epochs}" if prepares else f"{key}=null")
-    outcome = run(compose(overrides), folder=folder)
+    outcome = run(compose_run(overrides), folder=folder)
     assert outcome is not None
     with (folder / "metrics.csv").open() as file:
         terms = [float(row[f"loss/{name}"]) for row in csv.DictReader(file) if row[f"loss/{name}"]]

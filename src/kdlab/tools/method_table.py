@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from kdlab.config.compose import compose
-from kdlab.core.errors import UsageError
+from kdlab.config.schema import HeadConfig
+from kdlab.core.errors import UsageError, one_line
 from kdlab.heads.head import Head
 from kdlab.run.builder import make_terms
 
@@ -51,10 +50,9 @@ def files() -> dict[str, str]:
 
 
 @cache
-def settings(name: str) -> dict[str, Any]:
+def settings(name: str) -> HeadConfig:
     """The settings that conf/loss has for a method, its dials set."""
-    found: dict[str, Any] = compose([f"loss={name}"])["loss"]["heads"][name]
-    return found
+    return compose([f"loss={name}"]).loss.heads[name]
 
 
 @cache
@@ -67,14 +65,14 @@ def head_of(name: str) -> Head:
 def extras(name: str) -> str:
     """What a method takes beside two networks and a weight."""
     chosen, head = settings(name), head_of(name)
-    needs, first = head.needs(), chosen.get("first")
+    needs, first = head.needs(), chosen.first
     said = [
         "labels" if needs.labels else "",
         "sample indices" if needs.index else "",
         *(f"a {view} view" for view in needs.views),
-        f"a memory of {chosen['memory']}" if "memory" in chosen else "",
-        f"{first['epochs']} epochs of its own first" if first else "",
-        f"a ramp over {chosen['ramp']} epochs" if chosen.get("ramp") else "",
+        f"a memory of {chosen.options['memory']}" if "memory" in chosen.options else "",
+        f"{first.epochs} epochs of its own first" if first else "",
+        f"a ramp over {chosen.ramp:g} epochs" if chosen.ramp else "",
         "parts that stay in the student" if head.grafts else "",
     ]
     return ", ".join(each for each in said if each)
@@ -91,14 +89,14 @@ def row(name: str) -> dict[str, str]:
     if paper is None:
         raise ValueError(f"{name}: paper={head.paper!r}; expected AUTHORS: TITLE, VENUE YEAR")
     authors, title, venue, year = paper.groups()
-    labels = "" if chosen["task_weight"] == 1 else f", labels {chosen['task_weight']:g}"
+    labels = "" if chosen.task_weight == 1 else f", labels {chosen.task_weight:g}"
     return {
         "method": f"`{name}`",
         "kind": head.kind,
         "paper": f"{authors}, [{title}]({head.link}){f', {venue}' if venue else ''}",
         "year": year,
         "compares": head.compares,
-        "weight": f"{chosen['weight']:g}{labels}",
+        "weight": f"{chosen.weight:g}{labels}",
         "also takes": extras(name),
     }
 
@@ -138,15 +136,12 @@ def read(measured: Sequence[Path]) -> Measures:
     return found
 
 
+@one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table; the exit code is 2 where a file cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m kdlab.tools.method_table", description="The table of all methods.")
     parser.add_argument("measured", nargs="*", type=Path, help="JSON files of further columns")
-    try:
-        print(table(read(parser.parse_args(arguments).measured)))
-    except UsageError as error:
-        print(f"kdlab: {error}", file=sys.stderr)
-        return 2
+    print(table(read(parser.parse_args(arguments).measured)))
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from kdlab.core.errors import UsageError
+from kdlab.core.errors import UsageError, one_line
 from kdlab.study.pruner import DominatedPruner, feasible
 from kdlab.study.spec import curve_of, make_pruner
 from kdlab.study.storage import stored
@@ -137,6 +136,7 @@ def _replayed(study: Study, settings: Mapping[str, Any], orders: int) -> str:
     return summary(study.study_name, len(complete), found)
 
 
+@one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code is 0, or 2 where there is nothing to replay."""
     parser = argparse.ArgumentParser(
@@ -148,15 +148,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--storage", help="where study.yaml does not tell it, because of a password")
     given = parser.parse_args(arguments)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        settings = {"_target_": "kdlab.study.pruner.DominatedPruner", **_settings(given.settings)}
-        with stored(given.study, given.storage) as studies:
-            for study in studies:
-                if "objectives" in study.user_attrs:
-                    print(_replayed(study, settings, given.orders))
-    except UsageError as error:
-        print(f"kdlab: {error}", file=sys.stderr)
-        return 2
+    settings = {"_target_": "kdlab.study.pruner.DominatedPruner", **_settings(given.settings)}
+    with stored(given.study, given.storage) as studies:
+        for study in studies:
+            if "objectives" in study.user_attrs:
+                print(_replayed(study, settings, given.orders))
     return 0
 
 

@@ -8,22 +8,17 @@ are put together for a setup.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 
 from kdlab.config.instantiate import build
+from kdlab.config.schema import Component, ModeConfig, RunConfig
 from kdlab.core.errors import UsageError
 from kdlab.core.rng import seed_of
 from kdlab.modes.mode import Cast, Mode
 from kdlab.training.objective import Objective
 from kdlab.training.phases import Phase
-
-Config = dict[str, Any]
-
-MODE_KEYS = ("peers", "optimizers", "scheduler", "kept")
-"""The settings of a mode that the run reads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +30,11 @@ class PhaseSetup:
 
     mode: Mode
     objective: Objective
-    optimizers: Mapping[str, Config] = field(default_factory=dict)
+    optimizers: Mapping[str, Component] = field(default_factory=dict)
 
 
 def phase_setups(
-    config: Mapping[str, Any], phases: Sequence[Phase], make: Callable[[Config, Set[str]], PhaseSetup]
+    config: RunConfig, phases: Sequence[Phase], make: Callable[[ModeConfig, Set[str]], PhaseSetup]
 ) -> tuple[PhaseSetup, ...]:
     """The setup of each phase; phases of one mode share it.
 
@@ -51,11 +46,11 @@ def phase_setups(
     Raises:
         UsageError: where networks are compiled for one mode and then trained in another.
     """
-    every = set(config["loss"]["heads"])
-    modes = [settings_of(config, phase) for phase in phases]
+    every = set(config.loss.heads)
+    modes = [phase.mode or config.mode for phase in phases]
     if all(mode == modes[0] for mode in modes):
         return (make(modes[0], every),) * len(phases)
-    if config["trainer"].get("compile"):
+    if config.trainer.compile:
         raise UsageError("trainer.compile=true: networks that are compiled stay in one mode; leave it out")
     found: list[PhaseSetup] = []
     for place, mode in enumerate(modes):
@@ -68,46 +63,38 @@ def phase_setups(
     return tuple(found)
 
 
-def settings_of(config: Mapping[str, Any], phase: Phase) -> Config:
-    """The settings of the mode that a phase trains in."""
-    return dict(phase.mode or config["mode"])
-
-
-def scheduled(config: Mapping[str, Any], phases: Sequence[Phase]) -> tuple[Phase, ...]:
+def scheduled(config: RunConfig, phases: Sequence[Phase]) -> tuple[Phase, ...]:
     """The phases, with the schedule of their mode where they have none of their own and the mode has one."""
-    return tuple(
-        replace(phase, scheduler=phase.scheduler or settings_of(config, phase).get("scheduler")) for phase in phases
-    )
+    return tuple(phase.replace(scheduler=phase.scheduler or (phase.mode or config.mode).scheduler) for phase in phases)
 
 
-def named_learners(config: Mapping[str, Any], settings: Mapping[str, Any]) -> list[tuple[str, Config]]:
+def named_learners(model: Component, mode: ModeConfig) -> list[tuple[str, Component]]:
     """The student and the peers that a mode's settings name, each with the config of its network."""
-    peers = settings.get("peers") or 0
+    peers = mode.peers or 0
     if isinstance(peers, int):
-        peers = {f"peer{place}": config["model"] for place in range(1, peers + 1)}
-    return [("student", config["model"]), *peers.items()]
+        peers = {f"peer{place}": model for place in range(1, peers + 1)}
+    return [("student", model), *peers.items()]
 
 
-def make_mode(config: Mapping[str, Any], settings: Mapping[str, Any], cast: Cast) -> Mode:
+def make_mode(config: RunConfig, settings: ModeConfig, cast: Cast) -> Mode:
     """A mode of a run, with random parts of its own that depend on the run's seed alone.
 
     Raises:
         UsageError: where it is to have peers, keep a student or use optimizers that it does not know.
     """
-    own = {key: value for key, value in settings.items() if key not in MODE_KEYS}
     with torch.random.fork_rng():
-        torch.manual_seed(seed_of(config["seed"], "mode"))
-        mode = build(own, Mode, "mode", allow=config["allow"], cast=cast)
+        torch.manual_seed(seed_of(config.seed, "mode"))
+        mode = build(settings.component, Mode, "mode", allow=config.allow, cast=cast)
     if mode.wants_peers != bool(cast.peers):
         expected = "1 or more, or a list of models" if mode.wants_peers else "none: this mode trains one network"
-        raise UsageError(f"mode.peers={settings.get('peers')}: expected {expected}")
-    mode.kept = settings.get("kept") or mode.kept
+        raise UsageError(f"mode.peers={settings.peers}: expected {expected}")
+    mode.kept = settings.kept or mode.kept
     if mode.kept not in (students := ("best", *mode.students())):
         raise UsageError(f"mode.kept={mode.kept}: expected {' or '.join(students)}")
-    if mode.kept == "best" and config["data"].get("validation") == 0:
+    if mode.kept == "best" and not config.data.validation:
         raise UsageError("mode.kept=best selects by validation, and data.validation=0 has none; type mode.kept=student")
     learners = [learner.name for learner in mode.observed]
-    for name in settings.get("optimizers") or {}:
+    for name in settings.optimizers:
         if name not in learners:
             raise UsageError(f"mode.optimizers.{name}: expected one of the learners, {' or '.join(learners)}")
     return mode

@@ -1,6 +1,6 @@
 """Phases: the one mechanism for everything that changes with time.
 
-A run is a row of phases. Each says which heads speak, how much the supervised loss counts, what trains,
+A run is a row of phases. Each says which heads take part, how much the supervised loss counts, what trains,
 and with which optimizer and schedule; a new phase makes both anew. A paraphraser that is fitted before
 training, a first phase that trains the body alone and a curriculum of losses are all phases.
 """
@@ -8,44 +8,14 @@ training, a first phase that trains the body alone and a curriculum of losses ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal
 
+from kdlab.config.schema import FirstPhase, HeadConfig, Phase
 from kdlab.core.errors import UsageError, nearest
 
-Config = Mapping[str, Any]
+__all__ = ["Phase", "at", "plan"]
 
 
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training.
-
-    heads: those that speak; None: all. prepare: they are fitted to the teacher alone (`Head.prepare`).
-    task_weight: of the supervised loss; None: the run's. train: all that can, the learners' bodies (all
-    but the classifier) with the heads, or the heads alone. optimizer, scheduler, mode: None: the run's.
-    """
-
-    epochs: int
-    heads: tuple[str, ...] | None = None
-    task_weight: float | None = None
-    train: Literal["all", "body", "head"] = "all"
-    prepare: bool = False
-    optimizer: Config | None = None
-    scheduler: Config | None = None
-    mode: Config | None = None
-
-
-_KINDS: Mapping[str, tuple[Any, str]] = {
-    "epochs": (int, "a whole number, 0 or more"),
-    "heads": (list | tuple | None, "a list of chosen losses, such as [kd]"),
-    "task_weight": (int | float | None, "a number, 0 or more"),
-    "train": (str, "all or head or body"),
-    "prepare": (bool, "true or false"),
-}
-"""What the value of a key of a phase must be. Its range stands in `values.py`."""
-
-
-def plan(epochs: int, heads: Mapping[str, Config], phases: Sequence[Config] | None = None) -> tuple[Phase, ...]:
+def plan(epochs: int, heads: Mapping[str, HeadConfig], phases: Sequence[Phase] | None = None) -> tuple[Phase, ...]:
     """The phases of a run: those the user wrote, else the first phases that its losses propose and a main one.
 
     Args:
@@ -55,21 +25,19 @@ def plan(epochs: int, heads: Mapping[str, Config], phases: Sequence[Config] | No
         phases: what the user wrote, in place of all that.
 
     Raises:
-        UsageError: where a phase names an unknown key or head.
+        UsageError: where there is no phase, or one names a loss that was not chosen.
     """
     if phases is not None:
         if not phases:
             raise UsageError("phases=[]: expected one or more, [{epochs: 10}], or null")
-        return tuple(_written(place, phase, heads) for place, phase in enumerate(phases))
-    first, gone = [], set()
-    for name, head in heads.items():
-        if not (proposal := head.get("first")):
-            continue
-        own = {key: value for key, value in proposal.items() if key != "stays"}
-        first.append(_written(0, {"task_weight": 0.0, **own, "heads": [name]}, heads, key=f"loss.heads.{name}.first"))
-        if not proposal.get("stays", True):
-            gone.add(name)
-    return (*first, Phase(epochs, tuple(name for name in heads if name not in gone)))
+        for place, phase in enumerate(phases):
+            for name in phase.heads or ():
+                if name not in heads:
+                    raise UsageError(f"phases.{place}.heads={name}: not a chosen loss{nearest(name, heads)}")
+        return tuple(phases)
+    proposed = {name: head.first for name, head in heads.items() if head.first is not None}
+    main = [name for name in heads if name not in proposed or proposed[name].stays]
+    return (*(_alone(name, first) for name, first in proposed.items()), Phase(epochs=epochs, heads=tuple(main)))
 
 
 def at(phases: Sequence[Phase], epoch: int) -> tuple[int, int]:
@@ -82,21 +50,8 @@ def at(phases: Sequence[Phase], epoch: int) -> tuple[int, int]:
     raise AssertionError("a run has at least one phase")
 
 
-def _written(place: int, phase: Config, heads: Mapping[str, Config], key: str | None = None) -> Phase:
-    key = key or f"phases.{place}"
-    known = [field.name for field in fields(Phase)]
-    for name, value in phase.items():
-        if name not in known:
-            raise UsageError(f"{key}.{name}: a phase has no such key{nearest(name, known)}")
-        kind, expected = _KINDS.get(name, (object, ""))
-        if not isinstance(value, kind):
-            raise UsageError(f"{key}.{name}={'null' if value is None else value}: expected {expected}")
-    if "epochs" not in phase:
-        raise UsageError(f"{key}: say how long it lasts, epochs=N")
-    for name in phase.get("heads") or ():
-        if name not in [*heads]:
-            raise UsageError(f"{key}.heads={name}: not a chosen loss{nearest(str(name), heads)}")
-    given = dict(phase)
-    if given.get("heads") is not None:
-        given["heads"] = tuple(given["heads"])
-    return Phase(**given)
+def _alone(name: str, first: FirstPhase) -> Phase:
+    """The phase that a loss proposes: the loss alone, without labels unless it says otherwise."""
+    task_weight = 0.0 if first.task_weight is None else first.task_weight
+    own = {key: getattr(first, key) for key in Phase.model_fields}
+    return Phase.model_construct(**{**own, "heads": (name,), "task_weight": task_weight})

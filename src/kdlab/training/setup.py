@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from kdlab.config.schema import Component
 from kdlab.modes.mode import Mode
 from kdlab.tasks.task import Task
 from kdlab.training.objective import Objective
 from kdlab.training.phase_setup import PhaseSetup
 from kdlab.training.phases import Phase
-
-Config = dict[str, Any]
 
 
 @dataclass
@@ -25,7 +24,7 @@ class Parts:
     task: Task
     phases: tuple[Phase, ...]
     setups: tuple[PhaseSetup, ...]
-    networks: dict[str, Config] = field(default_factory=dict)
+    networks: Mapping[str, Component] = field(default_factory=dict)
 
     @property
     def mode(self) -> Mode:

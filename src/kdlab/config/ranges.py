@@ -1,0 +1,180 @@
+"""What a value of the config may be: a key that exists, of the type it has in the YAML, within its range.
+
+A range is known by the last part of its key, wherever that stands. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from typing import Any
+
+from kdlab.core.errors import UsageError, nearest
+
+Rule = tuple[Callable[[Any], bool], str]
+_POSITIVE: Rule = (lambda value: value > 0, "a number above 0")
+_NOT_NEGATIVE: Rule = (lambda value: value >= 0, "0 or more")
+_UNIT: Rule = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
+_BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "a number from 0 up to, not including, 1")
+_WHOLE: Rule = (lambda value: isinstance(value, int) and value >= 0, "a whole number, 0 or more")
+_COUNT: Rule = (lambda value: isinstance(value, int) and value >= 1, "a whole number, 1 or more")
+
+_WORD: Rule = (lambda value: isinstance(value, str), "a word")
+_WORDS: Rule = (
+    lambda value: isinstance(value, list) and all(isinstance(word, str) for word in value),
+    "a list of words",
+)
+_LENGTH: Rule = (
+    lambda value: value >= 1 if isinstance(value, int) else bool(re.fullmatch(r"(epochs|steps)(/[1-9]\d*)?", value)),
+    "a whole number, 1 or more, or steps, epochs, or a part of them, steps/4",
+)
+
+
+def _one_of(*options: str) -> Rule:
+    return (lambda value: value in options, " or ".join(options))
+
+
+RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(("temperature", "width", "gamma", "span", "lr", "gradient_clip"), _POSITIVE),
+    **dict.fromkeys(("weight", "task_weight", "weight_decay", "mixup", "cutmix", "ramp"), _NOT_NEGATIVE),
+    **dict.fromkeys(("alpha", "pct_start", "translation"), _UNIT),
+    **dict.fromkeys(("momentum", "label_smoothing", "decay"), _BELOW_ONE),
+    **dict.fromkeys(("max_epochs", "epochs", "seed", "split_seed", "workers", "crop"), _WHOLE),
+    **dict.fromkeys(
+        ("batch_size", "accumulate", "classes", "channels", "num_nodes", "log_every_n_steps", "depth", "subset",
+         "checkpoint_every_n_steps", "max_steps", "generations", "branches", "cycles", "size",
+         "last"), _COUNT),
+    **dict.fromkeys(("name", "group", "entity", "checkpoint"), _WORD),
+    **dict.fromkeys(("allow", "tags"), _WORDS),
+    **dict.fromkeys(("T_max", "T_0", "total_steps"), _LENGTH),
+    "max_lr": (lambda value: value == "lr" or value > 0, "a number above 0, or lr, the optimizer's own"),
+    "devices": (lambda value: value == "auto" or (isinstance(value, int) and value >= 1), "auto or 1 or more"),
+    "accelerator": _one_of("auto", "cpu", "gpu", "cuda", "mps"),
+    "strategy": _one_of("auto", "ddp"),
+    "validation": _NOT_NEGATIVE,
+    "precision": _one_of("32-true", "16-mixed", "bf16-mixed", "64-true", "bf16-true", "16-true"),
+    "interval": _one_of("epoch", "step"),
+    "keep": _one_of("last", "best"),
+    "ramp_shape": _one_of("linear", "from_zero", "sigmoid"),
+    "train": _one_of("all", "head", "body"),
+    "on_corrupt": _one_of("stop", "skip"),
+    "unlabelled": (lambda value: isinstance(value, str) or value >= 0, "a number, 0 or more, or a folder of pictures"),
+}  # fmt: skip
+
+_WORDS_OR_NUMBERS = ("devices", "resident", "T_max", "T_0", "total_steps", "max_lr")
+"""Keys whose value may be a number where the YAML has a word."""
+
+_NULLABLE = ("first", "ramp")
+"""Keys that may be null where the YAML has something: a loss can do without its first phase or its ramp."""
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuses a value outside its range, wherever it stands.
+
+    Raises:
+        UsageError: naming key, value and range.
+    """
+    for key, value in leaves(config):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{key}={value}: expected a finite number")
+        if value is not None and (not isinstance(value, list) or _rule(key) is _WORDS):
+            _check_range(key, value)
+
+
+def _rule(key: str) -> Rule | None:
+    name = key.rsplit(".", 1)[-1]
+    return RULES.get(name, _NOT_NEGATIVE if name.endswith("_weight") else None)
+
+
+def _check_range(key: str, value: Any) -> None:
+    if (rule := _rule(key)) is None:
+        return
+    holds, expected = rule
+    try:
+        fine = not isinstance(value, bool) and holds(value)
+    except TypeError:
+        fine = False
+    if not fine:
+        raise UsageError(f"{key}={value}: expected {expected}")
+
+
+def leaves(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) for every value of a nested config that is no mapping, nor a list of them."""
+    if isinstance(config, list) and config and all(isinstance(entry, Mapping) for entry in config):
+        config = dict(enumerate(config))
+    if not isinstance(config, Mapping):
+        yield key, config
+        return
+    for name, value in config.items():
+        yield from leaves(value, f"{key}.{name}" if key else str(name))
+
+
+def check_known(key: str, shape: Mapping[str, Any]) -> None:
+    if lookup(shape, key) is not ABSENT:
+        return
+    known = [name for name, _ in leaves(shape)] + list(shape)
+    where, _, last = key.rpartition(".")
+    beside = lookup(shape, where) if where else shape
+    if isinstance(beside, Mapping) and beside:
+        near = nearest(last, map(str, beside))
+        raise UsageError(f"{key}: {where or 'the config'} has no key {last}{near}")
+    raise UsageError(f"{key}: there is no such key{nearest(key, known)}")
+
+
+def check_value(key: str, value: Any, default: Any) -> None:
+    """Refuses a value that is not of the type that its key has in the YAML; null where it is not null there.
+
+    Raises:
+        UsageError: naming key, value and what would be right.
+    """
+    name = key.rsplit(".", 1)[-1]
+    if default is ABSENT or (value is None and (default is None or name in _NULLABLE)):
+        return
+    if default is None:
+        if isinstance(value, (list, Mapping)) and name != "classes":  # a teacher's are a list
+            _check_range(key, value)
+        return
+    if isinstance(default, str) and ("${" in default or name in _WORDS_OR_NUMBERS) and value is not None:
+        return
+    if isinstance(value, Mapping) and isinstance(default, Mapping):
+        for entry in value:
+            check_value(f"{key}.{entry}", value[entry], default.get(entry, ABSENT))
+        return
+    if isinstance(value, list) and isinstance(default, list):
+        alike = default[0] if len({type(entry) for entry in default}) == 1 else ABSENT
+        for place, entry in enumerate(value):
+            check_value(f"{key}.{place}", entry, alike)
+        return
+    expected = type(default)
+    fits = isinstance(value, expected) and isinstance(value, bool) == isinstance(default, bool)
+    if isinstance(default, float) or (expected is int and name == "validation"):
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if expected is int and name == "devices":
+        fits = fits or value == "auto" or isinstance(value, list)
+    if not fits:
+        names = {float: "a number", int: "a whole number", bool: "true or false", str: "a word", list: "a list",
+                 dict: "a group of keys"}  # fmt: skip
+        said = f"{names.get(expected, expected.__name__)}, as in {key}={_shown(default)}"
+        if isinstance(default, Mapping):
+            said = names[dict]
+        elif "${" in str(default):
+            said = "a value"
+        raise UsageError(f"{key}={_shown(value)}: expected {said}")
+
+
+def _shown(value: Any) -> Any:
+    return json.dumps(value) if value is None or isinstance(value, bool) else value
+
+
+ABSENT = object()
+
+
+def lookup(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        if not isinstance(config, Mapping) or part not in config:
+            return ABSENT
+        config = config[part]
+    return deepcopy(config)

@@ -1,0 +1,118 @@
+"""Runs that follow from a composed one: less what its mode does not use, its teachers', its student's alone.
+
+Whoever trains composes with `compose_run`; what a mode does not use is dropped here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdlab.config.compose import compose
+from kdlab.config.instantiate import resolve
+from kdlab.config.schema import (
+    Component,
+    EnsembleConfig,
+    LossConfig,
+    ModeConfig,
+    Names,
+    Phase,
+    RunConfig,
+    TeacherConfig,
+    TrainerConfig,
+)
+from kdlab.modes.mode import Mode
+from kdlab.training.phases import plan
+
+SUPERVISED = ModeConfig(_target_="kdlab.modes.supervised.Supervised")
+LABELS_ALONE = LossConfig(task_weight=1.0, heads={})
+
+
+def compose_run(overrides: Sequence[str] = (), folders: Sequence[Path] = ()) -> RunConfig:
+    """A run as it trains: composed, checked, and without what its mode does not use.
+
+    Raises:
+        UsageError: see `kdlab.config.compose.compose`.
+    """
+    return drop_unused(compose(overrides, folders))
+
+
+def drop_unused(config: RunConfig) -> RunConfig:
+    """A run without what its mode does not use: a teacher, losses; the same of its teachers' own training."""
+    listens, distils = _uses(config.mode, config.phases, config.allow)
+    return config.replace(
+        teacher=_dropped(config.teacher, config.allow) if listens else None,
+        loss=config.loss if distils else LABELS_ALONE,
+        phases=config.phases if distils else None,
+    )
+
+
+def unused_overrides(overrides: Sequence[str], config: RunConfig) -> list[str]:
+    """The overrides of groups that a run does not use.
+
+    Args:
+        overrides: of the command line.
+        config: the run, as `drop_unused` left it.
+    """
+    peers = config.mode.peers
+    used = {
+        "teacher": config.teacher is not None or (not isinstance(peers, int | None) and "teacher" in peers),
+        "loss": config.distils,
+        "scheduler": config.mode.scheduler is None,
+    }
+    gone = [group for group, use in used.items() if not use]
+    return [o for o in overrides if any(o.lstrip("+").startswith((f"{g}=", f"{g}.", f"model@{g}.")) for g in gone)]
+
+
+def alone_run(config: RunConfig) -> RunConfig:
+    """The run that trains the same student with labels alone, for as many epochs as all phases that train it."""
+    phases = plan(config.trainer.max_epochs, config.loss.heads, config.phases)
+    epochs = sum(phase.epochs for phase in phases if not phase.prepare)
+    return config.replace(
+        trainer=config.trainer.replace(max_epochs=epochs), mode=SUPERVISED, loss=LABELS_ALONE, phases=None,
+        teacher=None, names=_named(config.names, SUPERVISED, LABELS_ALONE, None),
+    )  # fmt: skip
+
+
+def teacher_run(config: RunConfig, teacher: TeacherConfig) -> RunConfig:
+    """The run that trains a teacher of another run: its own recipe, on the same data."""
+    mode, loss = teacher.mode or SUPERVISED, teacher.loss or LABELS_ALONE
+    names = _named(config.names, mode, loss, teacher.teacher)
+    return config.replace(
+        model=teacher.model, optimizer=teacher.optimizer, scheduler=teacher.scheduler, seed=teacher.seed,
+        trainer=TrainerConfig(**{**dict(config.trainer), **dict(teacher.trainer)}),
+        mode=mode, loss=loss, phases=teacher.phases, teacher=teacher.teacher, keep="last",
+        names=names.replace(model=_class(teacher.model).lower()),
+    )  # fmt: skip
+
+
+def _uses(mode: ModeConfig, phases: Sequence[Phase] | None, allow: Sequence[str]) -> tuple[bool, bool]:
+    """Whether any phase listens to a teacher, and whether distillation losses mean anything in any."""
+    settings = [phase.mode or mode for phase in phases or ()] or [mode]
+    modes = [resolve(each.target, Mode, "mode", allow=allow) for each in settings]
+    return any(each.wants_teacher for each in modes), any(each.wants_heads for each in modes)
+
+
+def _dropped(
+    teacher: TeacherConfig | EnsembleConfig | None, allow: Sequence[str]
+) -> TeacherConfig | EnsembleConfig | None:
+    if teacher is None:
+        return None
+    if isinstance(teacher, EnsembleConfig):
+        return teacher.replace(members={name: _dropped(member, allow) for name, member in teacher.members.items()})
+    listens, distils = _uses(teacher.mode or SUPERVISED, teacher.phases, allow)
+    return teacher.replace(
+        teacher=_dropped(teacher.teacher, allow) if listens else None,
+        loss=teacher.loss if distils else None,
+        phases=teacher.phases if distils else None,
+    )
+
+
+def _named(names: Names, mode: ModeConfig, loss: LossConfig, teacher: object) -> Names:
+    """What a run that another one waits for is called by, in tables and dashboards."""
+    taught_by = _class(teacher.model).lower() if isinstance(teacher, TeacherConfig) else None
+    return names.replace(mode=mode.target.split(".")[-2], loss="+".join(loss.heads), teacher=taught_by)
+
+
+def _class(made: Component) -> str:
+    return str(made["_target_"]).rpartition(".")[2]

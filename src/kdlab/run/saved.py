@@ -1,0 +1,46 @@
+"""A student on disk: `student.safetensors` and `student.yaml`, which hold nothing of its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from safetensors.torch import load_file
+from torch import nn
+
+from kdlab.config.schema import Component, DataConfig
+from kdlab.core.errors import UsageError
+from kdlab.networks.weights import hash_file
+from kdlab.run.builder import make_network
+
+
+def write_student(folder: Path, data: DataConfig, classes: Sequence[str], network: Component) -> None:
+    """`student.yaml`: what is needed to rebuild the student, whose weights are there already, and to feed it."""
+    described = {
+        "network": dict(network),
+        "input": {key: getattr(data, key) for key in ("channels", "size", "mean", "std")},
+        "classes": list(classes),
+        "weights": "student.safetensors",
+        "weights_sha256": hash_file(folder / "student.safetensors"),
+    }
+    (folder / "student.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+
+
+def load_student(folder: Path | str, allow: Sequence[str] = ()) -> nn.Module:
+    """The student of a run, in eval mode, from its folder: `student.yaml` and `student.safetensors`.
+
+    Args:
+        folder: of a run, or any that holds the two files.
+        allow: packages of your own, where the student's classes are from there.
+
+    Raises:
+        UsageError: where a class is not allowed, or the weights are not those that were written.
+    """
+    folder = Path(folder)
+    described = yaml.safe_load((folder / "student.yaml").read_text())
+    network = make_network(described["network"], allow=allow)
+    if hash_file(folder / "student.safetensors") != described["weights_sha256"]:
+        raise UsageError(f"{folder / 'student.safetensors'} is damaged: its weights are not those of student.yaml")
+    network.load_state_dict(load_file(folder / "student.safetensors"))
+    return network.eval()

@@ -1,0 +1,54 @@
+"""The keys of a study, typed; what they mean stands in `kdlab.study.spec_file`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StrictBool, StrictInt
+
+from kdlab.config.schema import Component, Settings
+
+Count = Annotated[StrictInt, Field(ge=1)]
+Whole = Annotated[StrictInt, Field(ge=0)]
+Direction = Literal["maximize", "minimize"]
+Seconds = Annotated[float, Field(gt=0)]
+ACCURACY: Mapping[str, Direction] = {"validation.accuracy": "maximize"}
+
+
+class Budget(Settings):
+    """Of each arm: trials; of each start of the command: seconds."""
+
+    trials: Count = 50
+    seconds: Seconds | None = None
+
+
+class Final(Settings):
+    """What is trained anew at the end, and with how many seeds."""
+
+    seeds: Whole = 5
+    of: Literal["best", "front"] = "best"
+    default: StrictBool = True
+    same: tuple[str, ...] = ()
+
+
+class StudyConfig(Settings):
+    """A study as its YAML has it, defaults filled in."""
+
+    name: Annotated[str, Field(min_length=1, pattern="^[^/]+$")]
+    overrides: tuple[str, ...] = ()
+    compare: Mapping[str, Any] | None = None
+    space: Mapping[str, Any] = {}
+    objectives: Mapping[str, Direction] = Field(default_factory=lambda: ACCURACY)
+    constraints: tuple[str, ...] = ()
+    sampler: Component = Field(default_factory=lambda: {"_target_": "optuna.samplers.TPESampler"})
+    pruner: Component | None = None
+    budget: Budget = Budget()
+    first: tuple[Mapping[str, Any], ...] = ()
+    seed: Whole = 0
+    seeds: Count = 1
+    retries: Whole = 1
+    hang_seconds: Seconds | None = 600
+    workers: Count = 1
+    storage: str | None = None
+    final: Final = Final()
