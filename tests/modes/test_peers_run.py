@@ -15,11 +15,12 @@ from kdlab.data.dataset import prepare
 from kdlab.data.source import Digits
 from kdlab.run.builder import assemble
 from kdlab.run.derive import compose_run
-from kdlab.run.execute import load_student, run
+from kdlab.run.execute import run
 from kdlab.run.fit import fit
 from kdlab.run.loggers import read_metrics
 from kdlab.run.preflight import Preflight
 from kdlab.run.result import SCHEMA
+from kdlab.run.saved import load_student
 from kdlab.training.distiller import Distiller
 from kdlab.training.lr_schedule import make_scheduler
 

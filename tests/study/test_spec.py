@@ -165,8 +165,8 @@ WRONG = {
         **KD, "sampler": {"_target_": "optuna.samplers._tpe.sampler.json.dumps"}},
     "sampler.seed: a study has one seed": {**KD, "sampler": {"_target_": "optuna.samplers.TPESampler", "seed": 1}},
     "grace=2: expected a share": {**KD, "pruner": {"_target_": "kdlab.study.pruner.DominatedPruner", "grace": 2}},
-    "bugdet: a study has no such key; did you mean budget?": {**KD, "bugdet": {"trials": 3}},
-    "budget.trails: budget has no such key; did you mean trials?": {**KD, "budget": {"trails": 3}},
+    "bugdet: there is no such key; did you mean budget?": {**KD, "bugdet": {"trials": 3}},
+    "budget.trails: there is no such key; did you mean trials?": {**KD, "budget": {"trails": 3}},
     "budget.trials=0: expected a whole number, 1 or more": {**KD, "budget": {"trials": 0}},
     "final.same: model.width is not in the space": {**KD, "final": {"same": ["model.width"]}},
     "first: loss.alpha is not in the space": {**KD, "first": [{"loss.alpha": 0.5}]},
@@ -182,11 +182,11 @@ WRONG = {
         **KD, "objectives": {"validation.accuracy": "maximize", "validation.calibration_error": "minimize"},
         "pruner": {"_target_": "kdlab.study.pruner.DominatedPruner"}},
     "pruner=median: expected a class, {_target_: optuna.pruners.MedianPruner}": {**KD, "pruner": "median"},
-    "final.same=model.width: expected a list of keys, [model.width]": {**KD, "final": {"same": "model.width"}},
+    "final.same=model.width: expected a list of keys": {**KD, "final": {"same": "model.width"}},
     "final.default=nowhere: expected true or false": {**KD, "final": {"default": "nowhere"}},
     "storage=3: expected a file": {**KD, "storage": 3},
-    "first: 4.0: expected keys of the space": {**KD, "first": [4.0]},
-    "objectives.3: expected a word as key": {**KD, "objectives": {3: "maximize"}},
+    "first.0=4.0: expected keys of the space": {**KD, "first": [4.0]},
+    "objectives.3=3: expected a word": {**KD, "objectives": {3: "maximize"}},
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
+from pydantic.fields import FieldInfo
 
 from kdlab.core.errors import UsageError, nearest
 
@@ -273,28 +274,38 @@ def _said(kind: type[Settings], key: str, error: ValidationError) -> str:
     # Of a value that fits none of several types, pydantic tells all; what lies deepest is what was meant.
     first = max(error.errors(), key=lambda each: len(each["loc"]))
     # Between the keys it also names the types that it tried.
-    loc = [str(part) for part in first["loc"] if not (isinstance(part, str) and not part.islower())]
+    loc = [str(part) for part in first["loc"] if isinstance(part, int) or part.islower() or not part.isalpha()]
+    loc = [part for part in loc if part != "[key]"]
     path = ".".join(filter(None, (key, *loc)))
+    field, declared = _declared(kind, loc)
     if first["type"] == "extra_forbidden":
-        return f"{path}: there is no such key{nearest(loc[-1], _declared(kind, loc[:-1]))}"
+        return f"{path}: there is no such key{nearest(loc[-1], declared)}"
     if first["type"] == "missing":
         return f"{path} is missing; expected {path}=VALUE"
     value = "null" if first["input"] is None else first["input"]
     bounds = first.get("ctx", {})
-    if "ge" in bounds:
-        return f"{path}={value}: expected a whole number, {bounds['ge']} or more"
-    if "gt" in bounds:
-        return f"{path}={value}: expected a number above {bounds['gt']:g}"
-    expected = _EXPECTED.get(first["type"].split("_")[0]) or str(first["msg"]).removeprefix("Input should be ")
+    if field is not None and field.description:
+        expected = field.description
+    elif "ge" in bounds:
+        expected = f"a whole number, {bounds['ge']} or more"
+    elif "gt" in bounds:
+        expected = f"a number above {bounds['gt']:g}"
+    else:
+        words = str(first["msg"]).removeprefix("Input should be ").replace("'", "")
+        expected = _EXPECTED.get(first["type"].split("_")[0], words)
     return f"{path}={value}: expected {expected}"
 
 
-def _declared(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
-    """The keys of the settings that a path leads to, as far as they are declared."""
+def _declared(kind: type[BaseModel], path: Sequence[str]) -> tuple[FieldInfo | None, list[str]]:
+    """The last declared field on a path of keys, and the keys beside the last one."""
+    found, beside = None, kind
     for part in path:
-        within = {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
-        kind = next(_settings_in(within[part]), kind) if part in within else kind  # else it is a name or a place
-    return [field.alias or name for name, field in kind.model_fields.items()]
+        beside = kind
+        fields = {field.alias or name: field for name, field in kind.model_fields.items()}
+        if part in fields:  # else it is a name, or a place in a list
+            found = fields[part]
+            kind = next(_settings_in(found.annotation), kind)
+    return found, [field.alias or name for name, field in beside.model_fields.items()]
 
 
 def _settings_in(annotation: Any) -> Iterator[type[BaseModel]]:

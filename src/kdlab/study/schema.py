@@ -29,26 +29,26 @@ class Final(Settings):
     seeds: Whole = 5
     of: Literal["best", "front"] = "best"
     default: StrictBool = True
-    same: tuple[str, ...] = ()
+    same: tuple[str, ...] = Field((), description="a list of keys of the space")
 
 
 class StudyConfig(Settings):
     """A study as its YAML has it, defaults filled in."""
 
-    name: Annotated[str, Field(min_length=1, pattern="^[^/]+$")]
+    name: str = Field(pattern="^[^/]+$", description="a name that can be a folder's")
     overrides: tuple[str, ...] = ()
     compare: Mapping[str, Any] | None = None
     space: Mapping[str, Any] = {}
     objectives: Mapping[str, Direction] = Field(default_factory=lambda: ACCURACY)
     constraints: tuple[str, ...] = ()
     sampler: Component = Field(default_factory=lambda: {"_target_": "optuna.samplers.TPESampler"})
-    pruner: Component | None = None
+    pruner: Component | None = Field(None, description="a class, {_target_: optuna.pruners.MedianPruner}, or null")
     budget: Budget = Budget()
-    first: tuple[Mapping[str, Any], ...] = ()
+    first: tuple[Mapping[str, Any], ...] = Field((), description="keys of the space with their values, in a list")
     seed: Whole = 0
     seeds: Count = 1
     retries: Whole = 1
     hang_seconds: Seconds | None = 600
     workers: Count = 1
-    storage: str | None = None
+    storage: str | None = Field(None, description="a file, postgresql://USER@HOST/DATABASE, or null")
     final: Final = Final()
