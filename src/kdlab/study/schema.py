@@ -29,7 +29,7 @@ class Final(Settings):
     seeds: Whole = 5
     of: Literal["best", "front"] = "best"
     default: StrictBool = True
-    same: tuple[str, ...] = Field((), description="a list of keys of the space")
+    same: tuple[str, ...] = Field(default=(), description="a list of keys of the space")
 
 
 class StudyConfig(Settings):
@@ -42,13 +42,13 @@ class StudyConfig(Settings):
     objectives: Mapping[str, Direction] = Field(default_factory=lambda: ACCURACY)
     constraints: tuple[str, ...] = ()
     sampler: Component = Field(default_factory=lambda: {"_target_": "optuna.samplers.TPESampler"})
-    pruner: Component | None = Field(None, description="a class, {_target_: optuna.pruners.MedianPruner}, or null")
+    pruner: Component | None = Field(default=None, description="a class, {_target_: optuna.pruners.MedianPruner}, or null")
     budget: Budget = Budget()
-    first: tuple[Mapping[str, Any], ...] = Field((), description="keys of the space with their values, in a list")
+    first: tuple[Mapping[str, Any], ...] = Field(default=(), description="keys of the space with their values, in a list")
     seed: Whole = 0
     seeds: Count = 1
     retries: Whole = 1
     hang_seconds: Seconds | None = 600
     workers: Count = 1
-    storage: str | None = Field(None, description="a file, postgresql://USER@HOST/DATABASE, or null")
+    storage: str | None = Field(default=None, description="a file, postgresql://USER@HOST/DATABASE, or null")
     final: Final = Final()
