@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from kdlab.config.loss_settings import open_dials, set_dials, set_task_weight, tune
 from kdlab.config.mode_defaults import holds, modes_of, proposals
-from kdlab.config.overrides import group_of, is_choice, read, settled
+from kdlab.config.overlay import set_by
+from kdlab.config.overrides import experiments_of, group_of, is_choice, read, settled
 from kdlab.config.schema import check, check_known, check_value, lookup
 from kdlab.core.errors import UsageError
 
@@ -91,7 +92,9 @@ def _composed(
     base = composed(choices)
     own = base.hydra.runtime.choices["mode"]
     keys = [*map(group_of, choices), *(o.key_or_group for o in values)]
-    asked = next((o.value() for o in values if o.key_or_group == "phases"), None)
+    keys += set_by(experiments_of(choices), (conf_folder(), *folders))
+    written = _plain(base.phases) if base.phases else None
+    asked = next((o.value() for o in values if o.key_or_group == "phases"), written)
     modes = {}
     for name in modes_of(asked, own):
         is_choice("mode", name, known)
