@@ -24,7 +24,7 @@ DECISIVE = [
     "scheduler=step", "trainer.max_epochs=3", "trainer.max_steps=4", "trainer.batch_size=32", "trainer.accumulate=2",
     "trainer.precision=bf16-mixed", "trainer.gradient_clip=1", "seed=1", "loss=fitnet", "loss.temperature=5",
     "loss.alpha=0.8", "loss.task_weight=2", "keep=best", "mode=supervised", "phases=[{epochs: 2}]",
-    "data.augment.rotation=5", "data.mean=[0.5]", "teacher.seed=1", "teacher.model.width=1", "teacher=vgg8",
+    "data.augment.rotation=5", "data.drop_last=true", "data.mean=[0.5]", "teacher.seed=1", "teacher.model.width=1", "teacher=vgg8",
     "teacher.optimizer.lr=0.06", "teacher.trainer.max_epochs=3", "teacher.trainer.batch_size=32", "teacher.mean=[0.5]",
     "teacher.size=16", "+data.views.strong={rotation: 20}", "model.taps={classifier: fc}",
     "teacher.model.taps={classifier: fc}",

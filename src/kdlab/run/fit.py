@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -89,8 +90,9 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     seed_all(config["seed"])
     parts = assemble(config, teachers=teachers, labels=data.labels, samples=len(data.labels))
-    batches = Batches(data, settings["batch_size"], config["seed"], parts.views)
-    steps = data.steps_per_epoch(settings["batch_size"])
+    batches = Batches(data, settings["batch_size"], config["seed"], parts.views, settings["accumulate"])
+    shares = settings["accumulate"] * (1 if nested else processes(settings))
+    steps = data.steps_per_epoch(settings["batch_size"], shares)
     distiller = Distiller(
         parts,
         steps,
@@ -139,6 +141,12 @@ def fit(
         enable_model_summary=False,
         default_root_dir=folder,
     )
+    if trainer.is_global_zero and not trial and (left := data.left_out(settings["batch_size"], shares)):
+        print(
+            f"kdlab: an epoch leaves out {left} samples, a last batch that does not divide into {shares} shares of two "
+            "samples or more (devices times trainer.accumulate)",
+            file=sys.stderr,
+        )
     with ExitStack() as ends:
         ends.callback(parts.mode.close)
         ends.callback(batches.close)
@@ -202,13 +210,11 @@ def _measured(
     name = _chosen(parts, keep, config["keep"])
     kept = weights[name].get(config["keep"], weights[name]["last"])
     save_weights(kept, folder / "student.safetensors")
-    batch_size = min(config["trainer"]["batch_size"], len(data.labels))
-    samples = distiller.steps * batch_size
     result = {
         **rows[name],
         "epochs": distiller.steps / distiller.steps_per_epoch,
         "seconds": distiller.seconds,
-        "samples_per_second": samples / distiller.seconds if distiller.seconds else None,
+        "samples_per_second": distiller.samples / distiller.seconds if distiller.seconds else None,
         "kept": name,
         "peers": {other: row for other, row in rows.items() if other != name},
     }
