@@ -67,8 +67,9 @@ RULES: Mapping[str, Rule] = {
 _WORDS_OR_NUMBERS = ("devices", "resident", "T_max", "T_0", "total_steps", "max_lr")
 """Keys whose value may be a number where the YAML has a word."""
 
-_NULLABLE = ("first", "ramp")
-"""Keys that may be null where the YAML has something: a loss can do without its first phase or its ramp."""
+_NULLABLE = ("first", "ramp", "view")
+"""Keys that may be null where the YAML has something: a loss can do without its first phase or its ramp, a mode
+without a view of its own."""
 
 
 def check(config: Mapping[str, Any]) -> None:

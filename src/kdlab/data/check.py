@@ -30,6 +30,9 @@ AUGMENT: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 }
 """The settings of an augmentation, and what each may be."""
 
+AGAIN = "again"
+"""The view that every data set has: another draw of `data.augment`, unless `data.views` says what else it is."""
+
 PARTS: Mapping[str, tuple[str, ...]] = {
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev"),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdlab.config.instantiate import build
 from kdlab.data.augment import Augment
-from kdlab.data.check import DataError, check_settings, source_arguments
+from kdlab.data.check import AGAIN, DataError, check_settings, source_arguments
 from kdlab.data.loader import Loader, last_batch, make_loader
 from kdlab.data.source import with_unlabelled
 from kdlab.data.split import Parts, split
@@ -24,7 +24,7 @@ class Data:
 
     parts: what it trains on, selects by and reports.
     augment: of the training samples; its `pure` says whether a teacher's answers can be cached.
-    views: the augmentations of the further views that heads and modes may ask for.
+    views: the augmentations of the further views that heads and modes may ask for, `again` among them.
     mean, std: of pixels from 0 to 1, per channel or one for all.
     classes: their names, by label.
     resident, workers, on_corrupt: how the parts are loaded; see `make_loader`.
@@ -150,7 +150,7 @@ def prepare(source: Source, config: Mapping[str, Any]) -> Data:
     augment = Augment(mean, std, len(source.classes), **settings)
     views = {
         name: Augment(mean, std, len(source.classes), **{**settings, **(changes or {})})
-        for name, changes in (config.get("views") or {}).items()
+        for name, changes in {AGAIN: {}, **(config.get("views") or {})}.items()
     }
     unlabelled = config.get("unlabelled") or 0
     if isinstance(unlabelled, str):
