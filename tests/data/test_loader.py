@@ -73,7 +73,7 @@ def test_an_epoch_is_the_permutation_of_its_seed_and_number(table: Table) -> Non
 
 
 def test_an_epoch_of_the_cifar_protocol_has_782_steps_as_published() -> None:
-    # HobbitLong/RepDistiller dataset/cifar100.py:84-87, a DataLoader without drop_last: ceil(50 000 / 64), the last of
+    # HobbitLong/RepDistiller dataset/cifar100.py:89-92, a DataLoader without drop_last: ceil(50 000 / 64), the last of
     # 16 samples.
     assert (50_000 // 64 + bool(last_batch(50_000, 64)), last_batch(50_000, 64)) == (782, 16)
     assert (last_batch(50_000, 64, 2), last_batch(50_000, 64, drop=True), last_batch(50_048, 64)) == (16, 0, 0)
