@@ -87,7 +87,10 @@ def recipe_of(config: Mapping[str, Any], fingerprint: str, checkpoints: Mapping[
         data, model = {**data, "views": {}}, {**model, "taps": None}  # nobody sees the views, nobody reads the taps
     return {
         "version": VERSION,
-        "data": {"fingerprint": fingerprint, **{key: data.get(key) for key in ("mean", "std", "augment", "views", "drop_last")}},
+        "data": {
+            "fingerprint": fingerprint,
+            **{key: data.get(key) for key in ("mean", "std", "augment", "views", "drop_last")},
+        },
         "model": model,
         **{key: config[key] for key in ("task", "optimizer", "scheduler", "seed", "mode", "keep")},
         "trainer": {key: config["trainer"].get(key) for key in DECISIVE},
