@@ -401,7 +401,7 @@ class Broken(Head):
 
 @pytest.fixture
 def broken(tmp_path, monkeypatch):
-    """The command line's words for a loss of the user's own that breaks at step 20, in the second epoch of 15 steps."""
+    """The command line's words for a loss of the user's own that breaks at step 20, in the second epoch of 16 steps."""
     (tmp_path / "loss").mkdir()
     (tmp_path / "broken_loss.py").write_text(BROKEN)
     text = "heads:\n  broken:\n    _target_: broken_loss.Broken\n    weight: 1.0\n    task_weight: 1.0\n    step: 20\n"
@@ -459,7 +459,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(place, tmp_path):
     folder = interrupted(tmp_path, "checkpoints/last.ckpt", *LONG)
     assert resumed(folder) == 0
     rows = read_metrics(folder / "metrics.csv")
-    assert [row["step"] for row in rows if "validation/accuracy" in row] == [15.0 * epoch for epoch in range(1, 21)]
+    assert [row["step"] for row in rows if "validation/accuracy" in row] == [16.0 * epoch for epoch in range(1, 21)]
     assert json.loads((folder / "result.json").read_text())["student"]["epochs"] == 20
     before = files(folder)
     assert resume(place, f"resume={folder}") == f"resume={folder}: that run is complete; its numbers are in " + str(
@@ -476,7 +476,7 @@ def test_ctrl_c_while_its_teacher_is_trained_leaves_a_run_that_goes_on_with_the_
         stopped = len(read_metrics(folder / "teacher" / "metrics.csv"))
         assert resumed(folder) == 0
     rows = read_metrics(folder / "teacher" / "metrics.csv")
-    assert [row["step"] for row in rows if "validation/accuracy" in row] == [15.0 * epoch for epoch in range(1, 21)]
+    assert [row["step"] for row in rows if "validation/accuracy" in row] == [16.0 * epoch for epoch in range(1, 21)]
     assert stopped < len(rows)
     assert json.loads((folder / "result.json").read_text())["teacher"]["epochs"] == 20
 
