@@ -2,8 +2,12 @@
 
 import pytest
 
+from kdlab.config.compose import conf_folder, groups
+from kdlab.config.overlay import set_by
 from kdlab.core.errors import UsageError
 from support.composed import compose
+
+MODES = [mode for mode in groups()["mode"] if mode != "supervised"]
 
 
 def kd(*overrides):
@@ -34,7 +38,9 @@ def test_an_explicit_loss_key_or_dial_wins(override, values):
 def test_a_mode_may_propose_losses():
     byot = compose(["mode=byot"])["loss"]["heads"]
     assert [*byot] == ["kd", "fitnet"]
-    assert (byot["kd"]["weight"], byot["kd"]["temperature"], byot["fitnet"]["weight"]) == (0.3, 3.0, 0.03)
+    # ArchipLab-LinfengZhang/pytorch-self-distillation-final train.py:18-31, at eda2f2b: 0.3 at T 3, without T².
+    assert byot["kd"]["weight"] * byot["kd"]["temperature"] ** 2 == pytest.approx(0.3)
+    assert byot["fitnet"]["weight"] == 0.03
     assert [*compose(["mode=byot", "loss=kd"])["loss"]["heads"]] == ["kd"]
 
 
@@ -45,8 +51,58 @@ def test_a_schedule_that_belongs_to_a_mode_is_not_that_of_the_student_alone():
     assert compose(["mode=snapshot", "mode.scheduler.T_0=40"])["mode"]["scheduler"]["T_0"] == 40
 
 
-def test_an_experiment_wins_over_all_proposals():
-    assert compose(["mode=dml", "experiment=cifar100/vgg13_vgg8"])["loss"]["heads"]["kd"]["temperature"] == 4.0
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("overlay", ["protocol", "vgg13_vgg8", "resnet32x4_shufflenet_v1"])
+def test_an_experiment_that_says_nothing_of_the_loss_leaves_a_modes_settings_as_published(overlay, mode):
+    plain, pinned = compose([f"mode={mode}"]), compose([f"mode={mode}", f"experiment=cifar100/{overlay}"])
+    assert pinned["loss"] == plain["loss"]
+    assert pinned["mode"].keys() == plain["mode"].keys()
+    assert (pinned["trainer"]["max_epochs"], pinned["scheduler"]["gamma"]) == (240, 0.1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_experiment_that_sets_the_loss_wins_over_what_a_mode_proposes_for_it(mode):
+    # sunshangquan/logit-standardization-KD: T 2, weight 9, 0.1 of the labels.
+    loss = compose([f"mode={mode}", "experiment=cifar100/lskd"])["loss"]
+    assert ([*loss["heads"]], loss["temperature"], loss["task_weight"]) == (["kd"], 2.0, 0.1)
+    assert (loss["heads"]["kd"]["weight"], loss["heads"]["kd"]["ramp"]) == (9.0, None)
+    assert [*compose([f"mode={mode}", "experiment=cifar100/mlkd"])["loss"]["heads"]] == ["mlkd"]
+
+
+def test_an_experiment_wins_by_the_keys_that_it_sets_and_by_no_others(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "heavy.yaml").write_text("# @package _global_\nloss: {heads: {kd: {weight: 2.0}}}\n")
+    (tmp_path / "experiment" / "tuned.yaml").write_text(
+        "# @package _global_\ndefaults: [cifar100/protocol]\nloss: {tuned: {kd: {weight: 3.0}, dkd: {ramp: 1}}}\n"
+    )
+    (tmp_path / "experiment" / "warm.yaml").write_text(
+        "# @package _global_\nloss: {published: {kd: {temperature: 2.5, alpha: 0.9}}}\n"
+    )
+    found = {}
+    for name in ("heavy", "tuned", "warm"):
+        loss = compose(["mode=dml", f"experiment={name}"], [tmp_path])["loss"]
+        found[name] = (loss["heads"]["kd"]["temperature"], loss["heads"]["kd"]["weight"], loss["task_weight"])
+    assert found == {"heavy": (1.0, 2.0, 1.0), "tuned": (1.0, 3.0, 1.0), "warm": (2.5, 1.0, 1.0)}
+
+
+def test_what_an_overlay_sets_is_its_own_and_that_of_the_overlays_it_lists():
+    found = set_by(["cifar100/reviewkd_vgg13_mobilenet_half"], [conf_folder()])
+    groups_chosen = {"data", "optimizer", "scheduler", "optimizer@teacher.optimizer", "loss", "model"}
+    assert groups_chosen <= {*found}
+    assert {"optimizer.lr", "optimizer.nesterov", "trainer.max_epochs", "loss.heads.dkd.nontarget_weight"} <= {*found}
+    assert not {"loss.heads.kd.weight", "loss.temperature", "mode", "_self_"} & {*found}
+
+
+def test_phases_of_several_modes_keep_what_the_modes_agree_on_under_an_experiment():
+    phases = "phases=[{epochs: 2, mode: dml}, {epochs: 1, mode: cotrain}]"
+    with pytest.raises(UsageError, match=r"^phases: dml and cotrain were published with other settings of loss\.heads"):
+        compose(["experiment=cifar100/protocol", phases])
+    alike = "phases=[{epochs: 2, mode: dml}, {epochs: 1, mode: snapshot}]"
+    pinned = compose(["experiment=cifar100/protocol", alike])["loss"]
+    assert pinned == compose([alike])["loss"]
+    assert (pinned["temperature"], pinned["heads"]["kd"]["weight"], pinned["task_weight"]) == (1.0, 1.0, 1.0)
+    chosen = compose(["experiment=cifar100/lskd", phases])["loss"]
+    assert (chosen["temperature"], chosen["heads"]["kd"]["weight"]) == (2.0, 9.0)
 
 
 def test_proposals_are_no_part_of_the_run():

@@ -17,7 +17,7 @@ from kdlab.data.augment import Augment
 from kdlab.data.check import DataError
 from kdlab.data.counter_rng import order
 from kdlab.data.images import Files
-from kdlab.data.loader import Loader, Resident, Streaming, make_loader
+from kdlab.data.loader import Loader, Resident, Streaming, last_batch, make_loader
 from kdlab.data.table import Table
 
 # From Python 3.12 on, forking a process in which torch has threads is warned of; worker processes are forked.
@@ -55,7 +55,7 @@ def test_a_batch_has_normalised_pictures_their_labels_places_and_views(table: Ta
             index = batch["index"]
             assert torch.allclose(batch["input"], (table.images[index] / 255 - 0.5) / 0.25, atol=1e-5)
             assert torch.equal(batch["target"], table.labels[index])
-            assert batch["view"].tolist() == [epoch] * 10
+            assert batch["view"].tolist() == [epoch] * len(index)
             assert set(batch) == {"input", "target", "index", "view"}
             assert (batch["index"].dtype, batch["target"].dtype, batch["view"].dtype) == (torch.int64,) * 3
 
@@ -69,11 +69,56 @@ def test_an_epoch_is_the_permutation_of_its_seed_and_number(table: Table) -> Non
     loader = resident(table, seed=4)
     for epoch in range(3):
         seen = torch.cat([batch["index"] for batch in loader])
-        assert torch.equal(seen, order(103, 4, epoch)[:100])
+        assert torch.equal(seen, order(103, 4, epoch))
 
 
-def test_a_last_batch_that_is_not_whole_is_left_out_and_others_in_the_next_epoch(table: Table) -> None:
+def test_an_epoch_of_the_cifar_protocol_has_782_steps_as_published() -> None:
+    # HobbitLong/RepDistiller dataset/cifar100.py:89-92, a DataLoader without drop_last: ceil(50 000 / 64), the last of
+    # 16 samples.
+    assert (50_000 // 64 + bool(last_batch(50_000, 64)), last_batch(50_000, 64)) == (782, 16)
+    assert (last_batch(50_000, 64, 2), last_batch(50_000, 64, drop=True), last_batch(50_048, 64)) == (16, 0, 0)
+
+
+def test_the_last_batch_is_smaller_and_every_sample_is_seen(table: Table) -> None:
     loader = resident(table)
+    for _ in range(2):
+        sizes, seen = [], []
+        for batch in loader:
+            sizes.append(len(batch["index"]))
+            seen += batch["index"].tolist()
+        assert sizes == [10] * 10 + [3]
+        assert len(sizes) == len(loader)
+        assert sorted(seen) == list(range(103))
+    assert loader.drawn == 22
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "world", "accumulate", "sizes"),
+    [
+        (34, 1, 1, [34, 34, 34]),  # one is left, and a share of one is none
+        (33, 1, 2, [33, 33, 33, 4]),
+        (99, 1, 4, [99]),  # four are left, one for each part
+        (98, 2, 1, [49]),  # five are left
+        (32, 2, 1, [16, 16, 16]),  # seven are left
+        (48, 3, 1, [16, 16]),  # seven are left
+        (24, 3, 1, [8, 8, 8, 8]),  # seven
+        (97, 1, 3, [97, 6]),
+        (93, 1, 5, [93, 10]),
+        (90, 3, 2, [30]),  # thirteen
+        (91, 1, 4, [91, 12]),
+    ],
+)
+def test_a_last_batch_is_left_out_where_it_gives_no_even_shares_of_two(
+    table: Table, batch_size: int, world: int, accumulate: int, sizes: list[int]
+) -> None:
+    for rank in range(world):
+        loader = resident(table, batch_size, rank=rank, world=world, accumulate=accumulate)
+        assert [len(batch["index"]) for batch in loader] == sizes
+        assert len(loader) == len(sizes)
+
+
+def test_a_last_batch_can_be_left_out_and_every_epoch_leaves_out_others(table: Table) -> None:
+    loader = resident(table, drop_last=True)
     assert len(loader) == 10
     missing = [set(range(103)) - {int(i) for batch in loader for i in batch["index"]} for _ in range(2)]
     assert [len(rows) for rows in missing] == [3, 3]
@@ -86,7 +131,7 @@ def test_a_set_smaller_than_a_batch_is_one_batch(table: Table) -> None:
         assert [len(batch["index"]) for batch in resident(table, 128, rank=rank, world=2)] == [51]
 
 
-@pytest.mark.parametrize("drawn", [0, 1, 9, 10, 13, 27])
+@pytest.mark.parametrize("drawn", [0, 1, 10, 11, 13, 27])
 def test_a_resumed_loader_goes_on_with_the_batches_that_would_have_come(table: Table, drawn: int) -> None:
     views = {"strong": Augment((0.5,), (0.25,), 4, rotation=30)}
     whole = epochs(resident(table, views=views), 4)
@@ -95,7 +140,7 @@ def test_a_resumed_loader_goes_on_with_the_batches_that_would_have_come(table: T
     assert first.state_dict() == {"drawn": drawn}
     second = resident(table, views=views)
     second.load_state_dict(first.state_dict())
-    assert_same(seen + list(islice(_forever(second), 40 - drawn)), whole)
+    assert_same(seen + list(islice(_forever(second), 44 - drawn)), whole)
 
 
 def _forever(loader: Loader) -> Iterator[Batch]:
@@ -107,16 +152,19 @@ def test_setting_the_epoch_jumps_there_but_never_back_within_it(table: Table) ->
     whole = epochs(resident(table), 3)
     loader = resident(table)
     loader.set_epoch(2)
-    assert_same(epochs(loader, 1), whole[20:])
+    assert_same(epochs(loader, 1), whole[22:])
     loader.load_state_dict({"drawn": 13})
     loader.set_epoch(1)
-    assert_same(epochs(loader, 1), whole[13:20])
+    assert_same(epochs(loader, 1), whole[13:22])
 
 
 @pytest.mark.parametrize("world", [2, 5])
 def test_ranks_share_each_batch_without_overlap_and_augment_as_one_would(table: Table, world: int) -> None:
-    alone = epochs(resident(table), 2)
-    ranks = [epochs(resident(table, rank=rank, world=world), 2) for rank in range(world)]
+    even = table.take(torch.arange(100))
+    batch_size, last = {2: (16, 4), 5: (30, 10)}[world]
+    alone = epochs(resident(even, batch_size), 2)
+    assert len(alone[-1]["index"]) == last
+    ranks = [epochs(resident(even, batch_size, rank=rank, world=world), 2) for rank in range(world)]
     for whole, *shares in zip(alone, *ranks, strict=True):
         for key in ("index", "input", "target", "view"):
             assert torch.equal(torch.cat([share[key] for share in shares]), whole[key])

@@ -131,11 +131,23 @@ def test_unlabelled_samples_cannot_have_shares_of_classes(augment: dict[str, flo
         prepare(source, config | {"augment": augment})
 
 
-def test_steps_are_counted_as_the_loader_gives_them(digits: Source) -> None:
-    data = changed(digits)
-    for batch_size in (64, 1000, 4096):
-        assert data.steps_per_epoch(batch_size) == len(data.train_loader(batch_size, 0))
-        assert data.steps_per_epoch(batch_size) == len(data.train_loader(batch_size, 0, rank=1, world=2))
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_steps_are_counted_as_the_loader_gives_them(digits: Source, drop_last: bool) -> None:
+    data = changed(digits, drop_last=drop_last)
+    for batch_size in (64, 192, 1000, 4096):
+        for world in (1, 2, 4):
+            for accumulate in (1, 3):
+                loader = data.train_loader(batch_size - batch_size % world, 0, 0, world, accumulate=accumulate)
+                assert data.steps_per_epoch(batch_size, world * accumulate) == len(loader)
+    assert data.steps_per_epoch(64) == (15 if drop_last else 16)
+    # 1000 = 15 · 64 + 40 = 5 · 192 + 40, and 40 divides over four ranks, but not over three parts.
+    assert [data.left_out(64, shares) for shares in (1, 4, 3)] == ([0, 0, 0] if drop_last else [0, 0, 40])
+    assert data.left_out(999) == (0 if drop_last else 1)
+
+
+def test_whether_the_last_batch_is_left_out_is_true_or_false(digits: Source) -> None:
+    with pytest.raises(DataError, match=r"^data\.drop_last=never: expected true or false$"):
+        changed(digits, drop_last="never")
 
 
 def test_the_data_config_has_one_fingerprint_and_each_seed_of_its_split_another(digits: Source) -> None:

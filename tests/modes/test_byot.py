@@ -21,7 +21,7 @@ def resnet():
 
 def test_the_loss_is_that_of_the_paper():
     mode = BYOT(cast(resnet), exit_task=0.7)
-    objective = taught(mode, Term("kd", lambda: KD(3.0), 0.3), Term("fitnet", lambda: FitNet(-1), 0.03))
+    objective = taught(mode, Term("kd", lambda: KD(3.0), 0.3 / 9), Term("fitnet", lambda: FitNet(-1), 0.03))
     given = batch(6)
     deepest, *exits = mode(given, Progress())
     z, y = deepest.learner.logits.detach(), given["target"]
@@ -34,7 +34,7 @@ def test_the_loss_is_that_of_the_paper():
         soft = soft + 9 * kl
     loss, terms = step(mode, objective, given, Progress(), rate=0.0)
     torch.testing.assert_close(terms[:2], torch.stack((task, soft)))
-    torch.testing.assert_close(loss, task + 0.3 * soft + 0.03 * terms[2])
+    torch.testing.assert_close(loss, task + 0.3 * soft / 9 + 0.03 * terms[2])
     assert all(not teacher.logits.requires_grad for lesson in exits for teacher in lesson.teachers)
 
 

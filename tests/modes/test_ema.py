@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import torch
 
 from kdlab.core.knowledge import Fields, Progress
@@ -11,8 +13,8 @@ def weights(network):
     return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
 
 
-def run(decay, steps):
-    mode = EMA(cast(dtype=torch.float64), decay)
+def run(decay, steps, **options):
+    mode = EMA(cast(dtype=torch.float64), decay, **options)
     objective = taught(mode, Term("kd", lambda: KD(1.0), 1.0))
     seen = [weights(mode.learners[0])]
     for seed in range(steps):
@@ -33,8 +35,35 @@ def test_a_decay_near_one_is_the_mean_of_all_weights():
     torch.testing.assert_close(weights(mode.copy), sum(seen) / 6, rtol=0, atol=1e-14)
 
 
-def test_buffers_are_the_students_and_the_average_stays_in_eval_mode_and_frozen():
+def test_the_average_teaches_in_train_mode_and_is_judged_in_eval_mode_with_statistics_of_its_own():
+    # CuriousAI/mean-teacher pytorch/main.py:204-205: `ema_model.train()`, and its own forward pass.
     mode, _ = run(0.9, 3)
+    assert all(module.training for module in mode.copy.modules())
+    assert not any(parameter.requires_grad for parameter in mode.copy.parameters())
+    assert not any(module.training for module in mode.eval().modules())
+    assert all(module.training for module in mode.train().copy.modules())
+    given = batch(6, dtype=torch.float64)
+    before = [value.clone() for value in mode.learners[0].buffers()]
+    (lesson,) = mode(given, Progress())
+    alone = deepcopy(mode.copy).train()
+    assert torch.equal(lesson.teachers[0].logits, alone(given["input"]))
+    means = [next(network.buffers()) for network in (mode.copy, mode.learners[0])]
+    assert not torch.equal(*means)
+    assert not torch.equal(before[0], means[1])
+
+
+def test_the_average_may_be_shown_another_draw():
+    mode = EMA(cast(), 0.9, train_mode=False, view="again")
+    assert mode.shows == ("again",)
+    other = batch(6, 9)
+    (lesson,) = mode({**batch(), "views": {"again": other}}, Progress())
+    assert torch.equal(lesson.teachers[0].logits, mode.copy(other["input"]))
+    assert torch.equal(lesson.learner.logits, mode.learners[0](batch()["input"]))
+    assert lesson.views == {}
+
+
+def test_buffers_are_the_students_and_the_average_stays_in_eval_mode_and_frozen():
+    mode, _ = run(0.9, 3, train_mode=False)
     mode.train()
     assert not any(module.training for module in mode.copy.modules())
     assert mode.learners[0].training

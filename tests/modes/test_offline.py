@@ -76,13 +76,16 @@ def test_confidence_weighs_each_sample_by_the_equation():
         assert weights[:, row].sum().item() == pytest.approx(1)
 
 
-def test_the_loss_of_confident_teachers_is_the_papers_weighted_sum():
-    _, objective, lessons, said = heard("confidence", [Term("kd", lambda: KD(4.0), 1.0)])
+@pytest.mark.parametrize("teachers", [2, 3])
+def test_the_loss_of_confident_teachers_is_the_weighted_sum_divided_by_their_number(teachers):
+    # Rorozhl/CA-MKD helper/loops.py:220-229: Σ over teachers and samples, divided by both numbers.
+    _, objective, lessons, said = heard("confidence", [Term("kd", lambda: KD(4.0), 1.0)], teachers)
     _, (_, term) = objective(lessons, WHOLE, Progress())
     weights = confidence_weights(said, batch()["target"])
     student = (lessons[0].learner.logits / 4).log_softmax(1)
     each = [16 * kl_div(student, (t / 4).softmax(1), reduction="none").sum(1) for t in said]
-    torch.testing.assert_close(term, sum((w * e).mean() for w, e in zip(weights, each, strict=True)).detach())
+    total = sum((w * e).mean() for w, e in zip(weights, each, strict=True)) / teachers
+    torch.testing.assert_close(term, total.detach())
 
 
 def test_separate_teachers_have_weights_of_their_own():

@@ -134,7 +134,7 @@ def test_the_steps_of_all_optimizers_count_once(tmp_path):
         (["mode=dml", "+optimizer@mode.optimizers.peer9=adamw"],
          r"^mode.optimizers.peer9: expected one of the learners, student or peer1$"),
         (["mode=offline", "mode.peers=[resnet8]"], r"^mode.peers=.*: expected none: this mode trains one network$"),
-        (["mode=kdcl", "mode.views=[again]"], r"the mode shows the view 'again', which data.views does not have"),
+        (["mode=kdcl", "mode.views=[other]"], r"the mode shows the view 'other', which data.views does not have"),
         (["mode=one", "mode.branches=1"], r"^mode.branches=1: expected 2 or more"),
     ],
 )  # fmt: skip

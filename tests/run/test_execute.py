@@ -106,7 +106,7 @@ def test_metrics_csv_has_every_term_and_every_validation(first):
     assert header == ["step", "epoch", "loss/task", "loss/kd", "loss/total", "lr", "validation/accuracy",
                       "validation/calibration_error", "validation/cross_entropy"]  # fmt: skip
     rows = read_metrics(first.folder / "metrics.csv")
-    assert [(row["step"], row["epoch"]) for row in rows] == [(15, 1), (15, 1), (30, 2), (30, 2)]
+    assert [(row["step"], row["epoch"]) for row in rows] == [(16, 1), (16, 1), (32, 2), (32, 2)]
     for training in rows[::2]:
         assert training["loss/total"] == pytest.approx(0.1 * training["loss/task"] + 0.9 * training["loss/kd"])
     scored = [row["validation/accuracy"] for row in rows[1::2]]

@@ -9,8 +9,9 @@ from support.killed_runs import COMMON, numbers, only_run, train
 CASES = {
     "at the first step": (0, []),
     "within an epoch": (20, []),
-    "at an epoch's last step": (29, []),
-    "at an epoch's first step": (30, []),
+    "at an epoch's last, smaller batch": (31, []),
+    "at an epoch's first step": (32, []),
+    "with only an epoch's last, smaller batch to go": (32, ["trainer.checkpoint_every_n_steps=31"]),
     "between two checkpoints within an epoch": (24, ["trainer.checkpoint_every_n_steps=7"]),
     "in the second phase": (20, ["loss=[kd,fitnet]", "loss.heads.fitnet.weight=1",
                                  "+loss.heads.fitnet.first={epochs:1,train:body,stays:true}"]),

@@ -54,10 +54,11 @@ def runs(tmp_path_factory):
 def test_shards_do_not_overlap_and_make_up_the_global_batch(runs):
     base, _ = runs
     alone, first, second = seen(base / "one", 1, 0), seen(base / "two", 2, 0), seen(base / "two", 2, 1)
-    assert len(alone) == len(first) == len(second) == 30
+    assert len(alone) == len(first) == len(second) == 32
     for whole, one, other in zip(alone, first, second, strict=True):
         assert whole["index"] == one["index"] + other["index"]
-        assert len(one["index"]) == len(other["index"]) == 32
+        assert len(one["index"]) == len(other["index"])
+    assert [len(row["index"]) for row in first] == ([32] * 15 + [20]) * 2  # 1000 = 15 · 64 + 40
 
 
 def test_the_teacher_is_not_wrapped_not_in_the_tree_and_never_in_training_mode(runs):

@@ -56,7 +56,7 @@ def mode_over_parts(setting: Workload, name: str) -> tuple[Race, str]:
     data = setting.data(config)
     mode = assemble(config, labels=data.labels).mode.to(setting.device)
     mode.move(setting.device)
-    loader = data.train_loader(setting.batch_size, config.seed, device=setting.device)
+    loader = data.train_loader(setting.batch_size, config.seed, device=setting.device, views=mode.shows)
     passes = passes_of(mode, list(islice(loader, 2)), Progress(steps=len(loader)))
     with TemporaryDirectory() as folder:
         ours = TimedLoop(platform_loop(config, data, Path(folder)))

@@ -1,7 +1,7 @@
-"""Composes a run's config from `conf/`, and refuses a wrong one in one line. With `spelling.py` all that knows Hydra.
+"""Composes a run's config from `conf/`, and refuses a wrong one in one line. With `overrides.py` all that knows Hydra.
 
 The YAML files are the schema: a key must exist there, and its value keeps the type it has there; what a type
-cannot say stands in `values.py`. Nothing here imports torch, so that a slip of the keyboard is answered at once.
+cannot say stands in `ranges.py`. Nothing here imports torch, so that a slip of the keyboard is answered at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from kdlab.config.loss_settings import open_dials, set_dials, set_task_weight, tune
 from kdlab.config.mode_defaults import holds, modes_of, proposals
-from kdlab.config.overrides import group_of, is_choice, read, settled
+from kdlab.config.overlay import set_by
+from kdlab.config.overrides import experiments_of, group_of, is_choice, read, settled
 from kdlab.config.ranges import check, check_known, check_value, lookup
 from kdlab.config.schema import RunConfig, parse
 from kdlab.core.errors import UsageError
@@ -93,7 +94,9 @@ def _composed(
     base = composed(choices)
     own = base.hydra.runtime.choices["mode"]
     keys = [*map(group_of, choices), *(o.key_or_group for o in values)]
-    asked = next((o.value() for o in values if o.key_or_group == "phases"), None)
+    keys += set_by(experiments_of(choices), (conf_folder(), *folders))
+    written = _plain(base.phases) if base.phases else None
+    asked = next((o.value() for o in values if o.key_or_group == "phases"), written)
     modes = {}
     for name in modes_of(asked, own):
         is_choice("mode", name, known)

@@ -1,8 +1,9 @@
 """What a mode proposes to the rest of a run: `proposes` in its YAML, of options of groups and of values of keys.
 
 A method that says who teaches whom was published with a loss, its weights, sometimes a schedule. They hold
-where the user chose nothing of the kind: an option of the group, or an experiment, wins over all that is
-proposed for that group; a key, or a dial that it reads, wins over the value that is proposed for it.
+where neither the user nor an experiment chose anything of the kind: an option of a group wins over all that is
+proposed for that group; a key, or a dial that it reads, wins over the value that is proposed for it. What an
+experiment says of other groups leaves them as they are.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ def proposals(
 
     Args:
         modes: by name, the config of each mode in which a phase trains, not resolved.
-        given: the keys and groups of the user's own overrides.
+        given: the keys and groups of the user's own overrides, and of the experiments that they name.
         groups: of the config.
 
     Raises:
         UsageError: where they propose one thing each, and the user chose neither.
     """
-    each = {} if "experiment" in given else {name: _free(mode, given, groups) for name, mode in modes.items()}
+    each = {name: _free(mode, given, groups) for name, mode in modes.items()}
     free: Config = next(iter(each.values()), {})
     for name, other in each.items():
         if other != free:
@@ -66,9 +67,13 @@ def holds(key: str, config: Mapping[str, Any], default: object, given: Sequence[
     Args:
         config: as the user's overrides left it, not resolved.
         default: what stood there before them: where it reads a dial, `${...alpha}`, the user may have set that.
-        given: the keys of the overrides.
+        given: the keys of the overrides, and those that the experiments set.
     """
     dials = re.findall(r"\$\{\.\.\.(\w+)\}", str(default))
     if key in given or any(f"loss.{dial}" in given for dial in dials):
         return False
-    return key not in _DIALS or f"...{key.removeprefix('loss.')}}}" in str(config["loss"]["heads"])
+    if key not in _DIALS:
+        return True
+    dial = key.removeprefix("loss.")
+    readers = [name for name, head in config["loss"]["heads"].items() if f"...{dial}}}" in str(head)]
+    return bool(readers) and not any(f"loss.published.{name}.{dial}" in given for name in readers)

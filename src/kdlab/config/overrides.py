@@ -99,6 +99,12 @@ def group_of(text: str) -> str:
     return text.lstrip("+~").partition("=")[0]
 
 
+def experiments_of(choices: Sequence[str]) -> list[str]:
+    """The overlays that are chosen, in their order."""
+    values = [text.partition("=")[2] for text in choices if group_of(text) == "experiment"]
+    return [name for value in values for name in _names(value)]
+
+
 def _parsed(text: str) -> Override:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException

@@ -67,8 +67,12 @@ RULES: Mapping[str, Rule] = {
 _WORDS_OR_NUMBERS = ("devices", "resident", "T_max", "T_0", "total_steps", "max_lr")
 """Keys whose value may be a number where the YAML has a word."""
 
-_NULLABLE = ("first", "ramp")
-"""Keys that may be null where the YAML has something: a loss can do without its first phase or its ramp."""
+_SHARES = ("validation", "ramp")
+"""Keys that may be a share, below 1, where the YAML has a count: of the training samples, of a phase's epochs."""
+
+_NULLABLE = ("first", "ramp", "view")
+"""Keys that may be null where the YAML has something: a loss can do without its first phase or its ramp, a mode
+without a view of its own."""
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -150,7 +154,7 @@ def check_value(key: str, value: Any, default: Any) -> None:
         return
     expected = type(default)
     fits = isinstance(value, expected) and isinstance(value, bool) == isinstance(default, bool)
-    if isinstance(default, float) or (expected is int and name == "validation"):
+    if isinstance(default, float) or (expected is int and name in _SHARES):
         fits = isinstance(value, (int, float)) and not isinstance(value, bool)
     if expected is int and name == "devices":
         fits = fits or value == "auto" or isinstance(value, list)

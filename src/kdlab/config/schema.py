@@ -177,6 +177,7 @@ class DataConfig(Targeted):
     unlabelled: int | str | None = None
     resident: StrictBool | Literal["auto"] = "auto"
     workers: int = 0
+    drop_last: StrictBool = False
     on_corrupt: Literal["stop", "skip"] = "stop"
     augment: Mapping[str, Any] = {}
     views: Mapping[str, Mapping[str, Any]] = {}

@@ -14,7 +14,7 @@ from kdlab.core.errors import UsageError, nearest
 
 SETTINGS = (
     "classes", "mean", "std", "validation", "split_seed", "subset", "unlabelled", "resident", "workers", "augment",
-    "views",
+    "views", "drop_last",
 )  # fmt: skip
 """The keys of a data config that `prepare` reads. All others are arguments of its source."""
 
@@ -29,6 +29,9 @@ AUGMENT: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "label_smoothing": (lambda share: 0 <= share < 1, "a number from 0 up to, not including, 1"),
 }
 """The settings of an augmentation, and what each may be."""
+
+AGAIN = "again"
+"""The view that every data set has: another draw of `data.augment`, unless `data.views` says what else it is."""
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     "train": ("train",),
@@ -74,6 +77,8 @@ def check_settings(config: Mapping[str, Any]) -> None:
         raise DataError(f"data.classes={classes}: expected 2 or more")
     if (resident := config.get("resident", "auto")) not in ("auto", True, False):
         raise DataError(f"data.resident={resident}: expected auto, true or false")
+    if not isinstance(drop_last := config.get("drop_last", False), bool):
+        raise DataError(f"data.drop_last={drop_last}: expected true or false")
     check_normalisation("data", config)
     _check_augment("data.augment", config.get("augment") or {}, config.get("size"))
     for name, changes in (config.get("views") or {}).items():

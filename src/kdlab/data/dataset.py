@@ -11,8 +11,8 @@ from torch import Tensor
 
 from kdlab.config.instantiate import build
 from kdlab.data.augment import Augment
-from kdlab.data.check import DataError, check_settings, source_arguments
-from kdlab.data.loader import Loader, make_loader
+from kdlab.data.check import AGAIN, DataError, check_settings, source_arguments
+from kdlab.data.loader import Loader, last_batch, make_loader
 from kdlab.data.source import with_unlabelled
 from kdlab.data.split import Parts, split
 from kdlab.data.table import Source
@@ -24,10 +24,11 @@ class Data:
 
     parts: what it trains on, selects by and reports.
     augment: of the training samples; its `pure` says whether a teacher's answers can be cached.
-    views: the augmentations of the further views that heads and modes may ask for.
+    views: the augmentations of the further views that heads and modes may ask for, `again` among them.
     mean, std: of pixels from 0 to 1, per channel or one for all.
     classes: their names, by label.
     resident, workers, on_corrupt: how the parts are loaded; see `make_loader`.
+    drop_last: leave out the last training batch of an epoch where it is smaller than the others.
     """
 
     parts: Parts
@@ -41,6 +42,7 @@ class Data:
     resident: bool | Literal["auto"] = "auto"
     workers: int = 0
     on_corrupt: str = "stop"
+    drop_last: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -52,9 +54,20 @@ class Data:
         """The labels of the training samples [n] int64, -1 where unlabelled."""
         return self.parts.train.labels
 
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """How many global batches of this size a training epoch has, on any number of devices."""
-        return max(1, len(self.labels) // batch_size)
+    def steps_per_epoch(self, batch_size: int, shares: int = 1) -> int:
+        """How many global batches a training epoch has, the last, smaller one included where it can be shared.
+
+        Args:
+            batch_size: samples over all ranks.
+            shares: ranks · parts in which each computes its share.
+        """
+        whole = len(self.labels) // batch_size
+        return whole + bool(last_batch(len(self.labels), batch_size, shares, drop=self.drop_last)) if whole else 1
+
+    def left_out(self, batch_size: int, shares: int = 1) -> int:
+        """How many samples an epoch leaves out though nobody asked for it: their batch cannot be shared."""
+        rest = len(self.labels) % batch_size
+        return 0 if self.drop_last or len(self.labels) < batch_size else rest - last_batch(rest, batch_size, shares)
 
     def train_loader(
         self,
@@ -64,6 +77,7 @@ class Data:
         world: int = 1,
         device: torch.device | str = "cpu",
         views: Sequence[str] = (),
+        accumulate: int = 1,
     ) -> Loader:
         """Shuffled and augmented batches of the training part.
 
@@ -71,6 +85,7 @@ class Data:
             batch_size: samples over all ranks.
             seed: of order and augmentation.
             views: names from `data.views`, to come along as further views of the same samples.
+            accumulate: parts in which each rank computes its share of a batch.
 
         Raises:
             DataError: where a view is not there, or the batch cannot be shared out evenly.
@@ -84,6 +99,7 @@ class Data:
             self.parts.train, batch_size, self.augment, seed,
             train=True, rank=rank, world=world, device=device, views={name: self.views[name] for name in views},
             resident=self.resident, workers=self.workers, on_corrupt=self.on_corrupt,
+            accumulate=accumulate, drop_last=self.drop_last,
         )  # fmt: skip
 
     def eval_loader(
@@ -134,7 +150,7 @@ def prepare(source: Source, config: Mapping[str, Any]) -> Data:
     augment = Augment(mean, std, len(source.classes), **settings)
     views = {
         name: Augment(mean, std, len(source.classes), **{**settings, **(changes or {})})
-        for name, changes in (config.get("views") or {}).items()
+        for name, changes in {AGAIN: {}, **(config.get("views") or {})}.items()
     }
     unlabelled = config.get("unlabelled") or 0
     if isinstance(unlabelled, str):
@@ -150,5 +166,5 @@ def prepare(source: Source, config: Mapping[str, Any]) -> Data:
     return Data(
         parts, augment, views, mean, std, source.classes, source.channels, source.size,
         resident=config.get("resident", "auto"), workers=config.get("workers", 0),
-        on_corrupt=config.get("on_corrupt", "stop"),
+        on_corrupt=config.get("on_corrupt", "stop"), drop_last=config.get("drop_last", False),
     )  # fmt: skip

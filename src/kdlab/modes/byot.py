@@ -5,6 +5,12 @@ ICCV 2019, equations 2 to 5.
 
     L = CE(p_C, y) + Σ over exits i of (1 − α) CE(p_i, y) + α KL(p_C ‖ p_i) + λ ‖F_i − F_C‖²
 
+α is 0.3 at T 3, with soft targets that lack the T² of `kd`, so that the weight of `kd` is 0.3 / 9. The hint is the
+equation's squared distance, as a mean over the map and through a regressor: fitnet. The authors' later code
+(ArchipLab-LinfengZhang/pytorch-self-distillation-final train.py:162, at eda2f2b) has 0.03 times the norm, not squared,
+of the whole batch's difference in embeddings: a root over samples, which neither ranks nor parts of a batch add up to,
+and which would pull the harder, beside means, the larger the batch.
+
 An exit is a bottleneck that brings the stage's map to the channels and size of the last one, a pool and a
 classifier. All exits read the stages of one forward pass, found on any network by its taps. They are there for
 training alone: what is kept is the network as it was, or one exit with as much of the network as it needs

@@ -5,8 +5,9 @@ Shen et al. Self-Distillation from the Last Mini-Batch for Consistency Regulariz
     L = CE over both halves + α T² KL(softmax(z_{t−1} / T) ‖ softmax(z_t / T)) over the half that is repeated
 
 A batch of the loader is the new half, so that a step costs twice a plain one; with `trainer.batch_size=32` its
-batch has 64 samples. The authors show the repeated half with another draw of the augmentation: name one of
-`data.views` to do so. The very first batch has no half before it.
+step has 64 samples. As in the authors' code (Meta-knowledge-Lab/DLB dlb.py:75-95) the repeated half is another draw of
+the augmentation, and each half is a pass of its own, with batch statistics of its own. Where the halves differ in size,
+at the end of an epoch, each counts by its samples. The very first batch has no half before it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class DLB(Mode):
 
     Args:
         cast: who is there.
-        view: of `data.views`, which the repeated half is shown in; None: as it was.
+        view: of `data.views`, which the repeated half is shown in, `again` for another draw; None: as it was.
     """
 
     wants_teacher = False
@@ -43,6 +44,7 @@ class DLB(Mode):
         super().__init__(cast.learners())
         self._view = view
         self._new: list[Batch] = []  # of the present step, between its parts
+        self._parts = 1  # in which the batch before was computed
         for name in REMEMBERED:
             self.register_buffer(name, torch.empty(0))
 
@@ -58,24 +60,31 @@ class DLB(Mode):
         return self.observed[0]
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
-        student, target, index = self.observed[0], batch["target"], batch["index"]
+        target, index = batch["target"], batch["index"]
+        said = self.observed[0](batch["input"])
         if not len(self.logits):
-            said = student(batch["input"])
             nothing = said.logits.new_zeros(1, len(said.logits))
             return [
                 Lesson(said, (), target, index),
                 Lesson(said, (Knowledge(said.logits.detach(), rows=said.rows),), target, index, nothing, 0.0),
             ]
-        start = sum(len(part["index"]) for part in self._new)
-        before = {name: own_share(getattr(self, name))[start : start + len(index)] for name in REMEMBERED}
-        said = student(torch.cat((batch["input"], before["input"])))
-        new, again = said.part(0, len(index)), said.part(len(index), len(said.logits))
+        before = self._before()
+        again = self.observed[0](before["input"])
         past = Knowledge(before["logits"], rows=again.rows)
-        # Half of the mean over each half: where all samples have labels, the mean over the whole batch.
+        new, old = len(index), len(before["index"])
+        # The objective divides by the new half's rows.
+        weight = None if new == old else past.logits.new_full((1, old), new / old)
+        # The mean over each half by its size: where all samples have labels, the mean over both.
         return [
-            Lesson(new, (), target, index, task=0.5),
-            Lesson(again, (past,), before["target"], before["index"], task=0.5, whole=self.target),
+            Lesson(said, (), target, index, task=new / (new + old)),
+            Lesson(again, (past,), before["target"], before["index"], weight, old / (new + old), whole=self.target),
         ]
+
+    def _before(self) -> Batch:
+        """This rank's share of the batch before, and of that the part that belongs to the present one."""
+        shared = {name: own_share(getattr(self, name)) for name in REMEMBERED}
+        start, stop = (round((len(self._new) + end) * len(shared["index"]) / self._parts) for end in (0, 1))
+        return {name: rows[start:stop] for name, rows in shared.items()}
 
     def forward(self, batch: Batch, progress: Progress) -> list[Lesson]:
         lessons = super().forward(batch, progress)
@@ -88,7 +97,16 @@ class DLB(Mode):
         """The batch, all parts of it, becomes the one before."""
         for name in REMEMBERED:
             setattr(self, name, gathered(torch.cat([part[name] for part in self._new])))
+        self._parts = len(self._new)
         self._new.clear()
+
+    def get_extra_state(self) -> dict[str, int]:
+        """In how many parts the batch before was computed."""
+        return {"parts": self._parts}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """As `get_extra_state` gave it."""
+        self._parts = state["parts"]
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         # A batch has the size that it had, be it none.

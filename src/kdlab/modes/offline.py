@@ -8,8 +8,12 @@ Hinton, Vinyals, Dean. Distilling the Knowledge in a Neural Network. 2015. Sever
 - `confidence`: each for itself, weighted per sample by how well it knows the label (Zhang, Chen, Wang.
   Confidence-Aware Multi-Teacher Knowledge Distillation. ICASSP 2022, equation 3):
 
-      w_k = (1 − exp(CE_k) / Σ_j exp(CE_j)) / (K − 1)
+      w_k = (1 − exp(CE_k) / Σ_j exp(CE_j)) / (K − 1),   L = 1/K Σ_k w_k KL_k
 
+  with the 1/K of the authors' code (Rorozhl/CA-MKD helper/loops.py:229), which the paper leaves out: its published
+  settings are labels 1 and KL 1 at T 4. Their hints have weights of their own, from what every teacher's
+  classifier says of the student's mapped features. Here a feature head hears one teacher and none of the others, so
+  it counts by the batch's mean of the weights above;
 - `separate`: each for itself, with weights of the user's.
 
 Feature and relation heads always hear each teacher for itself, with an adapter of its own.
@@ -143,8 +147,7 @@ class Offline(Mode):
     def _weight(self, said: Sequence[Knowledge], target: Tensor) -> Tensor | None:
         if self._combine == "confidence":
             hard = target if target.ndim == 1 else target.argmax(1)
-            # The objective takes the mean over teachers, where the paper takes the weighted sum.
-            return confidence_weights([knowledge.logits for knowledge in said], hard) * len(said)
+            return confidence_weights([knowledge.logits for knowledge in said], hard)
         if self._weights is None:
             return None
         self._weights = self._weights.to(target.device)

@@ -4,6 +4,9 @@ Lan, Zhu, Gong. Knowledge Distillation by On-the-Fly Native Ensemble. NeurIPS 20
 
     L = Σ_i [ CE(p_i, y) + T² KL(p_e ‖ p_i) ] + CE(p_e, y),   z_e = Σ g_i z_i
 
+The KL counts exp(−5 (1 − e / E)²) of its weight in epoch e of the first E, 80 of 300 in the authors' code; E is a share
+of the epochs here, as 80 epochs of a run of 30 would leave the KL at 0.13 of its weight to the end.
+
 Any network is a branch: the trunk is what has run when its last stage but one is there. A step costs the trunk
 once and the rest of the network once per branch; compiled networks run whole. Every branch is the student with
 weights of its own from there on, so one of them is kept, or the gated ensemble. Feature and relation heads hear

@@ -19,6 +19,7 @@ from kdlab.config.schema import Component, DataConfig, HeadConfig, ModeConfig, R
 from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Batch, Context, Fields
 from kdlab.core.rng import seed_of
+from kdlab.data.check import AGAIN
 from kdlab.heads.head import Head
 from kdlab.modes.mode import Cast
 from kdlab.networks.observer import find_taps
@@ -99,7 +100,7 @@ def assemble(
         mode = make_mode(config, settings, Cast(learners, frozen, context, batch, len(named) - 1))
         heard = [term for term in terms if term.name in speaking]
         objective = Objective(mode, task, heard, config.loss.task_weight, context)
-        objective.refuse_impossible(mode, index=index, views=tuple(data.views))
+        objective.refuse_impossible(mode, index=index, views=(AGAIN, *data.views))
         objective.build(mode, batch, config.seed)
         return PhaseSetup(mode, objective, settings.optimizers)
 

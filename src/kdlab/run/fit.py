@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -137,10 +138,12 @@ def _fitting(
     folder.mkdir(parents=True, exist_ok=True)
     seed_all(config.seed)
     parts = assemble(config, teachers=teachers, labels=data.labels, samples=len(data.labels))
-    distiller = _distiller(config, parts, data.steps_per_epoch(config.trainer.batch_size))
+    settings = config.trainer
+    ranks = 1 if one_device else processes(settings.accelerator, settings.devices, settings.num_nodes)
+    shares = ranks * settings.accumulate
+    distiller = _distiller(config, parts, data.steps_per_epoch(settings.batch_size, shares))
     validated = len(data.parts.validation) > 0
     keep = KeepBest(folder) if validated and write else None
-    settings = config.trainer
     watching: list[pl.Callback] = [*callbacks, *([keep] if keep else [])]
     watching += [ProgressLine(config.name or "")] if settings.progress else []
     watching += checkpoints(_last(folder).parent, settings.checkpoint_every_n_steps) if write else []
@@ -165,9 +168,15 @@ def _fitting(
         enable_model_summary=False,
         default_root_dir=folder,
     )
+    if trainer.is_global_zero and write and (left := data.left_out(settings.batch_size, shares)):
+        print(
+            f"kdlab: an epoch leaves out {left} samples, a last batch that does not divide into {shares} shares of two "
+            "samples or more (devices times trainer.accumulate)",
+            file=sys.stderr,
+        )
     with ExitStack() as ends:
         ends.callback(parts.mode.close)
-        batches = Batches(data, settings.batch_size, config.seed, parts.views)
+        batches = Batches(data, settings.batch_size, config.seed, parts.views, settings.accumulate)
         ends.callback(batches.close)
         fitting = Fit(parts, distiller, trainer, batches, keep)
         if config.logger.wandb:
@@ -228,12 +237,11 @@ def _tested(config: RunConfig, data: Data, folder: Path, fitting: Fit) -> Traine
     parts.mode.move(device, torch.float32)
     measured = measure(config, data, parts, keep, device)
     name = _chosen(parts, keep, config.keep)
-    samples = distiller.steps * min(config.trainer.batch_size, len(data.labels))
     result = {
         **measured.rows[name],
         "epochs": distiller.steps / distiller.steps_per_epoch,
         "seconds": distiller.seconds,
-        "samples_per_second": samples / distiller.seconds if distiller.seconds else None,
+        "samples_per_second": distiller.samples / distiller.seconds if distiller.seconds else None,
         "kept": name,
         "peers": {other: row for other, row in measured.rows.items() if other != name},
     }

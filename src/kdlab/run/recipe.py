@@ -36,7 +36,7 @@ def recipe_of(config: RunConfig, fingerprint: str, checkpoints: Mapping[str, str
         "version": VERSION,
         "data": {
             "fingerprint": fingerprint, "mean": config.data.mean, "std": config.data.std,
-            "augment": config.data.augment, "views": views,
+            "augment": config.data.augment, "views": views, "drop_last": config.data.drop_last,
         },
         "model": model,
         "task": config.task,

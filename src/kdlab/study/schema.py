@@ -42,9 +42,13 @@ class StudyConfig(Settings):
     objectives: Mapping[str, Direction] = Field(default_factory=lambda: ACCURACY)
     constraints: tuple[str, ...] = ()
     sampler: Component = Field(default_factory=lambda: {"_target_": "optuna.samplers.TPESampler"})
-    pruner: Component | None = Field(default=None, description="a class, {_target_: optuna.pruners.MedianPruner}, or null")
+    pruner: Component | None = Field(
+        default=None, description="a class, {_target_: optuna.pruners.MedianPruner}, or null"
+    )
     budget: Budget = Budget()
-    first: tuple[Mapping[str, Any], ...] = Field(default=(), description="keys of the space with their values, in a list")
+    first: tuple[Mapping[str, Any], ...] = Field(
+        default=(), description="keys of the space with their values, in a list"
+    )
     seed: Whole = 0
     seeds: Count = 1
     retries: Whole = 1

@@ -188,7 +188,7 @@ class Report(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Distiller)
-        samples = pl_module.steps * self.config.trainer.batch_size
+        samples = pl_module.samples
         rate = samples / pl_module.seconds if pl_module.seconds else 0.0
         self._times = {"student.seconds": pl_module.seconds, "student.samples_per_second": rate}
         for board in _boards(trainer):

@@ -15,9 +15,12 @@ from kdlab.training.distiller import Distiller
 class Batches(pl.LightningDataModule):
     """The data of a run, on the device and for the rank that Lightning gave this process."""
 
-    def __init__(self, data: Data, batch_size: int, seed: int, views: tuple[str, ...]) -> None:
+    def __init__(
+        self, data: Data, batch_size: int, seed: int, views: tuple[str, ...] = (), accumulate: int = 1
+    ) -> None:
         super().__init__()
         self.data, self.batch_size, self.seed, self.views = data, batch_size, seed, views
+        self.accumulate = accumulate
         self._given_out: list[Loader] = []
 
     def close(self) -> None:
@@ -31,10 +34,14 @@ class Batches(pl.LightningDataModule):
         return {"rank": trainer.global_rank, "world": trainer.world_size, "device": trainer.strategy.root_device}
 
     def train_dataloader(self) -> Any:
-        loader = self.data.train_loader(self.batch_size, self.seed, views=self.views, **self._place())
+        loader = self.data.train_loader(
+            self.batch_size, self.seed, views=self.views, accumulate=self.accumulate, **self._place()
+        )
         assert self.trainer is not None
+        distiller = cast("Distiller", self.trainer.lightning_module)
+        assert len(loader) == distiller.steps_per_epoch
         # Lightning hands a loader its state back within an epoch, but not between two.
-        loader.load_state_dict({"drawn": cast("Distiller", self.trainer.lightning_module).steps})
+        loader.load_state_dict({"drawn": distiller.steps})
         self._given_out.append(loader)
         return loader
 

@@ -71,6 +71,7 @@ class Distiller(pl.LightningModule):
         self._objectives = nn.ModuleList(dict.fromkeys(setup.objective for setup in parts.setups))
         self.steps_per_epoch = steps_per_epoch
         self.steps = 0
+        self.samples = 0
         self.seconds = 0.0
         self.log_every = log_every
         self._make_optimizer, self._make_scheduler = make_optimizer, make_scheduler
@@ -211,6 +212,7 @@ class Distiller(pl.LightningModule):
                 self.manual_backward(loss * world if world > 1 else loss)
             self._losses.add(terms, loss.detach())
         self._step()
+        self.samples += len(batch["index"]) * world
         self.mode.after_step(progress)
         if self.steps % self.log_every == 0:
             self.write_losses()
@@ -305,6 +307,7 @@ class Distiller(pl.LightningModule):
         losses = self.read_losses()
         checkpoint["kdlab"] = {
             "steps": self.steps,
+            "samples": self.samples,
             "phase": self._phase,
             "seconds": self.seconds + (0.0 if self._clock is None else time.perf_counter() - self._clock),
             "losses": None if losses is None else losses.cpu(),
@@ -314,7 +317,7 @@ class Distiller(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Before the optimizer is made: which phase it belongs to is decided here."""
         own = checkpoint["kdlab"]
-        self.steps, self.seconds = own["steps"], own["seconds"]
+        self.steps, self.samples, self.seconds = own["steps"], own["samples"], own["seconds"]
         self._random = own["random"]
         # It is the sum over ranks, so the first goes on with it, the others with none.
         if own["losses"] is not None:

@@ -35,9 +35,9 @@ class Term:
     ramp: float = 0
     ramp_shape: str = "linear"
 
-    def weight_at(self, epoch: int) -> float:
-        """The weight in an epoch of the phase, counted from 0; see `kdlab.training.ramp`."""
-        return self.weight * ramp(epoch, self.ramp, self.ramp_shape)
+    def weight_at(self, epoch: int, epochs: int = 1) -> float:
+        """The weight in an epoch of the phase, counted from 0, of so many; see `kdlab.training.ramp`."""
+        return self.weight * ramp(epoch, self.ramp, self.ramp_shape, epochs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +190,7 @@ class Objective(nn.Module):
                     weights.append(0.0)
                 else:
                     values.append(self._term(term.name, lessons, counts, progress, prepare))
-                    weights.append(1.0 if prepare else term.weight_at(progress.epoch))
+                    weights.append(1.0 if prepare else term.weight_at(progress.epoch, progress.epochs))
         parts = [weight * value for weight, value in zip(weights, values, strict=True) if weight]
         loss = sum(parts[1:], parts[0]) if parts else values[0] * 0.0
         return loss, torch.stack([value.detach() for value in values])

@@ -4,7 +4,8 @@
 - `from_zero`, e / E: the first epoch is silent (Chen et al., ReviewKD, CVPR 2021, their code);
 - `sigmoid`, exp(−5 (1 − e / E)²): slow at first (Laine, Aila, Temporal Ensembling, ICLR 2017, section 2.1).
 
-e is the epoch of the phase, counted from 0, and E the epochs of the ramp.
+e is the epoch of the phase, counted from 0, and E the epochs of the ramp. A ramp below 1 is a share of the phase's
+epochs: `ramp: 0.25` takes 75 epochs of 300, and 5 of 20.
 """
 
 from __future__ import annotations
@@ -19,6 +20,13 @@ SHAPES: Mapping[str, Callable[[int, float], float]] = {
 }
 
 
-def ramp(epoch: int, epochs: float, shape: str = "linear") -> float:
-    """The factor of a weight, from 0 to 1, in an epoch counted from 0; 1 where the ramp has no epochs."""
-    return SHAPES[shape](epoch, epochs) if epochs else 1.0
+def ramp(epoch: int, length: float, shape: str = "linear", epochs: int = 1) -> float:
+    """The factor of a weight, from 0 to 1.
+
+    Args:
+        epoch: of the phase, counted from 0.
+        length: of the ramp, in epochs, or below 1 in shares of the phase; 0: there is none, and the factor is 1.
+        shape: one of `SHAPES`.
+        epochs: of the phase.
+    """
+    return SHAPES[shape](epoch, length if length >= 1 else length * epochs) if length else 1.0
