@@ -169,5 +169,5 @@ def refuse_hardware(trainer: Config) -> None:
 def _names(taps: Any) -> bool:
     if not isinstance(taps, Mapping):
         return False
-    lists = [names for key, names in taps.items() if key != "classifier" and names is not None]
-    return isinstance(taps.get("classifier"), str | None) and all(isinstance(names, list) for names in lists)
+    kinds = {"classifier": str, "final_map": str}
+    return all(names is None or isinstance(names, kinds.get(key, list)) for key, names in taps.items())
