@@ -64,7 +64,7 @@ def network(name: str, *, classes: int = 10, channels: int = 1, device: str = "c
     model = OmegaConf.load(CONF / "model" / f"{name}.yaml")
     data = {"classes": classes, "channels": channels}
     config = OmegaConf.to_container(OmegaConf.create({"model": model, "data": data}), resolve=True)["model"]
-    assert config.pop("taps") is None
+    del config["taps"]
     with torch.device(device):
         return get_class(config.pop("_target_"))(**{**config, **settings})
 

@@ -198,7 +198,7 @@ def test_a_reused_classifier_answers_in_the_students_classes_or_is_refused():
     (teacher,), student = parts.mode.teachers, parts.mode.learners[0]
     assert torch.equal(student.classifier.weight, teacher.network.fc.weight[order])
     with pytest.raises(
-        UsageError, match=r"^loss=simkd needs teacher ResNet's classifier, which is not to be had here$"
+        UsageError, match=r"^loss=simkd needs the teacher's classifier, which this run does not provide$"
     ):
         assemble(compose_run([*tiny, "teacher.classes=[null,1,2,3,4,5,6,7,8,9]"]))
     with pytest.raises(UsageError, match=r"^loss=catkd needs the teacher's classifier, which are not to be had here$"):

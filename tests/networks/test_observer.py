@@ -16,7 +16,7 @@ from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Fields
 from kdlab.networks.observer import Observer, Taps, find_taps
 
-ALL = Fields(embedding=True, stages="all", preactivations="all", classifier=True, normalisations=True)
+ALL = Fields(embedding=True, stages="all", preactivations="all", classifier=True, normalisations=True, final_map=True)
 
 
 class Block(nn.Module):
@@ -102,6 +102,7 @@ def test_what_is_observed_is_what_the_network_computed(network: Net, taps: Taps,
         torch.testing.assert_close(knowledge.preactivation(position), before[position])
         assert knowledge.preactivation(position).min() < 0  # the rectifier in place did not write over it
     torch.testing.assert_close(knowledge.vector(), embedding)
+    torch.testing.assert_close(knowledge.before_pooling(), stages[-1])
     torch.testing.assert_close(knowledge.logits, embedding @ network.fc.weight.T + network.fc.bias)
     assert knowledge.rows.tolist() == [0, 1, 2, 3, 4]
 
@@ -190,6 +191,8 @@ def test_an_example_is_a_dry_run_with_the_modules_that_were_asked_for(network: N
     assert example.classifier is network.fc
     assert example.normalisations == (network.layer1.bn2, network.layer2.bn2)
     assert example.layers == ("layer1", "layer2")
+    assert example.final_layer == "layer2"
+    assert example.input is images
     assert example.name == "Net"
     assert (network.training, network.layer1.bn1.training, network.layer2.bn1.training) == (True, True, False)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
@@ -353,6 +356,7 @@ def test_hooks_set_after_compiling_are_an_error_that_says_so(network: Net, taps:
         (Fields(normalisations=True), r"normalisations asked.*normalisations none"),
         (Fields(embedding=True), r"classifier asked.*classifier none"),
         (Fields(classifier=True), r"classifier asked.*classifier none"),
+        (Fields(final_map=True), r"a final map asked.*final map none"),
     ],
 )
 def test_what_the_taps_do_not_offer_is_refused_with_what_they_do(fields: Fields, message: str, network: Net) -> None:

@@ -366,8 +366,8 @@ def test_a_network_of_linear_layers_offers_its_embedding_alone() -> None:
 
 def test_a_convolutional_network_offers_what_its_taps_name() -> None:
     everything = find_taps(nn.Sequential(conv(1, 4), conv(4, 8, 2), *head(8)), torch.randn(2, 1, 8, 8))
-    assert everything.offers == Fields(True, "all", "all", True, True)
-    assert find_taps(Functional(), torch.randn(2, 3, 8, 8)).offers == Fields(True, "all", (1,), True, False)
+    assert everything.offers == Fields(True, "all", "all", True, True, True)
+    assert find_taps(Functional(), torch.randn(2, 3, 8, 8)).offers == Fields(True, "all", (1,), True, False, False)
 
 
 class Cosine(nn.Linear):
@@ -421,9 +421,13 @@ def test_declared_taps_are_taken_and_what_they_leave_open_is_found() -> None:
     network = nn.Sequential(conv(1, 4), conv(4, 8, 2), *head(8))
     input = torch.randn(2, 1, 8, 8)
     taps = find_taps(network, input, {"stages": ["1.0:input", "1"], "preactivations": None})
-    assert taps == Taps(("1.0:input", "1"), ("0.1", "1.1"), ("0.1", "1.1"), "4")
-    taps = find_taps(network, input, {"stages": ["0", "1"], "preactivations": [None, "1.0"], "classifier": "4"})
-    assert taps == Taps(("0", "1"), (None, "1.0"), (None, None), "4")
+    assert taps == Taps(("1.0:input", "1"), ("0.1", "1.1"), ("0.1", "1.1"), "4", final_map="1")
+    taps = find_taps(
+        network,
+        input,
+        {"stages": ["0", "1.0"], "preactivations": [None, "1.0"], "final_map": "2:input", "classifier": "4"},
+    )
+    assert taps == Taps(("0", "1.0"), (None, "1.0"), (None, None), "4", final_map="2:input")
 
 
 @pytest.mark.parametrize(
@@ -436,13 +440,95 @@ def test_declared_taps_are_taken_and_what_they_leave_open_is_found() -> None:
         ({"stages": ["layer1", "layer2"], "preactivations": [None]}, r"1 entries for 2 stages \(layer1, layer2\)"),
         ({"classifier": "layer3"}, r"layer3 is no Linear whose output is the logits"),
         ({"classifier": "fd"}, r"'fd'.*fc"),
-        ({"stage": ["layer1"]}, r"taps\.stage is unknown.*stages, preactivations and classifier"),
+        ({"final_map": "layer2"}, r"layer2 is no map whose mean over its positions the classifier reads; leave it"),
+        ({"final_map": "layer3.0.bn2"}, r"layer3\.0\.bn2 is no map whose mean"),
+        ({"final_map": "layr3"}, r"'layr3'.*did you mean.*layer3"),
+        ({"stage": ["layer1"]}, r"taps\.stage is unknown.*stages, preactivations, final_map and classifier"),
     ],
 )
 def test_a_wrong_declaration_is_refused_with_what_would_be_right(declared: dict[str, Any], message: str) -> None:
     network = ResNet(classes=3, channels=1, width=0.1, depth=8, filters=[16, 16, 32, 64])
     with pytest.raises(UsageError, match=message):
         find_taps(network, torch.randn(2, 1, 8, 8), declared)
+
+
+FINAL = {
+    "resnet8x4": "layer3",
+    "wrn_16_2": "relu",
+    "vgg8": "block5",
+    "mobilenet for digits": "head",
+    "shufflenet_v1": "layer3",
+    "shufflenet_v2": "head",
+    "resnet50": "layer4",
+}
+
+
+@pytest.mark.parametrize("side", [32, 8])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_final_map_is_what_is_pooled_for_the_classifier(family: str, side: int) -> None:
+    kind, settings, expected = FAMILIES[family]
+    network = kind(classes=10, channels=3, width=0.25, **settings).eval()
+    input, caught = torch.randn(2, 3, side, side), {}
+    # Every network here pools in a module called `pool`, at 8 pixels from one position in some.
+    network.pool.register_forward_pre_hook(lambda _, given: caught.update(map=given[0]))
+    taps = find_taps(network, input)
+    assert taps.final_map == FINAL[family] == expected["stages"][-1]
+    with Observer(network, taps, Fields(embedding=True, final_map=True)) as observer:
+        knowledge = observer(input)
+    assert torch.equal(knowledge.before_pooling(), caught["map"])
+    torch.testing.assert_close(knowledge.before_pooling().mean((2, 3)), knowledge.vector())
+
+
+def test_stages_named_elsewhere_leave_the_final_map_where_it_is() -> None:
+    network = WideResNet(classes=10, channels=1, width=0.25, depth=10, widen=1)
+    taps = find_taps(network, torch.randn(2, 1, 8, 8), {"stages": ["block1", "block2", "block3"]})
+    assert (taps.stages[-1], taps.final_map) == ("block3", "relu")
+
+
+class MeanOfTokens(nn.Module):
+    def __init__(self, *after: nn.Module) -> None:
+        super().__init__()
+        self.embed, self.blocks = nn.Linear(4, 6), nn.ModuleList(TupleBlock() for _ in range(2))
+        self.after, self.fc = nn.Sequential(*after), nn.Linear(6, 3)
+
+    def forward(self, input: Tensor) -> Tensor:
+        tokens = self.embed(input)
+        for block in self.blocks:
+            tokens, _ = block(tokens=tokens)
+        return self.fc(self.after(tokens.mean(1)))
+
+
+def test_tokens_that_are_averaged_are_a_final_map_and_a_class_token_leaves_none() -> None:
+    images = torch.randn(2, 16, 4)
+    assert find_taps(MeanOfTokens(), images).final_map == "blocks.1"
+    assert find_taps(TupleTransformer(), torch.randint(20, (2, 7))).final_map is None
+    config = ViTConfig(
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=8,
+        patch_size=2,
+        num_channels=1,
+        num_labels=5,
+    )
+    assert find_taps(ViTForImageClassification(config), torch.randn(2, 1, 8, 8)).final_map is None
+
+
+def test_what_works_on_the_embedding_after_pooling_leaves_no_final_map() -> None:
+    norm = nn.LayerNorm(6)
+    nn.init.normal_(norm.bias)
+    assert find_taps(MeanOfTokens(norm), torch.randn(2, 16, 4)).final_map is None
+    widened = nn.Sequential(conv(3, 8, 2), nn.AdaptiveAvgPool2d(1), conv(8, 16), nn.Flatten(), nn.Linear(16, 3))
+    assert find_taps(widened, torch.randn(2, 3, 16, 16)).final_map is None
+    flattened = nn.Sequential(conv(3, 8, 2), nn.Flatten(), nn.Linear(8 * 64, 3))
+    assert find_taps(flattened, torch.randn(2, 3, 16, 16)).final_map is None
+
+
+def test_a_final_map_that_no_module_sees_is_not_taken_from_elsewhere() -> None:
+    assert find_taps(Functional(), torch.randn(2, 3, 8, 8)).final_map is None
+    # In place: what the convolution returned holds the rectified values later on, and is not the final map.
+    assert find_taps(OneRectifier(), torch.randn(2, 1, 8, 8)).final_map == "relu"
 
 
 def test_a_declared_tap_that_never_fires_is_an_error_that_names_those_that_do() -> None:

@@ -24,11 +24,11 @@ def fill(module: nn.Module) -> None:
 
 
 def knows(*maps: Tensor) -> Knowledge:
-    """What a network with these maps says; the same before the activation as after."""
-    return Knowledge(torch.zeros(len(maps[0]), 3), stages=maps, preactivations=maps)
+    """What a network with these maps says; the same before the activation as after, and the last is the final map."""
+    return Knowledge(torch.zeros(len(maps[0]), 3), stages=maps, preactivations=maps, final_map=maps[-1])
 
 
 def example(*maps: Tensor, name: str = "network", **rest: object) -> Example:
     """An example of a network whose stages are called layer1, layer2 and so on."""
     layers = tuple(f"layer{place}" for place in range(1, len(maps) + 1))
-    return Example(knows(*maps), layers=layers, name=name, **rest)
+    return Example(knows(*maps), layers=layers, name=name, final_layer=layers[-1], **rest)

@@ -30,6 +30,7 @@ class Knowledge:
     preactivations: the same maps before their last activation.
     rows: [N], the sample that each prediction belongs to.
     members: the logits of each member, where this is an ensemble.
+    final_map: [B, D, H, W] or [B, L, D], the map before pooling, whose mean over positions is the embedding.
     """
 
     logits: Tensor
@@ -38,6 +39,7 @@ class Knowledge:
     preactivations: tuple[Tensor | None, ...] = ()
     rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     members: tuple[Tensor, ...] = ()
+    final_map: Tensor | None = None
 
     def stage(self, position: int) -> Tensor:
         """One stage's map, which its head declared in `needs`."""
@@ -50,6 +52,10 @@ class Knowledge:
     def vector(self) -> Tensor:
         """The embedding [N, D], which its head declared in `needs`."""
         return _present(self.embedding)
+
+    def before_pooling(self) -> Tensor:
+        """The final map, which its head declared in `needs`."""
+        return _present(self.final_map)
 
     def detach(self) -> Knowledge:
         """The same knowledge, cut from the graph that computed it."""
@@ -70,6 +76,7 @@ class Knowledge:
             embedding=self.embedding if fields.embedding else None,
             stages=_chosen(self.stages, fields.stages),
             preactivations=_chosen(self.preactivations, fields.preactivations),
+            final_map=self.final_map if fields.final_map else None,
         )
 
     def _map(self, function: Any) -> Knowledge:
@@ -83,6 +90,7 @@ class Knowledge:
             stages=several(self.stages),
             preactivations=several(self.preactivations),
             members=tuple(function(member) for member in self.members),
+            final_map=None if self.final_map is None else function(self.final_map),
         )
 
 
@@ -123,6 +131,7 @@ class Fields:
     preactivations: Positions = ()
     classifier: bool = False
     normalisations: bool = False
+    final_map: bool = False
 
     def __or__(self, other: Fields) -> Fields:
         return Fields(
@@ -131,6 +140,7 @@ class Fields:
             _union(self.preactivations, other.preactivations),
             self.classifier or other.classifier,
             self.normalisations or other.normalisations,
+            self.final_map or other.final_map,
         )
 
 
@@ -152,12 +162,12 @@ class Needs:
     def unmet(self, offer: Offer) -> list[str]:
         """What is needed and not offered, in words; empty where the head can work."""
         found = [
-            f"{side}'s {name}"
+            f"{side}'s {_WORDS.get(name, name)}"
             for side, asked, given in (
                 ("the learner", self.learner, offer.learner),
                 ("the teacher", self.teacher, offer.teacher),
             )
-            for name in ("embedding", "stages", "preactivations", "classifier", "normalisations")
+            for name in ("embedding", "stages", "preactivations", "classifier", "normalisations", "final_map")
             if getattr(asked, name) and not getattr(given, name)
             if (name, getattr(asked, name)) != _OPTIONAL or not given.stages
         ]
@@ -183,7 +193,9 @@ class Example:
 
     classifier: the linear layer that turns the embedding into logits; None where there is none.
     normalisations: per stage, the last normalisation before its last activation, or None.
-    layers: per stage, the name of the layer it was tapped at, for messages.
+    layers: per stage, the name of the layer it was tapped at.
+    final_layer: that of the final map.
+    input: the small batch itself.
     """
 
     knowledge: Knowledge
@@ -191,6 +203,8 @@ class Example:
     normalisations: tuple[nn.Module | None, ...] = ()
     layers: tuple[str, ...] = ()
     name: str = "network"
+    final_layer: str | None = None
+    input: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +226,7 @@ class Progress(NamedTuple):
 
 
 _OPTIONAL = ("preactivations", "all")
+_WORDS = {"final_map": "final map (the one whose mean over its positions the classifier reads)"}
 
 
 def raised(value: Tensor) -> Tensor:

@@ -95,6 +95,20 @@ def stage_map(example: Example, position: int, *, preactivation: bool = False) -
     return as_map(value, layer)
 
 
+def final_map(example: Example) -> Tensor:
+    """The map before pooling [B, D, H, W] of an example, whose mean over positions is the embedding.
+
+    Raises:
+        ValueError: where it is tokens that form no square.
+    """
+    return as_map(example.knowledge.before_pooling(), final_name(example))
+
+
+def final_name(example: Example) -> str:
+    """How messages call the final map: `resnet8x4 layer3`."""
+    return f"{example.name} {example.final_layer or 'final map'}"
+
+
 def layer_name(example: Example, position: int) -> str:
     """How messages call a stage: `resnet8x4 layer2`."""
     inside = -len(example.layers) <= position < len(example.layers)

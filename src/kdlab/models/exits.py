@@ -44,11 +44,11 @@ class Exit(nn.Module):
         return self.bottleneck[-1]
 
     def know(self, stage: Tensor) -> Knowledge:
-        """Its own map as the one stage, what it was before the activation, the embedding and the logits."""
+        """Its own map as the one stage and the final map, what it was before the activation, embedding and logits."""
         before = self.bottleneck(stage)
         made = before.relu()
         embedding = made.mean((2, 3) if made.ndim == 4 else 1)
-        return Knowledge(self.classifier(embedding), embedding, (made,), (before,))
+        return Knowledge(self.classifier(embedding), embedding, (made,), (before,), final_map=made)
 
     def forward(self, stage: Tensor) -> Tensor:
         """The logits [B, C]."""

@@ -29,8 +29,8 @@ from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Batch, Example, Fields, Knowledge, Lesson, Positions, Progress, positions
 from kdlab.models.exits import Exit, UpToExit
 from kdlab.modes._peers import without_taps
-from kdlab.modes._split import shallow_copy, split
 from kdlab.modes.mode import Cast, Edge, Mode, union
+from kdlab.networks.split import shallow_copy, split
 from kdlab.networks.teacher import Observed
 from kdlab.networks.trace import dry_run
 
@@ -54,6 +54,7 @@ class ExitOf(Observed):
             preactivations="all" if len(shared) == self.stage + 1 else (*shared, self.stage + 1),
             classifier=True,
             normalisations=True,
+            final_map=True,
         )
 
     def listen(self, fields: Fields) -> None:
@@ -86,7 +87,8 @@ class ExitOf(Observed):
         with dry_run(self.exit, input):
             knowledge = self.of(body.knowledge)
         norms = (*body.normalisations[:last], self.exit.normalisation) if self._fields.normalisations else ()
-        return Example(knowledge, self.exit.classifier, norms, (*body.layers[:last], self.name), self.name)
+        layers = (*body.layers[:last], self.name)
+        return Example(knowledge, self.exit.classifier, norms, layers, self.name, final_layer=self.name, input=input)
 
 
 class BYOT(Mode):

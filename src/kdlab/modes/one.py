@@ -24,8 +24,8 @@ from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Batch, Example, Fields, Knowledge, Lesson, Positions, Progress, positions
 from kdlab.models.branches import Branches
 from kdlab.modes._peers import TaughtTogether
-from kdlab.modes._split import split
 from kdlab.modes.mode import Cast, Edge, union
+from kdlab.networks.split import split
 
 
 class ONE(TaughtTogether):

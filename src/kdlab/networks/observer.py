@@ -45,9 +45,12 @@ class Observer:
             raise self._refusal("a linear classifier")
         if fields.normalisations and not taps.offers.normalisations:
             raise self._refusal("normalisations")
+        if fields.final_map and taps.final_map is None:
+            raise self._refusal("a final map")
         self._fields = fields
         self._embedding = f"{taps.classifier}:input" if fields.embedding else None
-        wanted = (*self._stages, *self._preactivations, self._embedding)
+        self._final_map = taps.final_map if fields.final_map else None
+        wanted = (*self._stages, *self._preactivations, self._embedding, self._final_map)
         self._modules = {tap: module_of(network, tap) for tap in wanted if tap is not None}
         self._hooks: list[RemovableHandle] = []
         self._caught: dict[str, Tensor] | None = None
@@ -84,6 +87,7 @@ class Observer:
             stages=tuple(None if tap is None else caught[tap] for tap in self._stages),
             preactivations=tuple(None if tap is None else caught[tap] for tap in self._preactivations),
             rows=_rows(len(logits), logits.device),
+            final_map=None if self._final_map is None else caught[self._final_map],
         )
 
     def example(self, input: Tensor) -> Example:
@@ -103,6 +107,8 @@ class Observer:
             normalisations=tuple(None if name is None else modules[name] for name in names),
             layers=self._taps.stages,
             name=type(self._network).__name__,
+            final_layer=self._taps.final_map,
+            input=input,
         )
 
     def _hook(self, tap: str) -> RemovableHandle:
@@ -142,7 +148,8 @@ class Observer:
         return UsageError(
             f"{asked} asked of {type(self._network).__name__}, which offers stages {listed(self._taps.stages)}; "
             f"preactivations {listed(self._taps.preactivations)}; normalisations {listed(self._taps.normalisations)}; "
-            f"classifier {self._taps.classifier or 'none'}: ask for less, or name more in the model's taps"
+            f"final map {self._taps.final_map or 'none'}; classifier {self._taps.classifier or 'none'}: "
+            "ask for less, or name more in the model's taps"
         )
 
     def _explain(self, input: Tensor, caught: dict[str, Tensor]) -> NoReturn:

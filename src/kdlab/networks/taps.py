@@ -10,6 +10,10 @@ and the pool of an ImageNet stem, has no stage unless it is the deepest. Maps ar
 the taps of networks that work channels last, such as torchvision's Swin, and of bodies with two resolutions
 inside one module, which is then itself the step.
 
+**Final map**: the last map before pooling whose mean over positions is the embedding. It is the last stage of
+most networks, but not where the stages are named before a last normalisation or convolution. There is none where
+the embedding is a class token, is normalised after pooling, or where no module sees the map.
+
 **Preactivation** of a convolutional stage, the first of these that there is:
 
 1. the input of the last activation before the map, where it has the map's shape and no convolution follows;
@@ -24,9 +28,8 @@ Where a stage ends in a function, `F.relu(x)`, instead of a module, there is non
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf, log2
 from typing import Any
 
 import torch
@@ -35,6 +38,7 @@ from torch.nn.functional import linear
 
 from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Fields
+from kdlab.networks.maps import dimensions, final_map, is_final, stage_maps
 from kdlab.networks.trace import Call, Trace, Value, module_of, trace
 
 BLOCKS = 4
@@ -49,6 +53,7 @@ class Taps:
     preactivations: per stage, in the same syntax, or None.
     normalisations: per stage, the module's name, or None.
     classifier: the `Linear` module that turns the embedding into the logits, or None.
+    final_map: the map before pooling, in the same syntax, or None.
     overwritten: those of the stages and preactivations that an in-place operation writes over later on.
     """
 
@@ -57,6 +62,7 @@ class Taps:
     normalisations: tuple[str | None, ...] = ()
     classifier: str | None = None
     overwritten: frozenset[str] = frozenset()
+    final_map: str | None = None
 
     @property
     def offers(self) -> Fields:
@@ -68,6 +74,7 @@ class Taps:
             preactivations="all" if before and len(before) == len(self.stages) else before,
             classifier=self.classifier is not None,
             normalisations=any(name is not None for name in self.normalisations),
+            final_map=self.final_map is not None,
         )
 
 
@@ -77,16 +84,16 @@ def find_taps(network: nn.Module, input: Tensor, declared: Mapping[str, Any] | N
     Args:
         network: any module that returns logits [B, C]; see `logits_of`.
         input: a small batch [B, ...], real or random, on the network's device.
-        declared: `stages`, `preactivations` and `classifier`, as a model's YAML may name them; whatever is
-            missing or None is found.
+        declared: `stages`, `preactivations`, `final_map` and `classifier`, as a model's YAML may name them;
+            whatever is missing or None is found.
 
     Raises:
         UsageError: where `declared` names no module, or the network does not return logits [B, C].
         RuntimeError: where a declared tap never fires.
     """
     declared = {key: value for key, value in (declared or {}).items() if value is not None}
-    for key in declared.keys() - {"stages", "preactivations", "classifier"}:
-        raise UsageError(f"taps.{key} is unknown: a model's taps are stages, preactivations and classifier")
+    for key in declared.keys() - {"stages", "preactivations", "final_map", "classifier"}:
+        raise UsageError(f"taps.{key} is unknown: a model's taps are stages, preactivations, final_map and classifier")
     seen = trace(network, input)
     stages = {tap: seen.at(tap) for tap in declared["stages"]} if "stages" in declared else _stages(seen)
     before = [_preactivation(seen, tap, value) for tap, value in stages.items()]
@@ -107,6 +114,7 @@ def find_taps(network: nn.Module, input: Tensor, declared: Mapping[str, Any] | N
         normalisations=tuple(None if tap is None else _normalisation(seen, values[tap]) for tap in before),
         classifier=classifier,
         overwritten=frozenset(tap for tap, value in values.items() if value.overwritten),
+        final_map=_final_map(seen, classifier, stages, declared.get("final_map")),
     )
 
 
@@ -127,6 +135,20 @@ def _classifies(seen: Trace, name: str) -> bool:
     return torch.allclose(logits, seen.logits, rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
+def _final_map(seen: Trace, classifier: str | None, stages: Mapping[str, Value], declared: str | None) -> str | None:
+    embedding = None if classifier is None else seen.at(f"{classifier}:input").tensor
+    if declared is not None:
+        if embedding is None or not is_final(seen.at(declared), embedding):
+            raise UsageError(
+                f"taps.final_map: {declared} is no map whose mean over its positions the classifier reads; leave it out"
+            )
+        return declared
+    value = None if embedding is None else final_map(seen, embedding)
+    if value is None:
+        return None
+    return next((tap for tap, stage in stages.items() if stage == value), None) or seen.tap(value)
+
+
 def _stages(seen: Trace) -> dict[str, Value]:
     """The stages of any network by their taps; a map that no tap sees is left out."""
     blocks = _blocks(seen)
@@ -134,7 +156,7 @@ def _stages(seen: Trace) -> dict[str, Value]:
         return blocks
     stages: dict[str, Value] = {}
     since = 0
-    for value in _maps(seen):
+    for value in stage_maps(seen):
         # Only modules begun after the stage before: a stage is not called by the name of the whole body.
         tap = seen.tap(value, begun=since)
         since = seen.since(value)
@@ -145,8 +167,8 @@ def _stages(seen: Trace) -> dict[str, Value]:
 
 def _blocks(seen: Trace) -> dict[str, Value] | None:
     """Evenly spaced blocks of one class in one container; None where the network works on maps, not on tokens."""
-    tokens = [call for call in seen.last if _dimensions(seen, call.output) == 3]
-    if len(tokens) <= sum(_dimensions(seen, call.output) == 4 for call in seen.last):
+    tokens = [call for call in seen.last if dimensions(seen, call.output) == 3]
+    if len(tokens) <= sum(dimensions(seen, call.output) == 4 for call in seen.last):
         return None
     groups: dict[tuple[str, type], list[Call]] = {}
     for call in tokens:
@@ -166,74 +188,6 @@ def _blocks(seen: Trace) -> dict[str, Value] | None:
     stages = min(BLOCKS, len(blocks))
     chosen = [blocks[stage * len(blocks) // stages - 1] for stage in range(1, stages + 1)]
     return {call.name: call.output for call in chosen if call.output is not None}
-
-
-def _maps(seen: Trace) -> list[Value]:
-    """The last map at each level that a convolution works at, shallow to deep."""
-    level = _levels(seen)
-    path = {
-        call: (given, made)
-        for call in seen.calls
-        if (given := level(call, call.input)) is not None and (made := level(call, call.output)) is not None
-    }
-    convolutions = [call for call in path if isinstance(call.module, nn.Conv2d)]
-    # What is there before a convolution has run is the image, what comes after the last pool is the head's.
-    first = min((call.end for call in convolutions), default=inf)
-    last = max((call.start for call, (given, made) in path.items() if _pools(call, made - given)), default=inf)
-    image = {value for time, _, value in seen.moments if time < first}
-    body = [(time, call, value) for time, call, value in seen.moments if time <= last and value not in image]
-    # The latest map of each level; where one module makes the whole step down, that module's input instead.
-    maps = {level(call, value): value for _, call, value in body}
-    steps = {
-        call: value
-        for time, call, value in body
-        if time == call.start and call in path and path[call][1] - path[call][0] == 1
-    }
-    maps |= {path[call][0]: value for call, value in steps.items() if steps.keys().isdisjoint(call.parents)}
-    worked = [path[call] for call in convolutions if call.end < last]
-    levels = {given for given, _ in worked} | {max((made for _, made in worked), default=0)}
-    return [maps[place] for place in sorted(levels) if place in maps]
-
-
-def _levels(seen: Trace) -> Callable[[Call, Value | None], int | None]:
-    """The level of a map within a call: 0 for the image, one more with every halving of its side.
-
-    None for what is no map, and for a map on a side branch: inside a module that leads from one level to
-    another, that is one at any level not between the two, such as in squeeze-and-excitation.
-    """
-    shapes = [seen.input.shape, *(call.input.tensor.shape for call in seen.calls if call.input is not None)]
-    image = next((shape for shape in shapes if len(shape) == 4), None)
-
-    def level(value: Value | None) -> int | None:
-        if image is None or value is None or _dimensions(seen, value) != 4:
-            return None
-        return round(log2((image[2] * image[3]) / (value.tensor.shape[2] * value.tensor.shape[3])) / 2)
-
-    spans = {call: (level(call.input), level(call.output)) for call in seen.calls}
-
-    def within(call: Call, value: Value | None) -> int | None:
-        here = level(value)
-        if here is None:
-            return None
-        for given, made in (spans[parent] for parent in call.parents):
-            if given is not None and made is not None and not min(given, made) <= here <= max(given, made):
-                return None
-        return here
-
-    return within
-
-
-def _pools(call: Call, down: int) -> bool:
-    """Is this where a map loses its positions? A last strided max pool, one step down, is not."""
-    assert call.output is not None
-    if call.output.tensor.shape[2:].numel() > 1 or next(call.module.parameters(), None) is not None:
-        return False
-    return down > 1 or isinstance(call.module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
-
-
-def _dimensions(seen: Trace, value: Value | None) -> int:
-    """Of a tensor over the batch's samples; 0 for any other."""
-    return value.tensor.ndim if value is not None and value.tensor.shape[:1] == seen.input.shape[:1] else 0
 
 
 def _preactivation(seen: Trace, stage: str, value: Value) -> str | None:

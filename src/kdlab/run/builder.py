@@ -7,6 +7,7 @@ see whether it can be: networks that cannot be compared, a tap that does not exi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from kdlab.config.instantiate import build
 from kdlab.config.schema import Component, DataConfig, HeadConfig, ModeConfig, RunConfig, TeacherConfig
 from kdlab.core.errors import UsageError
-from kdlab.core.knowledge import Batch, Context, Fields
+from kdlab.core.knowledge import Batch, Context, Fields, Needs, Offer
 from kdlab.core.rng import seed_of
 from kdlab.data.check import AGAIN
 from kdlab.heads.head import Head
@@ -229,11 +230,12 @@ def _grafted(
         return student, config
     if not teachers:
         raise UsageError(f"loss={term.name} builds parts of a frozen teacher into the student; this run has none")
-    whole = Fields(stages="all", embedding=True, classifier=True)
+    # What the grafted student offers is known when it is there.
+    needs = Needs(learner=Fields(classifier=True), teacher=head.needs().teacher)
+    if unmet := needs.unmet(Offer(student.offers, teachers[0].offers)):
+        raise UsageError(f"loss={term.name} needs {' and '.join(unmet)}, which this run does not provide")
     for side in (student, teachers[0]):
-        if not side.offers.classifier:
-            raise UsageError(f"loss={term.name} needs {side.name}'s classifier, which this run does not provide")
-        side.listen(whole)
+        side.listen(replace(side.offers, preactivations=(), normalisations=False))
     learner, teacher = student.example(batch["input"]), teachers[0].example(batch["input"])
     student.close()
     network = head.graft(student.network, learner, teacher)
@@ -245,5 +247,5 @@ def _grafted(
 def _names(taps: Any) -> bool:
     if not isinstance(taps, Mapping):
         return False
-    lists = [names for key, names in taps.items() if key != "classifier" and names is not None]
-    return isinstance(taps.get("classifier"), str | None) and all(isinstance(names, list) for names in lists)
+    kinds = {"classifier": str, "final_map": str}
+    return all(names is None or isinstance(names, kinds.get(key, list)) for key, names in taps.items())

@@ -15,6 +15,8 @@ from kdlab.config.schema import Component, FitConfig, RunConfig, Settings, Teach
 from kdlab.run.derive import SUPERVISED, teacher_run
 
 VERSION = 3
+"""3: networks are tapped where the published code taps them, catkd, srrl and simkd read the map before pooling, and an
+epoch ends with its last, smaller batch."""
 
 Recipe = dict[str, Any]
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from math import prod
 
 import pytest
@@ -108,5 +109,17 @@ def test_networks_that_cannot_be_compared_are_refused_by_name() -> None:
     learner, teacher = pair()
     with pytest.raises(ValueError, match="student has 5 classes and other 7"):
         built(learner, network(wave(2, 6, 4, 4), wave(7, 6), "other"))
-    with pytest.raises(ValueError, match=r"mobile layer1 gives \(2, 4, 4, 4\), and the classifier of mobile reads 9"):
-        built(network(wave(2, 4, 4, 4), wave(5, 9), "mobile"), teacher)
+    odd = replace(learner, knowledge=replace(learner.knowledge, final_map=wave(2, 7, 3)), final_layer="block12")
+    with pytest.raises(ValueError, match=r"student block12 gives 7 tokens \(2, 7, 3\): neither a square"):
+        built(odd, teacher)
+
+
+def test_the_map_before_pooling_is_read_and_not_the_last_stage() -> None:
+    learner, teacher = pair()
+    value = ask(built(learner, teacher), learner, teacher).item()
+    other = wave(2, 3, 8, 8, phase=2)
+    assert not torch.equal(other, learner.knowledge.stage(-1))
+    raw = replace(learner, knowledge=replace(learner.knowledge, stages=(other,)))
+    assert ask(built(raw, teacher), raw, teacher).item() == value
+    pooled = replace(learner, knowledge=replace(learner.knowledge, final_map=other))
+    assert ask(built(pooled, teacher), pooled, teacher).item() != pytest.approx(value)

@@ -2,10 +2,13 @@
 
 Guo et al. Class Attention Transfer Based Knowledge Distillation. CVPR 2023.
 
-    CAM_c = Σ_d W[c, d] · F[d], W the network's own classifier, F its last map
+    CAM_c = Σ_d W[c, d] · F[d], W the network's own classifier, F the map whose mean over positions W reads
     L = mean (φ(CAM_s) − φ(CAM_t))², φ pools to pool × pool and, if asked, ℓ2-normalises over the positions
 
-Pooling comes before the classifier here: both are linear, the result is the same and the cost lower.
+F is the map before pooling, not the last stage: in WRN, MobileNetV2 and ShuffleNetV2 a normalisation or a
+convolution comes in between. So the authors' code, whose networks apply W to that map as a 1×1 convolution without
+bias (GzyAftermath/CAT-KD, mdistiller/models/cifar/wrn.py:238-241). Where the embedding is no such mean, as with a
+class token, there are no such maps. Pooling comes before W here: both are linear, and the cost is lower.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from torch.nn.functional import adaptive_avg_pool2d, conv2d, mse_loss, normalize
 
 from kdlab.core.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
-from kdlab.heads.shapes import as_map, layer_name, stage_map
+from kdlab.heads.shapes import as_map, final_map
 
 
 def class_activation_maps(features: Tensor, weight: Tensor, pool: int) -> Tensor:
@@ -38,7 +41,7 @@ class CATKD(Head):
     kind = "feature"
     paper = "Guo et al.: Class Attention Transfer Based Knowledge Distillation, CVPR 2023"
     link = "https://arxiv.org/abs/2304.12777"
-    compares = "class activation maps of the last stage"
+    compares = "class activation maps of the map before pooling"
 
     def __init__(self, pool: int, *, normalise: bool) -> None:
         super().__init__()
@@ -46,7 +49,7 @@ class CATKD(Head):
         self.normalise = normalise
 
     def needs(self) -> Needs:
-        fields = Fields(stages=(-1,), classifier=True)
+        fields = Fields(final_map=True, classifier=True)
         return Needs(learner=fields, teacher=fields)
 
     def build(self, learner: Example, teacher: Example, context: Context) -> None:
@@ -62,18 +65,13 @@ class CATKD(Head):
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:
         ours, theirs = self.classifiers
         return catkd_loss(
-            class_activation_maps(as_map(learner.stage(-1)), ours.weight, self.pool),
-            class_activation_maps(as_map(teacher.stage(-1)), theirs.weight.detach(), self.pool),
+            class_activation_maps(as_map(learner.before_pooling()), ours.weight, self.pool),
+            class_activation_maps(as_map(teacher.before_pooling()), theirs.weight.detach(), self.pool),
             normalise=self.normalise,
         )
 
 
 def _classifier(example: Example) -> nn.Linear:
-    features, classifier = stage_map(example, -1), example.classifier
-    assert classifier is not None, "a classifier was asked for in `needs`"
-    if features.shape[1] != classifier.in_features:
-        raise ValueError(
-            f"catkd needs a classifier that reads the last map: {layer_name(example, -1)} gives "
-            f"{tuple(features.shape)}, and the classifier of {example.name} reads {classifier.in_features} features"
-        )
-    return classifier
+    final_map(example)  # refuses tokens that form no map
+    assert example.classifier is not None, "a classifier was asked for in `needs`"
+    return example.classifier

@@ -4,7 +4,8 @@ Yang et al. Knowledge Distillation via Softmax Regression Representation Learnin
 
     L = mean (h − f_t)² + mean (W_t h + b_t − t)², h = pool(R(F_s)), R a 1×1 convolution with BN and ReLU
 
-f_t is the teacher's embedding: its pooled last map, or whatever else its classifier reads.
+F_s is the student's map before pooling (jingyang2017/KD_SRRL, models/MobileNet.py:54), f_t the teacher's embedding:
+its pooled map, or whatever else its classifier reads. SimKD's copy of this method pools before R.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch.nn.functional import linear, mse_loss
 
 from kdlab.core.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
-from kdlab.heads.shapes import Align, as_map, layer_name, stage_map
+from kdlab.heads.shapes import Align, as_map, final_map, final_name
 
 
 def srrl_loss(
@@ -56,14 +57,14 @@ class SRRL(Head):
         self.regression_weight = regression_weight
 
     def needs(self) -> Needs:
-        return Needs(learner=Fields(stages=(-1,)), teacher=Fields(embedding=True, classifier=True))
+        return Needs(learner=Fields(final_map=True), teacher=Fields(embedding=True, classifier=True))
 
     def build(self, learner: Example, teacher: Example, context: Context) -> None:
-        features, embedding = stage_map(learner, -1), teacher.knowledge.vector()
+        features, embedding = final_map(learner), teacher.knowledge.vector()
         assert teacher.classifier is not None, "a classifier was asked for in `needs`"
         if len(features) != len(embedding):
             raise ValueError(
-                f"srrl needs one embedding per sample: {layer_name(learner, -1)} gives {tuple(features.shape)}, "
+                f"srrl needs one embedding per sample: {final_name(learner)} gives {tuple(features.shape)}, "
                 f"and {teacher.name} the embedding {tuple(embedding.shape)}"
             )
         self.connector = Align(features.shape[1], embedding.shape[1], norm=True, relu=True)
@@ -73,7 +74,7 @@ class SRRL(Head):
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:
         (classifier,) = self.classifier
         return srrl_loss(
-            self.connector(as_map(learner.stage(-1))).mean((2, 3)),
+            self.connector(as_map(learner.before_pooling())).mean((2, 3)),
             teacher.vector(),
             teacher.logits,
             classifier.weight.detach(),
