@@ -20,7 +20,7 @@ def _put_back():
     set_random_state(state)
 
 
-@pytest.mark.parametrize("seed", [0, 7, 2**32 + 7])
+@pytest.mark.parametrize("seed", [0, 7, 2**32 + 100])
 def test_a_seed_sets_every_generator_and_zero_is_a_seed(seed):
     seed_all(seed)
     first = draws()
@@ -31,8 +31,8 @@ def test_a_seed_sets_every_generator_and_zero_is_a_seed(seed):
 
 
 def test_numpy_takes_the_lower_32_bits_of_a_seed():
-    seed_all(2**32 + 7)
-    expected = np.random.RandomState(7).rand(3)
+    seed_all(2**32 + 100)
+    expected = np.random.RandomState(100).rand(3)
     assert np.random.rand(3).tolist() == expected.tolist()
 
 

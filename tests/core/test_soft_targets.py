@@ -77,4 +77,4 @@ def test_standardize_of_equal_logits_is_zero_with_a_finite_gradient():
     (found * torch.arange(5)).sum().backward()
     assert found.dtype == torch.float32
     assert found.abs().max() == 0
-    assert logits.grad.isfinite().all()
+    assert logits.grad.abs().max() == 2  # arange less its mean, not 1e7 times as much

@@ -17,11 +17,11 @@ import yaml
 from optuna.trial import TrialState
 
 from kdlab.report import main
-from kdlab.reporting.charts.labels import short
-from kdlab.reporting.charts.scale import Choices, Linear, Log, amount, scale_of
-from kdlab.reporting.charts.svg import LETTER, Frame
-from kdlab.reporting.comparison import duels, gains
-from kdlab.reporting.runs import boards, read_run, tell_apart
+from kdlab.reporting.charts.labels import short_names
+from kdlab.reporting.charts.scale import CategoricalScale, LinearScale, LogScale, format_tick, scale_from_values
+from kdlab.reporting.charts.svg import LETTER, Axes
+from kdlab.reporting.comparison_tables import compare_settings, compare_with_alone
+from kdlab.reporting.runs import distinguishing_labels, read_run, result_sets
 from kdlab.run.result import SCHEMA
 from kdlab.study.results import SearchResults
 from kdlab.study.storage import stored
@@ -47,8 +47,8 @@ def refused(capsys, *arguments):
 
 
 def groups(folder):
-    (board,) = boards([read_run(run) for run in sorted(folder.iterdir())])
-    return board
+    (results,) = result_sets([read_run(run) for run in sorted(folder.iterdir())])
+    return results
 
 
 def text(page):
@@ -77,7 +77,7 @@ def test_a_run_shows_its_table_and_its_curves(tmp_path, capsys):
     printed, page = reported(capsys, run)
     assert "0.9500" in printed
     assert "seed 3" in text(page)
-    assert "distilling closed 62% at the last epoch." in text(page)
+    assert "distillation closed 62% at the last epoch." in text(page)
     for number in ("0.9500", "0.9600", "0.9000", "0.9800", "500,000"):
         assert number in text(page)
     assert page.count("<svg viewBox") >= 2
@@ -120,7 +120,7 @@ def test_last_and_best_epoch_are_told_apart(five, capsys):
 def test_an_interval_that_holds_zero_is_no_difference(tmp_path, capsys):
     for seed, distilled in enumerate((0.91, 0.89, 0.90, 0.92)):
         write_run(tmp_path / f"run{seed}", seed, (distilled, distilled), ALONE, TEACHER)
-    assert "is not shown to differ from alone" in text(reported(capsys, tmp_path)[1])
+    assert "does not differ significantly from alone" in text(reported(capsys, tmp_path)[1])
 
 
 def test_one_seed_claims_nothing(tmp_path, capsys):
@@ -146,20 +146,20 @@ def test_runs_that_share_a_seed_count_once(tmp_path):
     assert group.test("student", "last") == pytest.approx({0: 0.92, 1: 0.95})
 
 
-def test_other_data_is_a_board_of_its_own(tmp_path):
+def test_runs_on_other_data_are_not_compared(tmp_path):
     other = {"data": {"fingerprint": "e" * 64, "train": 1, "validation": 1, "test": 1}}
     write_run(tmp_path / "a", 0, (0.9, 0.9), ALONE, TEACHER)
     write_run(tmp_path / "b", 0, (0.9, 0.9), ALONE, TEACHER, **other)
-    assert len(boards([read_run(tmp_path / "a"), read_run(tmp_path / "b")])) == 2
+    assert len(result_sets([read_run(tmp_path / "a"), read_run(tmp_path / "b")])) == 2
 
 
 def test_settings_are_compared_on_their_common_seeds_with_plain_kd(tmp_path):
     for seed in range(4):
         write_run(tmp_path / f"0dist{seed}", seed, (0.95, 0.9), ALONE, TEACHER, overrides=("loss=dist",))
         write_run(tmp_path / f"1kd{seed}", seed + 1, (0.94, 0.9), ALONE, TEACHER)
-    (duel,) = duels(groups(tmp_path), "last")
-    assert (duel.label, duel.against, duel.seeds) == ("dist", "kd", (1, 2, 3))
-    assert duel.paired.mean.value == pytest.approx(0.01)
+    (found,) = compare_settings(groups(tmp_path), "last")
+    assert (found.label, found.against, found.seeds) == ("dist", "kd", (1, 2, 3))
+    assert found.paired.mean.value == pytest.approx(0.01)
 
 
 def test_p_is_corrected_for_the_number_of_settings(tmp_path):
@@ -168,28 +168,28 @@ def test_p_is_corrected_for_the_number_of_settings(tmp_path):
             overrides = () if loss == "kd" else (f"loss={loss}",)
             write_run(tmp_path / f"{loss}{seed}", seed, (0.9 + gain, 0.9), ALONE, TEACHER, overrides=overrides)
     # Uncorrected 1/16, 1/16 and 1: times 3, times 2 but no less than before, times 1.
-    found = gains(groups(tmp_path), "last")
-    assert {label: one.ranks for label, one in found.items()} == {"kd": 0.1875, "dkd": 0.1875, "dist": 1.0}
+    found = compare_with_alone(groups(tmp_path), "last")
+    assert {label: one.wilcoxon_holm for label, one in found.items()} == {"kd": 0.1875, "dkd": 0.1875, "dist": 1.0}
 
 
 def test_of_several_comparisons_better_is_what_is_left_after_the_correction(tmp_path, capsys):
     # Differences of 1 to 5 by 1/100: t = 3 / (√2.5 / √5) = 4.243, p 0.013236, times as many as there are settings.
     found_p = {3: 0.0397, 5: 0.0662}
-    for settings, said in ((3, "=1 is better than alone"), (5, "=1 is not shown to differ from alone")):
+    for settings, said in ((3, "=1 is better than alone"), (5, "=1 does not differ significantly from alone")):
         for temperature in range(settings):
             for seed in range(5):
                 written = (0.91 + 0.01 * seed, 0.9)
                 folder = tmp_path / str(settings) / f"kd{temperature}-{seed}"
                 write_run(folder, seed, written, ALONE, TEACHER, overrides=(f"loss.temperature={temperature + 1}",))
-        found = gains(groups(tmp_path / str(settings)), "last")
-        assert [one.corrected for one in found.values()] == pytest.approx([0.013236 * settings] * settings, rel=1e-3)
+        found = compare_with_alone(groups(tmp_path / str(settings)), "last")
+        assert [one.p_holm for one in found.values()] == pytest.approx([0.013236 * settings] * settings, rel=1e-3)
         sentence = next(iter(found.values())).sentence("max")
         assert said in sentence
-        assert f"t test after Holm for {settings} comparisons: p {found_p[settings]}" in sentence
+        assert f"t test, Holm-corrected for {settings} comparisons: p {found_p[settings]}" in sentence
     printed, page = reported(capsys, tmp_path / "5")
     assert "t, Holm" in printed
     assert "0.0662" in printed
-    assert "Intervals and Wilcoxon are of each comparison by itself; on the page its p after Holm" in text(page)
+    assert "Intervals and Wilcoxon p are uncorrected; on the page the Holm-corrected p" in text(page)
 
 
 def test_the_user_may_name_whom_to_compare_with(tmp_path, capsys):
@@ -209,7 +209,7 @@ def test_less_is_better_where_the_metric_says_so(tmp_path, capsys):
         )
     page = text(reported(capsys, tmp_path)[1])
     assert "kd is better than alone: −0.0990" in page
-    assert "less is better" in page
+    assert "Lower accuracy is better." in page
 
 
 def test_runs_without_a_result_are_counted_and_left_out(five, capsys):
@@ -222,8 +222,8 @@ def test_runs_without_a_result_are_counted_and_left_out(five, capsys):
 
 def test_labels_name_the_first_key_that_differs_among_those_alike():
     described = [{"loss": "kd", "a": 1, "b": 1}, {"loss": "kd", "a": 1, "b": 2}, {"loss": "at", "a": 3, "b": 3}]
-    assert tell_apart(described) == ["kd b=1", "kd b=2", "at"]
-    assert tell_apart(described[:1]) == ["kd"]
+    assert distinguishing_labels(described) == ["kd b=1", "kd b=2", "at"]
+    assert distinguishing_labels(described[:1]) == ["kd"]
 
 
 def test_what_is_no_run_is_refused_in_one_line(tmp_path, capsys):
@@ -301,7 +301,7 @@ def test_refits_are_compared_on_test_and_marked_beside_the_front(study, capsys):
     write_final(study, final)
     printed, page = reported(capsys, study)
     words = " ".join(printed.split())
-    assert "best is not shown to differ from default: +0.0200 on average over 3 seeds" in words
+    assert "best does not differ significantly from default: +0.0200 on average over 3 seeds" in words
     assert "−0.0048 to +0.0448" in words
     assert "default is better than alone: +0.0500" in words
     chart = re.search(
@@ -315,8 +315,8 @@ def test_refits_that_did_not_come_to_their_end_are_named_also_where_none_did(stu
     (study / "final.json").write_text('{"settings": [], "missing": ["default", "best"]}')
     printed, page = reported(capsys, study)
     for name in ("default", "best"):
-        assert f"{name}: not every seed came to its end" in printed
-        assert f"{name}: not every seed came to its end" in text(page)
+        assert f"{name}: left out, because not every seed finished" in printed
+        assert f"{name}: left out, because not every seed finished" in text(page)
 
 
 def test_options_that_are_compared_have_a_table_and_a_part_each(tmp_path, capsys):
@@ -356,8 +356,11 @@ def test_a_study_is_read_as_the_sweep_leaves_it(tmp_path, capsys):
 
 
 def test_parameters_are_called_by_what_tells_them_apart():
-    assert short(["loss.temperature", "model.width"]) == {"loss.temperature": "temperature", "model.width": "width"}
-    assert short(["teacher.lr", "optimizer.lr"]) == {"teacher.lr": "teacher.lr", "optimizer.lr": "optimizer.lr"}
+    assert short_names(["loss.temperature", "model.width"]) == {
+        "loss.temperature": "temperature",
+        "model.width": "width",
+    }
+    assert short_names(["teacher.lr", "optimizer.lr"]) == {"teacher.lr": "teacher.lr", "optimizer.lr": "optimizer.lr"}
 
 
 # ---- the page
@@ -452,26 +455,26 @@ def test_a_browser_shows_the_page_on_a_desktop_and_on_a_phone_light_and_dark(stu
 
 
 def test_axes_name_round_numbers():
-    assert [words for _, words in Linear(0.0, 1.0).ticks()] == ["0.00", "0.25", "0.50", "0.75", "1.00"]
-    assert [words for _, words in Linear(0.93, 0.99).ticks()] == ["0.94", "0.96", "0.98"]
-    assert [words for _, words in Log(1.0, 16.0).ticks()] == ["1", "3", "10"]
-    assert [words for _, words in Log(9000.0, 3e6).ticks()] == ["10k", "100k", "1M"]
-    assert amount(-0.05, 0.05) == "−0.05"
+    assert [words for _, words in LinearScale(0.0, 1.0).ticks()] == ["0.00", "0.25", "0.50", "0.75", "1.00"]
+    assert [words for _, words in LinearScale(0.93, 0.99).ticks()] == ["0.94", "0.96", "0.98"]
+    assert [words for _, words in LogScale(1.0, 16.0).ticks()] == ["1", "3", "10"]
+    assert [words for _, words in LogScale(9000.0, 3e6).ticks()] == ["10k", "100k", "1M"]
+    assert format_tick(-0.05, 0.05) == "−0.05"
 
 
 def test_scales_place_ends_at_ends():
-    assert [Log(1.0, 100.0).place(value) for value in (1, 10, 100)] == pytest.approx([0, 0.5, 1])
-    assert [Choices(("a", "b")).place(value) for value in "ab"] == [0.25, 0.75]
-    one = scale_of([0.5])
+    assert [LogScale(1.0, 100.0).position(value) for value in (1, 10, 100)] == pytest.approx([0, 0.5, 1])
+    assert [CategoricalScale(("a", "b")).position(value) for value in "ab"] == [0.25, 0.75]
+    one = scale_from_values([0.5])
     assert 0 < one.place(0.5) < 1
 
 
 def test_labels_of_one_point_do_not_touch():
-    frame = Frame(Linear(0, 1), Linear(0, 1))
+    axes = Axes(LinearScale(0, 1), LinearScale(0, 1))
     for _ in range(6):
-        frame.label(0.5, 0.5, "student alone")
+        axes.label(0.5, 0.5, "student alone")
     boxes = []
-    for label in frame.over:
+    for label in axes.overlay:
         found = ElementTree.fromstring(label)
         share = {"start": 0, "middle": 0.5, "end": 1}[found.get("text-anchor")]
         left = float(found.get("x")) - share * len("student alone") * LETTER

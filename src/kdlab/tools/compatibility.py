@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from kdlab.config.compose import compose, groups
+from kdlab.core.comparison import format_difference, format_interval, format_mean
 from kdlab.core.errors import UsageError
-from kdlab.core.statistics import mean
+from kdlab.core.statistics import paired
 
 Config = dict[str, Any]
 
@@ -141,15 +142,10 @@ def print_measured(found: Mapping[str, Sequence[tuple[float, float]]], console: 
                                                             "95 % interval", "n")))  # fmt: skip
     for mode, pairs in found.items():
         alone, student = zip(*pairs, strict=True)
-        gain = mean([ours - theirs for theirs, ours in pairs])
-        interval = "{:+.4f} to {:+.4f}".format(*gain.interval) if gain.interval else ""
-        table.add_row(mode, _spread(alone), _spread(student), f"{gain.value:+.4f}", interval, str(len(pairs)))
+        gain = paired(student, alone).mean
+        spread = [format_mean(values, " ", deviation=True) for values in (alone, student)]
+        table.add_row(mode, *spread, format_difference(gain.value), format_interval(gain.interval), str(gain.n))
     (console or Console()).print(table)
-
-
-def _spread(values: Sequence[float]) -> str:
-    found = mean(values)
-    return f"{found.value:.4f}" + ("" if found.deviation is None else f" ± {found.deviation:.4f}")
 
 
 if __name__ == "__main__":
