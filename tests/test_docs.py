@@ -14,6 +14,7 @@ from kdlab.run.builder import assemble
 from support.composed import compose
 
 DOCS = sorted((Path(__file__).parents[1] / "docs").glob("adding_*.md"))
+GUIDES = ["adding_a_head"]
 BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 """A fenced block: its language, the file that it is, and its text. One without a file is commands."""
 
@@ -40,6 +41,11 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, shell=True, cwd=folder, env={**os.environ, **own}, capture_output=True, text=True, check=False
     )
+
+
+def test_there_is_a_guide_for_each_thing_that_a_user_adds() -> None:
+    assert [guide.stem for guide in DOCS] == GUIDES
+    assert all(commands(guide) for guide in DOCS)
 
 
 @pytest.mark.parametrize("guide", DOCS, ids=lambda guide: guide.stem)

@@ -186,7 +186,7 @@ def test_a_refit_that_failed_is_tried_again_by_the_same_command(tmp_path):
     said = study.run(code=1, FULL="best-seed2")
     tried = [trial.user_attrs["reason"] for trial in study.trials(name="study/final") if trial.state == TrialState.FAIL]
     assert tried == ["OSError: disk full"] * 2
-    assert "best: not every seed came to its end" in said
+    assert "best: left out, because not every seed finished" in said
     assert "accuracy on test over seeds [1, 2]" in said
     said = study.run()
     assert "not every seed" not in said
@@ -206,7 +206,7 @@ def test_refits_that_are_missing_leave_the_other_comparisons(tmp_path):
     final = json.loads((study.home / "final.json").read_text())
     assert [(one["setting"], one["against"]) for one in final["comparisons"]] == [("dkd", "kd")]
     assert "dkd is better than kd: accuracy on test" in said
-    assert "dist: not every seed came to its end" in said
+    assert "dist: left out, because not every seed finished" in said
 
 
 def test_a_study_that_could_not_be_prepared_has_not_begun(tmp_path):

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from kdlab.api import distill
 from kdlab.bench.__main__ import main
-from kdlab.bench.interleave import Race, TimedLoop, race
+from kdlab.bench.interleave import PairedTimes, TimedLoop, alternate
 from kdlab.bench.losses import peak_on_cpu
 from kdlab.heads.response.kd import KD
 from support.toys import Net
@@ -69,31 +69,31 @@ def test_two_loops_take_turns_block_by_block():
     turns = []
 
     def loop(name):
-        def run(gate):
-            turns.extend((name, step) for step in gate(range(100)))
+        def run(throttle):
+            turns.extend((name, step) for step in throttle(range(100)))
             return name
 
         return run
 
     one, other = TimedLoop(loop("A")), TimedLoop(loop("B"))
-    timed = race(one, other, blocks=2, steps=2)
+    timed = alternate(one, other, blocks=2, steps=2)
     assert turns == [(name, step) for start in (0, 2, 4) for name in "AB" for step in (start, start + 1)]
     assert (len(timed.ours), len(timed.theirs)) == (2, 2)
     assert (one.finish(), other.finish()) == ("A", "B")
 
 
-def test_what_breaks_in_a_loop_breaks_the_race():
-    def loop(gate):
-        for step in gate(range(100)):
+def test_what_breaks_in_a_loop_breaks_the_timing():
+    def loop(throttle):
+        for step in throttle(range(100)):
             assert step < 1, "the second step"
 
-    lane = TimedLoop(loop)
+    timed = TimedLoop(loop)
     with pytest.raises(AssertionError, match="the second step"):
-        lane.block(2)
+        timed.block(2)
 
 
 def test_a_ratio_is_the_median_over_blocks_that_ran_one_after_the_other():
-    timed = Race([2.0, 30.0, 8.0, 4.0, 5.0], [1.0, 10.0, 8.0, 2.0, 2.0], steps=3)
+    timed = PairedTimes([2.0, 30.0, 8.0, 4.0, 5.0], [1.0, 10.0, 8.0, 2.0, 2.0], steps=3)
     assert timed.ratios == [2.0, 3.0, 1.0, 2.0, 2.5]
     assert timed.ratio == 2.0
     assert str(timed).split() == ["5.00", "2.00", "2.000", "2.000", "to", "2.500", "5", "×", "3"]
@@ -106,12 +106,12 @@ def test_the_step_is_timed_against_a_loop_that_ends_with_the_same_weights(capsys
     assert kdlab > 0
     assert by_hand > 0
     assert ratio > 0
-    assert row.endswith("the same weights in the end")
+    assert row.endswith("the same weights at the end")
 
 
 def test_double_precision_and_channels_last_are_the_same_by_hand(capsys):
     assert main(["step", *QUICK, "--precision", "64-true", "--channels-last"]) == 0
-    assert capsys.readouterr().out.endswith("the same weights in the end\n")
+    assert capsys.readouterr().out.endswith("the same weights at the end\n")
 
 
 def test_a_loss_is_timed_and_weighed_against_kd_or_says_why_not(capsys):

@@ -4,7 +4,7 @@ from math import sqrt
 
 import pytest
 
-from kdlab.core.statistics import bootstrap, holm, least_p, mean, paired, shown, wilcoxon
+from kdlab.core.statistics import bootstrap, holm, least_p, mean, paired, significant_sign, wilcoxon
 
 
 def test_t_interval_of_five_seeds_takes_the_quantile_of_the_tables():
@@ -43,8 +43,13 @@ def test_seeds_that_agree_leave_no_interval_to_speak_of():
     assert paired([0.75, 0.75, 0.75], [0.5, 0.5, 0.5]).p == 0
 
 
-def test_a_difference_is_shown_by_a_p_below_five_percent():
-    assert [shown(0.1, 0.049), shown(-0.1, 0.049), shown(0.1, 0.051), shown(0.0, 1.0)] == [1, -1, 0, 0]
+def test_a_difference_is_significant_with_a_p_below_five_percent():
+    assert [significant_sign(*pair) for pair in ((0.1, 0.049), (-0.1, 0.049), (0.1, 0.051), (0.0, 1.0))] == [
+        1,
+        -1,
+        0,
+        0,
+    ]
 
 
 def test_bootstrap_of_two_values_has_their_own_ends():

@@ -1,16 +1,19 @@
 """What is refitted, and what is said of it: the best against the published setting, seed by seed."""
 
+from dataclasses import replace
+
 import optuna
 import pytest
 
-from kdlab.study.refit import choose, compare, summarise, table, verdict
+from kdlab.study.refit import choose, summarise, table, verdict
 from kdlab.study.spec_file import make_plan
 
+COST = "student.multiply_accumulates"
 KD = {
     "name": "kd",
     "overrides": ["loss=kd"],
     "space": {"loss.temperature": {"low": 1.0, "high": 8.0}, "model.width": {"choices": [0.1, 0.2, 0.4]}},
-    "objectives": {"validation.accuracy": "maximize", "student.multiply_accumulates": "minimize"},
+    "objectives": {"validation.accuracy": "maximize", COST: "minimize"},
     "constraints": ["student.parameters <= 100"],
 }
 
@@ -122,39 +125,45 @@ def test_where_the_published_setting_is_the_best_it_alone_is_refitted_and_that_i
     found = choose(plan, {None: study_of(plan, (4.0, 0.2, 0.9, 50), (2.0, 0.2, 0.8, 50))})
     assert [refit.name for refit in found] == ["default"]
     final = summarise(plan, found, [final_trial(refit, seed, 0.9) for refit in found for seed in range(1, 6)])
-    assert verdict(final) == ["default: the search found nothing better than what is published."]
+    assert verdict(final) == ["default: the search found nothing better than the published setting."]
 
 
 def test_where_nothing_is_refitted_beside_the_best_nothing_is_said_of_the_published_setting():
     plan = make_plan({**KD, "final": {"default": False}})
     refits = choose(plan, {None: study_of(plan, *TRIALS)})
     final = summarise(plan, refits, [final_trial(refit, seed, 0.9) for refit in refits for seed in range(1, 6)])
-    assert verdict(final) == ["Nothing is compared: the published setting is refitted too with final.default=true."]
+    assert verdict(final) == ["Nothing is compared; final.default=true also refits the published setting."]
 
 
-def test_several_comparisons_are_corrected_for_their_number_and_that_is_said():
-    # Differences of 1 to 5 by 1/100: t = 3 / (√2.5 / √5) = 4.243, p 0.013236; times 3 it is 0.0397, times 4 0.0529.
-    plan = make_plan(KD)
-    pair = ([0.91, 0.92, 0.93, 0.94, 0.95], [0.90] * 5)
-    for comparisons, better, said in (
+@pytest.mark.parametrize(
+    ("comparisons", "better", "said"),
+    [
         (
             1,
             True,
-            "is better than kd: accuracy on test differs by +0.0300 (5 seeds, 95 % interval +0.0104 to +0.0496).",
+            "trial 1 is better than default: accuracy on test +0.0300 on average over 5 seeds, "
+            "95 % interval +0.0104 to +0.0496.",
         ),
-        (3, True, "+0.0496 by itself; t test after Holm for 3 comparisons: p 0.0397)."),
-        (4, None, "+0.0496 by itself; t test after Holm for 4 comparisons: p 0.0529)."),
-    ):
-        found = compare(plan, [pair] * comparisons)
-        assert [one["better"] for one in found] == [better] * comparisons
-        told = [{"setting": "dkd", "against": "kd", **one} for one in found]
-        words = verdict({"comparisons": told, "metric": "accuracy", "unbeaten": [], "missing": []})
-        assert len(words) == comparisons
-        assert words[0].endswith(said)
+        (3, True, "+0.0496 uncorrected; t test, Holm-corrected for 3 comparisons: p 0.0397."),
+        (4, None, "+0.0496 uncorrected; t test, Holm-corrected for 4 comparisons: p 0.0529."),
+    ],
+)
+def test_several_comparisons_are_corrected_for_their_number_and_that_is_said(comparisons, better, said):
+    # Differences of 1 to 5 by 1/100: t = 3 / (√2.5 / √5) = 4.243, p 0.013236; times 3 it is 0.0397, times 4 0.0529.
+    plan = make_plan(KD)
+    default, best = choose(plan, {None: study_of(plan, *TRIALS)})
+    others = [replace(best, name=f"trial {place}") for place in range(1, comparisons + 1)]
+    trials = [final_trial(default, seed, 0.9) for seed in range(1, 6)]
+    trials += [final_trial(other, seed, 0.9 + seed / 100) for other in others for seed in range(1, 6)]
+    final = summarise(plan, [default, *others], trials)
+    assert [one["better"] for one in final["comparisons"]] == [better] * comparisons
+    words = verdict(final)
+    assert len(words) == comparisons
+    assert words[0].endswith(said)
 
 
-def final_trial(refit, seed, accuracy):
-    row = {"accuracy": accuracy}
+def final_trial(refit, seed, accuracy, metric="accuracy"):
+    row = {metric: accuracy}
     result = {"test": row, "alone": row, "teacher": row, "parameters": 7, "multiply_accumulates": 9}
     described = {"setting": refit.name, "params": dict(refit.params), "seed": seed, "folder": f"final/{seed}"}
     return optuna.create_trial(value=accuracy, user_attrs={**described, "result": result})
@@ -165,7 +174,7 @@ def final_trial(refit, seed, accuracy):
     [
         ((0.01, 0.02, 0.01, 0.03, 0.02), "best is better than default"),
         ((-0.01, -0.02, -0.01, -0.03, -0.02), "best is worse than default"),
-        ((-0.01, 0.02, -0.01, 0.01, 0.0), "best is not shown to differ from default"),
+        ((-0.01, 0.02, -0.01, 0.01, 0.0), "best does not differ significantly from default"),
     ],
 )
 def test_the_verdict_follows_the_interval(gains, said):
@@ -188,9 +197,14 @@ def test_a_setting_whose_seeds_are_not_all_there_is_named_and_left_out():
     assert [setting["name"] for setting in final["settings"]] == ["default"]
     assert final["missing"] == ["best"]
     assert final["comparisons"] == final["unbeaten"] == []
-    assert verdict(final) == ["best: not every seed came to its end, so it is left out; the same command tries again."]
+    assert verdict(final) == ["best: left out, because not every seed finished; the same command tries again."]
 
 
 def test_less_is_better_where_the_study_says_so():
-    plan = make_plan({**KD, "objectives": {"validation.cross_entropy": "minimize"}})
-    assert compare(plan, [([0.1, 0.2, 0.1], [0.5, 0.5, 0.5])])[0]["better"] is True
+    plan = make_plan({**KD, "objectives": {"validation.cross_entropy": "minimize", COST: "minimize"}})
+    default, best = choose(plan, {None: study_of(plan, (4.0, 0.2, 0.8, 50), (2.0, 0.2, 0.5, 50))})
+    trials = [final_trial(refit, seed, value + seed / 100, "cross_entropy")
+              for refit, value in ((default, 0.8), (best, 0.5)) for seed in range(1, 6)]  # fmt: skip
+    final = summarise(plan, [default, best], trials)
+    assert [one["better"] for one in final["comparisons"]] == [True]
+    assert verdict(final)[0].startswith("best is better than default: cross_entropy on test −0.3000")

@@ -70,6 +70,26 @@ def write_curve(file, values):
             writer.writerow([10 * epoch, float(epoch), "", "", "", "", value])
 
 
+OBJECTIVES = [["validation.accuracy", "maximize"], ["student.multiply_accumulates", "minimize"]]
+
+
+def finished_study(*curves, metric="validation.accuracy", direction="maximize"):
+    """Complete trials, each (cost, curve) and perhaps how it breaks a constraint, as a study of ours leaves them."""
+    objectives = [[metric, direction], OBJECTIVES[1]]
+    study = optuna.create_study(directions=[direction, "minimize"])
+    study.set_user_attr("objectives", objectives)
+    for cost, curve, *broken in curves:
+        trial = study.ask()
+        for violation in broken:
+            trial.set_constraint("validation.calibration_error <= 0.1", violation)
+        trial.set_user_attr("metrics", {"student.multiply_accumulates": cost})
+        trial.set_user_attr("epochs", len(curve))
+        for done, value in enumerate(curve, 1):
+            trial.set_user_attr(f"curve/{done}", value)
+        study.tell(trial, [curve[-1], cost])
+    return study
+
+
 class WrittenStudy:
     """A study of temperature and width, in its folder; see `kdlab.study.spec`.
 
@@ -82,7 +102,7 @@ class WrittenStudy:
     def __init__(self, folder, arm=None, cost=True):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "study.yaml").write_text(yaml.safe_dump({"name": folder.name, "storage": None}))
-        objectives = [["validation.accuracy", "maximize"], ["student.multiply_accumulates", "minimize"]][: 1 + cost]
+        objectives = OBJECTIVES[: 1 + cost]
         self.study = optuna.create_study(
             storage=open_storage(str(folder / "journal.log")).optuna,
             study_name=folder.name if arm is None else f"{folder.name}/{arm}",

@@ -7,7 +7,6 @@ import torch
 
 from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Knowledge, Lesson, Progress
-from kdlab.core.rng import seed_of
 from kdlab.heads.response.kd import KD
 from kdlab.modes.offline import Offline
 from kdlab.modes.supervised import Supervised
@@ -149,6 +148,30 @@ def test_a_phase_chooses_heads_and_may_prepare_them():
     assert all(parameter.grad is None for parameter in mode.learners.parameters())
 
 
+def test_what_is_fitted_before_training_is_fitted_at_its_whole_weight():
+    mode, objective = put_together([Term("prepared", Prepared, 7.0, ramp=4)])
+    loss, parts = objective(mode(batch(), Progress()), WHOLE, Progress(), task_weight=0.0, prepare=True)
+    torch.testing.assert_close(loss, parts[1])
+
+
+def test_the_classes_a_teacher_knows_are_no_part_of_what_is_saved():
+    mode, _ = put_together([])
+    mode.known = lambda edge: torch.arange(3)
+    objective = Objective(mode, Classification(10), [], 1.0, CONTEXT)
+    assert [name for name, _ in objective.named_buffers()] == ["known0"]
+    assert objective.state_dict() == {}
+
+
+def test_a_view_that_the_mode_shows_must_be_among_the_datas():
+    class Shows(Offline):
+        shows = ("second",)
+
+    mode, objective = put_together([], mode=Shows)
+    with pytest.raises(UsageError, match=r"view 'second', .* type \+data\.views\.second=\{\}$"):
+        objective.refuse_impossible(mode)
+    objective.refuse_impossible(mode, views=("second",))
+
+
 def test_what_a_mode_does_not_provide_is_refused_by_name():
     mode, objective = put_together([Term("kd", lambda: KD(1.0), 1.0)], mode=Silent)
     objective.refuse_impossible(mode)
@@ -177,18 +200,30 @@ def test_a_task_of_another_kind_needs_no_change_of_anything():
         labelled.refuse_impossible(mode)
 
 
-def test_a_dry_run_moves_no_statistic_and_no_random_number_and_depends_on_the_edge_alone():
-    torch.manual_seed(5)
+def test_a_dry_run_moves_no_statistic_and_no_random_number():
+    mode, _ = put_together([])
+    objective = Objective(mode, Classification(10), [Term("everything", Everything, 1.0)], 1.0, CONTEXT)
     before = torch.get_rng_state()
-    one = put_together([Term("everything", Everything, 1.0)])
-    torch.manual_seed(5)
+    objective.build(mode, batch(), 0)
     assert torch.equal(torch.get_rng_state(), before)
-    two = put_together([Term("rows", Rows, 1.0), Term("everything", Everything, 1.0)])
-    for ours, theirs in zip(one[1].heads["everything"].parameters(), two[1].heads["everything"].parameters(),
-                            strict=True):  # fmt: skip
-        assert torch.equal(ours, theirs)
-    assert all(module.num_batches_tracked == 0 for module in one[0].modules() if hasattr(module, "num_batches_tracked"))
-    assert seed_of(0, "a", "b") != seed_of(0, "ab") != seed_of(1, "ab")
+    tracked = [module.num_batches_tracked for network in (*mode.learners, mode.teachers[0].network)
+               for module in network.modules() if hasattr(module, "num_batches_tracked")]  # fmt: skip
+    assert tracked == [0, 0, 0, 0]
+
+
+def test_what_a_head_starts_from_depends_on_its_edge_and_the_seed_alone():
+    mode, _ = put_together([])
+
+    def adapter(names, seed, ambient):
+        terms = [Term(name, Everything if name == "everything" else Prepared, 1.0) for name in names]
+        objective = Objective(mode, Classification(10), terms, 1.0, CONTEXT)
+        torch.manual_seed(ambient)
+        objective.build(mode, batch(), seed)
+        return objective.placed("everything")[0].head.adapter.weight
+
+    one = adapter(["everything"], 0, ambient=5)
+    assert torch.equal(adapter(["prepared", "everything"], 0, ambient=6), one)
+    assert not torch.equal(adapter(["everything"], 1, ambient=5), one)
 
 
 def test_losses_compute_in_float32_when_networks_run_in_half():

@@ -1,4 +1,4 @@
-"""`python -m kdlab.bench [step|losses|modes]`: what the platform costs, beside loops written by hand."""
+"""`python -m kdlab.bench [step|losses|modes]`: the cost of the platform, beside loops written by hand."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from kdlab.bench.allocator import keep_memory
-from kdlab.bench.losses import Cost, losses_over_kd
-from kdlab.bench.modes import mode_over_parts
-from kdlab.bench.step import step_over_hand
+from kdlab.bench.losses import Cost, time_losses
+from kdlab.bench.modes import time_mode
+from kdlab.bench.step import time_step
 from kdlab.bench.workload import PAIRS, PRECISIONS, Workload, hardware
 from kdlab.config.compose import groups
 from kdlab.core.errors import one_line
@@ -44,17 +44,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m kdlab.bench",
-        description="Times blocks of training steps of two loops in turns, in one process.",
+        description="Times blocks of training steps of two loops in alternation, in one process.",
         epilog="\n".join(f"  {name:8}{text}" for name, text in WHAT.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", nargs="?", choices=WHAT, default="step")
-    parser.add_argument("names", nargs="*", help="losses or modes; all, where none is named")
-    parser.add_argument("--pair", choices=PAIRS, help="resnet32x4 → resnet8x4, or one that is quick")
+    parser.add_argument("names", nargs="*", help="losses or modes; by default all")
+    parser.add_argument("--pair", choices=PAIRS, help="resnet32x4 → resnet8x4, or a small one that is quick")
     parser.add_argument("--blocks", type=int, help="how many blocks of each loop are timed")
     parser.add_argument("--steps", type=int, help="in a block")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--samples", type=int, default=50_000, help="of the data set, which is noise")
+    parser.add_argument("--samples", type=int, default=50_000, help="size of the data set, which is random")
     parser.add_argument("--precision", choices=PRECISIONS, default="32-true")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--json", type=Path, help="also write the losses' {loss: {ms: over kd, mib: over kd}} here")
@@ -66,9 +66,9 @@ def step(given: argparse.Namespace) -> None:
 
     header(28, "kdlab ms", "by hand ms")
     for name in (given.pair,) if given.pair else ("small", "standard"):
-        race, apart = step_over_hand(setting(given, name))
-        same = "the same weights in the end" if apart == 0 else f"weights {apart:.1e} apart in the end"
-        print(f"{PAIRS[name].title:28}{race}  wanted {PAIRS[name].wanted}; {same}", flush=True)
+        times, apart = time_step(workload_of(given, name))
+        same = "the same weights at the end" if apart == 0 else f"weights {apart:.1e} apart at the end"
+        print(f"{PAIRS[name].title:28}{times}  target {PAIRS[name].target}; {same}", flush=True)
 
 
 def losses(given: argparse.Namespace) -> None:
@@ -76,11 +76,11 @@ def losses(given: argparse.Namespace) -> None:
 
     header(12, "ms", "kd ms", "MiB", "over kd")
     found = {}
-    for name, cost in losses_over_kd(setting(given, given.pair or "standard"), given.names or groups()["loss"]):
-        figures = cost if isinstance(cost, ValueError) else f"{cost.race}{cost.memory:10.1f}{cost.over:+10.1f}"
+    for name, cost in time_losses(workload_of(given, given.pair or "standard"), given.names or groups()["loss"]):
+        figures = cost if isinstance(cost, ValueError) else f"{cost.times}{cost.memory:10.1f}{cost.over_kd:+10.1f}"
         print(f"{name:12}{figures}", flush=True)
         if isinstance(cost, Cost):
-            found[name] = {"ms": round(cost.race.ratio, 3), "mib": round(cost.over)}
+            found[name] = {"ms": round(cost.times.ratio, 3), "mib": round(cost.over_kd)}
     if given.json is not None:
         given.json.write_text(json.dumps(found, indent=2) + "\n")
 
@@ -90,12 +90,12 @@ def modes(given: argparse.Namespace) -> None:
 
     header(12, "ms", "parts ms", "passes")
     for name in given.names or groups()["mode"]:
-        race, passes = mode_over_parts(setting(given, given.pair or "standard"), name)
-        print(f"{name:12}{race}  {passes}", flush=True)
+        times, passes = time_mode(workload_of(given, given.pair or "standard"), name)
+        print(f"{name:12}{times}  {passes}", flush=True)
 
 
-def setting(given: argparse.Namespace, pair: str) -> Workload:
-    """What the command line says, for one pair."""
+def workload_of(given: argparse.Namespace, pair: str) -> Workload:
+    """The workload that the command line describes, for one pair."""
 
     slow = pair == "standard" and not torch.cuda.is_available()
     blocks, steps = (BLOCKS_OF_SECONDS if slow else BLOCKS)[given.what]

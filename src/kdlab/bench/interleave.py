@@ -1,6 +1,6 @@
-"""Two training loops side by side: each goes on for a block of steps and waits while the other does.
+"""Times two training loops in alternation: each runs a block of steps and pauses while the other runs.
 
-A B A B ... in one process, so that whatever drifts (clock rates, other users of the machine) falls on both.
+A B A B ... in one process, so that drift (clock rates, other users of the machine) affects both alike.
 A block is timed whole, from asking for its first batch until the work of its last step is done: fetching,
 hooks and bookkeeping between two steps count like the steps themselves.
 """
@@ -21,18 +21,18 @@ from kdlab.core.knowledge import Batch
 
 T = TypeVar("T")
 
-Gate = Callable[[Iterable[Batch]], Iterator[Batch]]
-"""Lets batches through while its loop may go on."""
+Throttle = Callable[[Iterable[Batch]], Iterator[Batch]]
+"""Passes batches on while its loop may run, and makes it wait between blocks."""
 
 
 class TimedLoop(Generic[T]):
-    """A training loop in a thread of its own, which waits for its turn whenever a block of steps is done.
+    """A training loop in a thread of its own, which pauses after each block of steps.
 
     Args:
-        loop: trains on the batches that the gate lets through, until there are no more.
+        loop: trains on the batches that the throttle passes on, until there are no more.
     """
 
-    def __init__(self, loop: Callable[[Gate], T]) -> None:
+    def __init__(self, loop: Callable[[Throttle], T]) -> None:
         self._go, self._waiting = Semaphore(0), Semaphore(0)
         self._steps = 0
         self._result: list[T] = []
@@ -42,7 +42,7 @@ class TimedLoop(Generic[T]):
         self._wait()
 
     def block(self, steps: int) -> float:
-        """Goes on for so many steps; returns what one took, in milliseconds."""
+        """Runs so many steps; returns milliseconds per step."""
         self._steps = steps
         start = time.perf_counter()
         self._go.release()
@@ -50,7 +50,7 @@ class TimedLoop(Generic[T]):
         return (time.perf_counter() - start) * 1e3 / steps
 
     def finish(self) -> T:
-        """Lets the loop come to its end; returns what it returns."""
+        """Ends the loop; returns its result."""
         self._steps = 0
         self._go.release()
         self._thread.join()
@@ -62,14 +62,14 @@ class TimedLoop(Generic[T]):
         if self._error is not None:
             raise self._error
 
-    def _run(self, loop: Callable[[Gate], T]) -> None:
+    def _run(self, loop: Callable[[Throttle], T]) -> None:
         try:
-            self._result.append(loop(self._gate))
-        except BaseException as error:  # raised where the lane is waited for
+            self._result.append(loop(self._throttle))
+        except BaseException as error:  # raised again in the thread that waits
             self._error = error
         self._waiting.release()
 
-    def _gate(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def _throttle(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         source = iter(batches)
         while True:
             if torch.cuda.is_available():
@@ -82,11 +82,11 @@ class TimedLoop(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Race:
+class PairedTimes:
     """Milliseconds per step of two loops, block by block.
 
     ours: of the platform.
-    theirs: of what it is compared with.
+    theirs: of the loop that it is compared with.
     steps: in a block.
     """
 
@@ -96,7 +96,7 @@ class Race:
 
     @property
     def ratios(self) -> list[float]:
-        """Ours over theirs, of each two blocks that ran one after the other."""
+        """Ours over theirs, for each pair of neighbouring blocks."""
         return [ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True)]
 
     @property
@@ -111,12 +111,12 @@ class Race:
         return f"{ours:10.2f}{theirs:12.2f}{self.ratio:8.3f}{low:8.3f} to {high:5.3f}{blocks:>10}"
 
 
-def race(ours: TimedLoop[Any], theirs: TimedLoop[Any], blocks: int, steps: int) -> Race:
-    """Runs two loops in turns, after one block each that does not count.
+def alternate(ours: TimedLoop[Any], theirs: TimedLoop[Any], blocks: int, steps: int) -> PairedTimes:
+    """Times two loops in alternating blocks, after one warm-up block each.
 
     Args:
         blocks: how many of each loop are timed.
         steps: in a block.
     """
     both = [(ours.block(steps), theirs.block(steps)) for _ in range(blocks + 1)][1:]
-    return Race([one for one, _ in both], [other for _, other in both], steps)
+    return PairedTimes([one for one, _ in both], [other for _, other in both], steps)

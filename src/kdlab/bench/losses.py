@@ -1,8 +1,8 @@
 """What each distillation loss costs over plain `kd`: time of a training step and peak memory, all in the platform.
 
 Peak memory is that of everything between assembling a run and the end of its third step: on a GPU what
-`max_memory_allocated` says; on a CPU the largest sum of what torch allocated and freed, which the profiler
-writes down. Both leave out what lay there before, such as the pictures on a CPU.
+`max_memory_allocated` says; on a CPU the largest running sum of torch's allocations and frees, which the profiler
+records. Both leave out what was allocated before, such as the images on a CPU.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from kdlab.bench.interleave import Race, TimedLoop, race
+from kdlab.bench.interleave import PairedTimes, TimedLoop, alternate
 from kdlab.bench.workload import Workload, platform_loop
 from kdlab.config.schema import RunConfig
 from kdlab.core.knowledge import Batch
@@ -34,28 +34,28 @@ ALL_AT_ONCE = ("phases=[{epochs: 1}]", "+data.views.strong={}", "optimizer.lr=1e
 class Cost:
     """Of one loss.
 
-    race: against kd.
-    memory, over: peak MiB, and that less kd's.
+    times: beside kd's.
+    memory, over_kd: peak MiB, and that less kd's.
     """
 
-    race: Race
+    times: PairedTimes
     memory: float
-    over: float
+    over_kd: float
 
 
-def losses_over_kd(setting: Workload, names: Iterable[str]) -> Iterator[tuple[str, Cost | ValueError]]:
-    """(loss, its cost), or why the pair cannot be compared by it."""
-    plain = setting.config("loss=kd", *ALL_AT_ONCE)
-    data = setting.data(plain)
+def time_losses(workload: Workload, names: Iterable[str]) -> Iterator[tuple[str, Cost | ValueError]]:
+    """(loss, its cost), or the reason why it cannot compare the pair."""
+    plain = workload.config("loss=kd", *ALL_AT_ONCE)
+    data = workload.data(plain)
     least = peak_mib(plain, data)
     for name in names:
         try:
-            config = setting.config(f"loss={name}", *ALL_AT_ONCE)
+            config = workload.config(f"loss={name}", *ALL_AT_ONCE)
             memory = peak_mib(config, data)
             with TemporaryDirectory() as one, TemporaryDirectory() as other:
                 ours = TimedLoop(platform_loop(config, data, Path(one)))
                 theirs = TimedLoop(platform_loop(plain, data, Path(other)))
-                measured = race(ours, theirs, setting.blocks, setting.steps)
+                measured = alternate(ours, theirs, workload.blocks, workload.steps)
                 ours.finish(), theirs.finish()
             yield name, Cost(measured, memory, memory - least)
         except ValueError as error:

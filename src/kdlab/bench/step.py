@@ -1,8 +1,8 @@
 """The platform's training step against a loop written by hand over the same two networks.
 
 Both start from the same weights and train on the same batches, so they must end with the same weights: that
-is looked at after the race, and shows that like was compared with like. By hand means: batches that lie
-ready made on the device, the teacher in eval mode and without gradients, nothing logged, nothing saved.
+is checked afterwards, and shows that the two did the same work. By hand means: batches that are
+prepared on the device, the teacher in eval mode and without gradients, nothing logged, nothing saved.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from kdlab.bench.interleave import Gate, Race, TimedLoop, race
+from kdlab.bench.interleave import PairedTimes, Throttle, TimedLoop, alternate
 from kdlab.bench.workload import Workload, platform_loop
 from kdlab.config.schema import RunConfig
 from kdlab.core.knowledge import Batch
@@ -26,34 +26,34 @@ from kdlab.networks.weights import StateDict
 from kdlab.run.builder import assemble
 
 
-def step_over_hand(setting: Workload) -> tuple[Race, float]:
-    """Races the platform against the loop by hand.
+def time_step(workload: Workload) -> tuple[PairedTimes, float]:
+    """Times the platform against the loop written by hand.
 
     Returns:
-        The race, and the largest difference between the weights with which the two end.
+        The times, and the largest difference between the weights with which the two end.
     """
-    config, device = setting.config("loss=kd"), setting.device
-    data = setting.data(config)
-    epoch = data.steps_per_epoch(setting.batch_size)
-    loader = data.train_loader(setting.batch_size, config.seed, device=device)
-    batches = list(islice(loader, setting.total))
+    config, device = workload.config("loss=kd"), workload.device
+    data = workload.data(config)
+    epoch = data.steps_per_epoch(workload.batch_size)
+    loader = data.train_loader(workload.batch_size, config.seed, device=device)
+    batches = list(islice(loader, workload.total))
     with TemporaryDirectory() as folder:
         ours = TimedLoop(platform_loop(config, data, Path(folder)))
         theirs = TimedLoop(by_hand(config, batches, device, epoch))
-        measured = race(ours, theirs, setting.blocks, setting.steps)
+        measured = alternate(ours, theirs, workload.blocks, workload.steps)
         one, other = ours.finish().weights, theirs.finish()
     return measured, max(float((one[name].cpu() - other[name]).abs().max()) for name in other)
 
 
 def by_hand(
     config: RunConfig, batches: Sequence[Batch], device: torch.device, epoch: int
-) -> Callable[[Gate], StateDict]:
+) -> Callable[[Throttle], StateDict]:
     """Distillation by Hinton et al. as one writes it without a platform; gives the student's weights.
 
     Args:
         config: whose networks, optimizer and loss these are.
-        batches: ready made.
-        device: where they lie.
+        batches: prepared in advance.
+        device: where they are.
         epoch: steps over which the learning rate falls.
     """
     mode = assemble(config).mode
@@ -68,7 +68,7 @@ def by_hand(
     def place(tensor: Tensor) -> Tensor:
         return tensor.to(dtype=dtype, memory_format=layout)
 
-    def loop(gate: Gate) -> StateDict:
+    def loop(throttle: Throttle) -> StateDict:
         for network in (student, teacher):
             network.to(device, dtype).to(memory_format=layout)  # type: ignore[call-overload]
         student.train()
@@ -76,7 +76,7 @@ def by_hand(
         settings = {key: value for key, value in config.optimizer.items() if key != "_target_"}
         optimizer = SGD(student.parameters(), **settings)
         scheduler = CosineAnnealingLR(optimizer, epoch)
-        for batch in gate([{**batch, "input": place(batch["input"])} for batch in batches]):
+        for batch in throttle([{**batch, "input": place(batch["input"])} for batch in batches]):
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
                 with torch.no_grad():
                     soft = teacher(batch["input"])

@@ -1,4 +1,4 @@
-"""What the benchmarks run on: two pairs of networks, noise for pictures, and kdlab's own training of them."""
+"""What the benchmarks run on: two pairs of networks, random images, and kdlab's own training of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from kdlab.bench.interleave import Gate
+from kdlab.bench.interleave import Throttle
 from kdlab.config.schema import RunConfig
 from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Batch
@@ -23,26 +23,26 @@ from kdlab.run.fit import Trained, fit
 from kdlab.run.result import provenance
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
-"""Those that the loop written by hand knows too."""
+"""Those that the loop written by hand supports too."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A teacher and a student, and how much of the time of a loop written by hand training them may take."""
+    """A teacher and a student. target: the most that a step may cost, relative to a loop written by hand."""
 
     title: str
     overrides: tuple[str, ...]
-    wanted: float
+    target: float
 
 
 PAIRS = {
     "standard": Pair(
-        "resnet32x4 → resnet8x4, 32×32", ("data=cifar100", "teacher=resnet32x4", "model=resnet8x4"), wanted=1.03
+        "resnet32x4 → resnet8x4, 32×32", ("data=cifar100", "teacher=resnet32x4", "model=resnet8x4"), target=1.03
     ),
     "small": Pair(
         "vgg8 → vgg8, 1/16 wide, 8×8",
         ("data=digits", "teacher=vgg8", "teacher.model.width=0.0625", "model=vgg8", "model.width=0.0625"),
-        wanted=1.25,
+        target=1.25,
     ),
 }
 
@@ -70,13 +70,13 @@ class Workload:
             )
         if self.total > self.samples // self.batch_size:
             raise UsageError(
-                f"--blocks {self.blocks} --steps {self.steps}: {self.total} steps, with one block that does not count; "
+                f"--blocks {self.blocks} --steps {self.steps}: {self.total} steps, with a warm-up block; "
                 f"expected at most {self.samples // self.batch_size}, an epoch of --samples {self.samples}"
             )
 
     @property
     def total(self) -> int:
-        """All steps, with those of the block that does not count."""
+        """All steps, warm-up included."""
         return (self.blocks + 1) * self.steps
 
     @property
@@ -94,7 +94,7 @@ class Workload:
         )  # fmt: skip
 
     def data(self, config: RunConfig) -> Data:
-        """Random pictures with random labels, in the shape of the config's data set."""
+        """Random images with random labels, in the shape of the config's data set."""
         channels, size, classes = config.data.channels or 1, config.data.size or 32, classes_of(config.data)
         generator = torch.Generator().manual_seed(0)
 
@@ -109,21 +109,21 @@ class Workload:
 
 
 @dataclass(frozen=True, eq=False)
-class Gated(Data):
-    """Data whose training batches come through a gate."""
+class ThrottledData(Data):
+    """Data whose training batches pass through a throttle."""
 
-    gate: Gate = field(kw_only=True)
+    throttle: Throttle = field(kw_only=True)
 
     def train_loader(self, *args: Any, **kwargs: Any) -> Any:
-        return _GatedLoader(super().train_loader(*args, **kwargs), self.gate)
+        return _ThrottledLoader(super().train_loader(*args, **kwargs), self.throttle)
 
 
-class _GatedLoader:
-    def __init__(self, loader: Loader, gate: Gate) -> None:
-        self._loader, self._gate = loader, gate
+class _ThrottledLoader:
+    def __init__(self, loader: Loader, throttle: Throttle) -> None:
+        self._loader, self._throttle = loader, throttle
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._gate(self._loader)
+        return self._throttle(self._loader)
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -132,12 +132,12 @@ class _GatedLoader:
         return getattr(self._loader, name)
 
 
-def platform_loop(config: RunConfig, data: Data, folder: Path) -> Callable[[Gate], Trained]:
+def platform_loop(config: RunConfig, data: Data, folder: Path) -> Callable[[Throttle], Trained]:
     """A run as kdlab trains it, Lightning, log and checkpoints included."""
     known = {each.name: getattr(data, each.name) for each in fields(data)}
 
-    def loop(gate: Gate) -> Trained:
-        trained = fit(config, Gated(**known, gate=gate), folder, job="bench", one_device=True)
+    def loop(throttle: Throttle) -> Trained:
+        trained = fit(config, ThrottledData(**known, throttle=throttle), folder, job="bench", one_device=True)
         assert trained is not None
         return trained
 

@@ -4,8 +4,8 @@ Intervals hold the mean with 95 %, seeds being what varies:
 - Student's t, mean ± t(n − 1) · s / √n: right for values that are about normal, wide where there are few;
 - percentile bootstrap over seeds, 9999 draws: assumes no shape, and with five seeds is too narrow.
 
-What is said of several comparisons at once goes by the paired t tests, their p corrected after Holm; of a single
-one that is its t interval.
+Several comparisons at once are judged by their paired t tests, p corrected after Holm; a single one therefore by
+its t interval.
 
 Student. The Probable Error of a Mean. Biometrika, 1908. Efron, Tibshirani. An Introduction to the Bootstrap. 1993.
 Wilcoxon. Individual Comparisons by Ranking Methods. Biometrics Bulletin, 1945.
@@ -127,8 +127,8 @@ def paired(values: Sequence[float], others: Sequence[float]) -> Paired:
     return Paired(differences, found, bootstrap(differences), t_test(found), wilcoxon(differences))
 
 
-def shown(difference: float, p: float) -> int:
-    """1 or −1, the sign of a difference whose p, corrected, is below 0.05; 0 of one that may be chance."""
+def significant_sign(difference: float, p: float) -> int:
+    """1 or −1, the sign of a difference whose p, corrected, is below 0.05; 0 where it is not significant."""
     return 0 if p >= 1 - LEVEL or difference == 0 else 1 if difference > 0 else -1
 
 

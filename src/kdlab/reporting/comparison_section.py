@@ -1,4 +1,4 @@
-"""Settings over their seeds as a section of a page, and as printed: tables, tests, charts, where they come from."""
+"""Settings over their seeds, printed and as a section of the page: tables, tests, charts and their provenance."""
 
 from __future__ import annotations
 
@@ -8,53 +8,63 @@ from typing import Any
 
 from rich.console import Console
 
+from kdlab.core.comparison import Comparison
 from kdlab.reporting.charts import curves
 from kdlab.reporting.charts.forest import Row, forest
-from kdlab.reporting.comparison import Contrast, comparison, figures, gains, notes
+from kdlab.reporting.comparison_tables import compare_with_alone, comparison_table, footnotes, summary_tables
 from kdlab.reporting.html.page import charts, legend, paragraphs, section
-from kdlab.reporting.runs import EPOCHS, Board, Run, curve
+from kdlab.reporting.runs import EPOCHS, ResultSet, Run, read_curve
 
-SENTENCES = 3
-"""So many comparisons are told in words; of more, the tables say enough."""
+MAX_SENTENCES = 3
+"""Up to so many comparisons are also put into words; beyond that the tables suffice."""
 
 
 @dataclass(frozen=True)
-class Compared:
-    """What is said of a board in words, and its section of the page."""
+class ComparisonSection:
+    """Its sentences, for the top of the page, and its HTML."""
 
     sentences: list[str]
-    section: str
+    html: str
 
 
-def compared(board: Board, rivals: Mapping[str, Sequence[Contrast]], console: Console, epoch: str = "last") -> Compared:
-    """Prints the tables of a board, and makes its section.
+def comparison_section(
+    results: ResultSet, comparisons: Mapping[str, Sequence[Comparison]], console: Console, epoch: str = "last"
+) -> ComparisonSection:
+    """Prints the tables of a set of results, and makes its section of the page.
 
     Args:
-        rivals: comparisons between settings, by epoch; perhaps none.
+        comparisons: between settings, by epoch; there may be none.
         epoch: the one that charts and sentences are of, `last` or `best`.
     """
-    sheets = figures(board)
-    sheets += [comparison(duels, EPOCHS[tested]) for tested, duels in rivals.items() if duels]
-    if board.common:
-        console.print(board.common, highlight=False)
-    for sheet in sheets:
-        console.print(sheet.to_rich())
-    gain = gains(board, epoch)
-    few = [one for several in (rivals.get(epoch, ()), gain.values()) if len(several) <= SENTENCES for one in several]
-    told = [f"{EPOCHS[epoch].capitalize()}: {one.sentence(board.direction, whole=len(few) == 1)}" for one in few]
-    remarks = notes(board)
-    for line in [*told, *remarks]:
+    tables = summary_tables(results)
+    tables += [comparison_table(several, tested) for tested, several in comparisons.items() if several]
+    if results.common:
+        console.print(results.common, highlight=False)
+    for table in tables:
+        console.print(table.to_rich())
+    over_alone = compare_with_alone(results, epoch)
+    few = [
+        one
+        for several in (comparisons.get(epoch, ()), over_alone.values())
+        if len(several) <= MAX_SENTENCES
+        for one in several
+    ]
+    sentences = [
+        f"{EPOCHS[epoch].capitalize()}: {one.sentence(results.direction, every_test=len(few) == 1)}" for one in few
+    ]
+    remarks = footnotes(results)
+    for line in [*sentences, *remarks]:
         console.print(line, highlight=False)
-    parts = [sheet.to_html(titled=place > 0) for place, sheet in enumerate(sheets)]
+    parts = [table.to_html(titled=place > 0) for place, table in enumerate(tables)]
     parts += [paragraphs(remarks, "note")]
     parts.append(legend(("student", "distilled"), ("alone", "alone"), ("teacher", "teacher")))
     parts.append(charts(
-        (f"Test, {EPOCHS[epoch]}: small dots are seeds, lines 95 % t intervals", _tested(board, epoch)),
-        ("Distilled − alone, paired by seed", _differences(list(gain.values()), board)),
-        ("Between settings, paired by seed", _differences(rivals.get(epoch, ()), board)),
+        (f"Test, {EPOCHS[epoch]}: small dots are seeds, lines 95 % t intervals", _tested(results, epoch)),
+        ("Distilled − alone, paired by seed", _differences(list(over_alone.values()), results)),
+        ("Between settings, paired by seed", _differences(comparisons.get(epoch, ()), results)),
     ))  # fmt: skip
-    parts.append(charts(*_learning(board)))
-    return Compared(told, section(sheets[0].title, *parts, note=board.common))
+    parts.append(charts(*_learning(results)))
+    return ComparisonSection(sentences, section(tables[0].title, *parts, note=results.common))
 
 
 def provenance(runs: Sequence[Run]) -> list[str]:
@@ -63,43 +73,46 @@ def provenance(runs: Sequence[Run]) -> list[str]:
     def distinct(read: Callable[[Mapping[str, Any]], str]) -> str:
         return ", ".join(dict.fromkeys(read(run.result) for run in runs))
 
-    data = distinct(lambda r: f"{r['data']['train']} to train, {r['data']['validation']} to validate, "
-                              f"{r['data']['test']} to test, fingerprint {r['data']['fingerprint'][:12]}")  # fmt: skip
+    data = distinct(lambda r: f"{r['data']['train']} for training, {r['data']['validation']} for validation, "
+                              f"{r['data']['test']} for test, fingerprint {r['data']['fingerprint'][:12]}")  # fmt: skip
     packages = distinct(lambda r: ", ".join(f"{name} {number}" for name, number in r["versions"].items()))
     machine = distinct(lambda r: f"{r['hardware']['gpu'] or r['hardware']['cpu']}, threads: {r['hardware']['threads']}")
     commit = distinct(lambda r: (r["commit"] or "unknown")[:12])
     return [f"Data: {data}.", f"Made with {packages}; commit {commit}; {machine}."]
 
 
-def _tested(board: Board, epoch: str) -> str:
+def _tested(results: ResultSet, epoch: str) -> str:
     """Every setting's test values."""
     rows = []
-    for group in board.groups:
-        own = ("distilled", "student") if group.taught else ("trained alone", "alone")
+    for group in results.groups:
+        own = ("distilled", "student") if group.distills else ("trained alone", "alone")
         rows.append(Row(group.label, *own, group.test("student", epoch)))
         rows.append(Row("", "alone", "alone", group.test("alone", epoch)))
-        rows.append(Row("", "teacher", "teacher", group.test("teacher", epoch), beside=True))
-    return forest(rows, board.title, "test by setting")
+        rows.append(Row("", "teacher", "teacher", group.test("teacher", epoch), same_row=True))
+    return forest(rows, results.title, "test by setting")
 
 
-def _differences(found: Sequence[Contrast], board: Board) -> str:
+def _differences(found: Sequence[Comparison], results: ResultSet) -> str:
     rows = [
         Row(one.name, one.name, "student", dict(zip(one.seeds, one.paired.differences, strict=True))) for one in found
     ]
-    return forest(rows, f"difference of {board.title}", "paired differences", zero=True)
+    return forest(rows, f"difference of {results.title}", "paired differences", zero=True)
 
 
-def _learning(board: Board) -> list[tuple[str, str]]:
+def _learning(results: ResultSet) -> list[tuple[str, str]]:
     """A chart per setting, all with one vertical axis."""
-    metric = f"validation/{board.metric}"
-    files = [file for group in board.groups for run in group.runs
+    metric = f"validation/{results.metric}"
+    files = [file for group in results.groups for run in group.runs
              for file in (run.folder / "metrics.csv", run.folder / "alone" / "metrics.csv")]  # fmt: skip
-    every = [found for file in files if (found := curve(file, metric))]
+    every = [found for file in files if (found := read_curve(file, metric))]
     if not every:
         return []
-    teachers = [run.validation("teacher") for group in board.groups for run in group.runs]
-    within = curves.bounds(every, [value for value in teachers if value is not None], board.direction)
+    teachers = [run.validation("teacher") for group in results.groups for run in group.runs]
+    y_range = curves.axis_range(every, [value for value in teachers if value is not None], results.direction)
     return [
-        (f"Validation by epoch: {group.label}", curves.validation_of_group(group, board.title, board.direction, within))
-        for group in board.groups
+        (
+            f"Validation by epoch: {group.label}",
+            curves.group_validation(group, results.title, results.direction, y_range),
+        )
+        for group in results.groups
     ]

@@ -1,4 +1,4 @@
-"""Reads run folders, and puts together those that differ in nothing but the seed."""
+"""Reads run folders and groups those that differ in nothing but the seed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Curve = Sequence[tuple[float, float]]
 Teachers = TeacherConfig | EnsembleConfig | None
 
 NAMES = ("loss", "mode", "teacher", "model", "data")
-"""What a run is called by, where that is enough to tell it from others."""
+"""The names of a run; where they do not tell it from others, its keys do."""
 
 EPOCHS = {"last": "last epoch", "best": "best epoch by validation"}
 """The epochs that were tested."""
@@ -58,7 +58,7 @@ class Run:
 
     @cached_property
     def setting(self) -> Recipe:
-        """All that decides its student, less every seed."""
+        """All that decides its student, without the seeds."""
         config = self.config.replace(seed=0, teacher=_seedless(self.config.teacher))
         checkpoints = {teacher.checkpoint: teacher.checkpoint for teacher in config.teachers if teacher.checkpoint}
         return recipe_of(config, self.result["data"]["fingerprint"], checkpoints)
@@ -66,19 +66,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one setting with any seeds, and what tells it from the others."""
+    """Runs that differ in nothing but their seeds. label: what tells them from other groups."""
 
     label: str
     runs: tuple[Run, ...]
 
     @property
-    def taught(self) -> bool:
-        """Whether its students had more than labels."""
+    def distills(self) -> bool:
+        """Whether its students learned from more than labels."""
         return self.runs[0].config.distils
 
     @property
-    def distils(self) -> bool:
-        """Whether there is a student alone to compare with."""
+    def has_baseline(self) -> bool:
+        """Whether every run also has a student trained alone, to compare with."""
         return all(run.result["alone"] for run in self.runs)
 
     @property
@@ -96,7 +96,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Board:
+class ResultSet:
     """The groups that were tested on the same data by the same metric. title: of the metric."""
 
     data: str
@@ -108,7 +108,7 @@ class Board:
 
     @property
     def common(self) -> str:
-        """What all its runs are called by."""
+        """The names that all its runs share."""
         runs = [run for group in self.groups for run in group.runs]
         shared = {name: {run.result["names"].get(name) for run in runs} for name in NAMES if name != "data"}
         return ", ".join(f"{name} {next(iter(of))}" for name, of in shared.items() if len(of) == 1 and any(of))
@@ -122,7 +122,7 @@ def read_run(folder: Path) -> Run:
     """
     file = folder / "result.json"
     if not file.is_file():
-        raise UsageError(f"{folder}: the run is not complete; go on with python -m kdlab.train resume={folder}")
+        raise UsageError(f"{folder}: the run is not complete; continue it with python -m kdlab.train resume={folder}")
     try:
         result = json.loads(file.read_text())
         config = parse(RunConfig, yaml.safe_load((folder / "config.yaml").read_text()))
@@ -133,7 +133,7 @@ def read_run(folder: Path) -> Run:
     return Run(folder, config, result)
 
 
-def boards(runs: Sequence[Run]) -> list[Board]:
+def result_sets(runs: Sequence[Run]) -> list[ResultSet]:
     """Groups runs by all but their seeds, and the groups by what they were tested on."""
     tested: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
@@ -143,23 +143,23 @@ def boards(runs: Sequence[Run]) -> list[Board]:
         settings: dict[str, list[Run]] = defaultdict(list)
         for run in several:
             settings[key_of(run.setting)].append(run)
-        labels = tell_apart([_described(members[0]) for members in settings.values()])
+        labels = distinguishing_labels([_described(members[0]) for members in settings.values()])
         groups = [Group(label, tuple(members)) for label, members in zip(labels, settings.values(), strict=True)]
-        found.append(board_of(groups))
+        found.append(result_set_of(groups))
     return found
 
 
-def board_of(groups: Sequence[Group]) -> Board:
-    """The board of groups that were tested on the same data by the same metric."""
+def result_set_of(groups: Sequence[Group]) -> ResultSet:
+    """Puts groups together that were tested on the same data by the same metric."""
     result, metric = groups[0].runs[0].result, groups[0].runs[0].primary
-    return Board(
+    return ResultSet(
         str(result["names"]["data"]), result["data"]["test"], metric, result["titles"][metric],
         result["directions"][metric], tuple(groups),
     )  # fmt: skip
 
 
-def tell_apart(described: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A label for each of several settings: of those that are alike so far, the first key in which they differ.
+def distinguishing_labels(described: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A label for each of several settings: the first key in which they differ, and among those still alike the next.
 
     Args:
         described: of each, a value by key; keys that come first are preferred.
@@ -175,18 +175,18 @@ def tell_apart(described: Sequence[Mapping[str, Any]]) -> list[str]:
             if len(classes) > 1:
                 for several in classes.values():
                     for place in several:
-                        labels[place].append(_said(key, described[place].get(key)))
+                        labels[place].append(_key_value(key, described[place].get(key)))
                     split(several)
                 return
 
     split(range(len(described)))
     return [
-        " ".join(label or [_said(key, one[key]) for key in keys[:1]])
+        " ".join(label or [_key_value(key, one[key]) for key in keys[:1]])
         for label, one in zip(labels, described, strict=True)
     ]
 
 
-def curve(file: Path, metric: str) -> Curve:
+def read_curve(file: Path, metric: str) -> Curve:
     """(epoch, value) of a metric in a metrics.csv, in order; empty where there is none."""
     if not file.is_file():
         return []
@@ -194,11 +194,11 @@ def curve(file: Path, metric: str) -> Curve:
         return [(float(row["epoch"]), float(row[metric])) for row in csv.DictReader(stream) if row.get(metric)]
 
 
-def terms(file: Path) -> dict[str, Curve]:
+def loss_curves(file: Path) -> dict[str, Curve]:
     """The curve of every term of the loss in a metrics.csv, by its name."""
     with file.open(newline="") as stream:
         columns = next(csv.reader(stream), [])
-    return {name.removeprefix("loss/"): curve(file, name) for name in columns if name.startswith("loss/")}
+    return {name.removeprefix("loss/"): read_curve(file, name) for name in columns if name.startswith("loss/")}
 
 
 def _seedless(teacher: Teachers) -> Teachers:
@@ -221,7 +221,7 @@ def _described(run: Run) -> dict[str, Any]:
     return {**named, **dict(sorted(leaves(decisive), key=depth))}
 
 
-def _said(key: str, value: Any) -> str:
+def _key_value(key: str, value: Any) -> str:
     if key in NAMES:
         return str(value) if value else "labels alone" if key == "loss" else f"no {key}"
     return f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"

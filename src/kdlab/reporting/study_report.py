@@ -1,4 +1,4 @@
-"""The report of a study: what its refits came to on test, then the search that led to them."""
+"""The report of a study: the test results of its refits, then the search that led to them."""
 
 from __future__ import annotations
 
@@ -13,32 +13,31 @@ from typing import Any
 from optuna.trial import TrialState
 from rich.console import Console
 
+from kdlab.core.comparison import Comparison, compare
 from kdlab.core.errors import UsageError
 from kdlab.reporting.charts import search as chart
-from kdlab.reporting.charts.labels import number, short, titled, told
-from kdlab.reporting.charts.search import Landmark
-from kdlab.reporting.comparison import Contrast, contrasts
-from kdlab.reporting.comparison_section import compared, provenance
-from kdlab.reporting.html.page import beside, charts, folded, page, preformatted, section, wide
-from kdlab.reporting.html.table import Column, Sheet
-from kdlab.reporting.runs import EPOCHS, Board, Group, Run, board_of, read_run
-from kdlab.study.pruner import feasible
+from kdlab.reporting.charts.labels import format_params, format_value, metric_title, short_names
+from kdlab.reporting.charts.search import ReferencePoint
+from kdlab.reporting.comparison_section import comparison_section, provenance
+from kdlab.reporting.html.page import charts, collapsible, page, preformatted, section, side_by_side, wide_chart
+from kdlab.reporting.html.table import Column, ReportTable
+from kdlab.reporting.runs import EPOCHS, Group, ResultSet, Run, read_run, result_set_of
 from kdlab.study.results import SearchResults
 from kdlab.study.storage import stored
 
 COSTS = ("multiply_accumulates", "parameters", "bytes", "latency_ms")
-"""What result.json says a network costs."""
+"""The keys of result.json that say what a network costs."""
 
-MOST = 12
-"""Rows of a table of trials."""
+MAX_ROWS = 12
+"""Of a table of trials."""
 
 
-def of_study(folder: Path, console: Console, storage: str | None = None) -> str:
-    """Prints what the refits and the search of a study came to; its page adds the charts.
+def report_study(folder: Path, console: Console, storage: str | None = None) -> str:
+    """Prints the results of the refits and of the search; the page adds the charts.
 
     Args:
         folder: as `kdlab.study.spec` describes it.
-        storage: where its trials are, if study.yaml does not tell.
+        storage: where its trials are, if study.yaml does not say.
 
     Raises:
         UsageError: where the study cannot be read.
@@ -46,50 +45,50 @@ def of_study(folder: Path, console: Console, storage: str | None = None) -> str:
     with stored(folder, storage) as studies:
         searches = [SearchResults.of(study) for study in studies if "objectives" in study.user_attrs]
         if not searches:
-            raise UsageError(f"{folder}: the study has not begun; python -m kdlab.sweep begins it")
-        final = read_final(folder)
-        lead, sections = [], []
+            raise UsageError(f"{folder}: the study has not started; python -m kdlab.sweep starts it")
+        final = read_refits(folder)
+        summary_lines, sections = [], []
         if final is not None:
-            found = compared(final.board, final.rivals, console, final.keep)
-            lead += found.sentences
-            sections.append(found.section)
-        missing = [f"{name}: not every seed came to its end, so it is left out." for name in _final(folder)["missing"]]
+            found = comparison_section(final.results, final.comparisons, console, final.keep)
+            summary_lines += found.sentences
+            sections.append(found.html)
+        missing = [f"{name}: left out, because not every seed finished." for name in _final(folder)["missing"]]
         for line in missing:
             console.print(line, highlight=False)
-        lead += missing
+        summary_lines += missing
         if len(searches) > 1:
-            summary = _arms(searches)
-            console.print(summary.to_rich())
-            sections.append(section(summary.title, summary.to_html(titled=False)))
+            options = _options(searches)
+            console.print(options.to_rich())
+            sections.append(section(options.title, options.to_html(titled=False)))
         for search in searches:
-            parts = _search(search, final.landmarks(search.metric) if final else [])
+            parts = _search(search, final.reference_points(search.metric) if final else [])
             if len(searches) == 1:
-                lead.append(_counted(search))
+                summary_lines.append(_trial_counts(search))
                 console.print(_best(search).to_rich())
-                console.print(lead[-1], highlight=False)
+                console.print(summary_lines[-1], highlight=False)
                 sections += parts
             else:
-                sections.append(folded(f"{search.arm}: {_counted(search)}", *parts))
-        sections.append(folded("study.yaml", preformatted((folder / "study.yaml").read_text())))
-    return page(f"Study {folder.resolve().name}", lead, sections, provenance(final.runs) if final else [])
+                sections.append(collapsible(f"{search.option}: {_trial_counts(search)}", *parts))
+        sections.append(collapsible("study.yaml", preformatted((folder / "study.yaml").read_text())))
+    return page(f"Study {folder.resolve().name}", summary_lines, sections, provenance(final.runs) if final else [])
 
 
 @dataclass(frozen=True)
-class Final:
-    """The refits that final.json counts, and what is compared.
+class RefitResults:
+    """The refits in final.json, and the comparisons between them, by epoch.
 
     keep: the epoch that is kept, `last` or `best`.
     """
 
-    board: Board
-    rivals: dict[str, list[Contrast]]
+    results: ResultSet
+    comparisons: dict[str, list[Comparison]]
     keep: str
 
     @property
     def runs(self) -> list[Run]:
-        return [run for group in self.board.groups for run in group.runs]
+        return [run for group in self.results.groups for run in group.runs]
 
-    def landmarks(self, metric: str) -> list[Landmark]:
+    def reference_points(self, metric: str) -> list[ReferencePoint]:
         """The teacher and every student alone by what it costs; its validation metric is a mean over seeds."""
         rows: dict[tuple[str, int], list[Mapping[str, Any]]] = defaultdict(list)
         for run in self.runs:
@@ -100,7 +99,7 @@ class Final:
                     rows[name, row["multiply_accumulates"]].append(row)
         names = {"teacher": "teacher", "alone": "student alone"}
         return [
-            Landmark(
+            ReferencePoint(
                 names[name], name, {f"student.{key}": float(several[0][key]) for key in COSTS},
                 fmean(row["validation"][self.keep] for row in several),
             )
@@ -108,8 +107,8 @@ class Final:
         ]  # fmt: skip
 
 
-def read_final(folder: Path) -> Final | None:
-    """The refits of a study; None where there are none that came to their end.
+def read_refits(folder: Path) -> RefitResults | None:
+    """The refits of a study; None where none has finished.
 
     Raises:
         UsageError: where one is not complete.
@@ -122,15 +121,15 @@ def read_final(folder: Path) -> Final | None:
         for setting in settings
     }
     pairs = [(setting["name"], setting["against"]) for setting in settings if setting["against"] in groups]
-    rivals = {
-        epoch: contrasts([
+    comparisons = {
+        epoch: compare([
             (name, other, groups[name].test("student", epoch), groups[other].test("student", epoch))
             for name, other in pairs
         ])
         for epoch in EPOCHS
     }  # fmt: skip
-    board = board_of(list(groups.values()))
-    return Final(board, rivals, board.groups[0].runs[0].config.keep)
+    results = result_set_of(list(groups.values()))
+    return RefitResults(results, comparisons, results.groups[0].runs[0].config.keep)
 
 
 def _final(folder: Path) -> dict[str, Any]:
@@ -139,13 +138,15 @@ def _final(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _search(search: SearchResults, landmarks: Sequence[Landmark]) -> list[str]:
+def _search(search: SearchResults, references: Sequence[ReferencePoint]) -> list[str]:
     """The sections of one search."""
-    value = titled(search.metric)
-    fronts = [(f"{value} against {titled(cost)}", chart.front(search, cost, landmarks)) for cost in search.costs]
-    marked = "" if landmarks else " No refits yet, so the teacher and the student alone are not marked."
+    value = metric_title(search.metric)
+    fronts = [
+        (f"{value} against {metric_title(cost)}", chart.pareto_front(search, cost, references)) for cost in search.costs
+    ]
+    marked = "" if references else " No refits yet, so the teacher and the student alone are not marked."
     failed = [trial for trial in search.trials if trial.state == TrialState.FAIL]
-    reasons = Sheet(
+    reasons = ReportTable(
         "Failed trials", [Column("trial"), Column("reason", "left")],
         [[str(trial.number), trial.user_attrs.get("reason", "unknown")] for trial in failed],
     )  # fmt: skip
@@ -153,75 +154,80 @@ def _search(search: SearchResults, landmarks: Sequence[Landmark]) -> list[str]:
     return [
         section(
             best.title,
-            chart.KEY,
-            beside(charts(*fronts), best.to_html(titled=False)),
-            note=chart.CUT + marked,
+            chart.LEGEND,
+            side_by_side(charts(*fronts), best.to_html(titled=False)),
+            note=chart.CLIPPED + marked,
         ),
         section(
-            "Course",
+            "History",
             charts(
-                ("Every trial, and the best so far", chart.history(search)),
-                ("Learning curves; those of trials that are not beaten are thick", chart.learning(search)),
+                ("Every trial, and the best so far", chart.optimization_history(search)),
+                ("Learning curves; those of the Pareto front are thick", chart.learning_curves(search)),
             ),
         ),
         section(
             "Parameters",
             charts(
-                ("Importances: what tells the best tenth from the rest (PED-ANOVA)", chart.importances(search)),
-                *((f"{value} against {name}", found) for name, found in chart.slices(search)),
+                ("Importances: what tells the best tenth from the rest (PED-ANOVA)", chart.param_importances(search)),
+                *((f"{value} against {name}", found) for name, found in chart.slice_plots(search)),
             ),
-            wide("A line for each complete trial; the stronger its colour, the better", chart.parallel(search)),
+            wide_chart(
+                "A line for each complete trial; the stronger its colour, the better", chart.parallel_coordinate(search)
+            ),
         ),
         reasons.to_html() if failed else "",
     ]
 
 
-def _best(search: SearchResults) -> Sheet:
+def _best(search: SearchResults) -> ReportTable:
     """The front; where there is one objective, the best trials."""
     many = len(search.objectives) > 1
-    fit = [trial for trial in search.complete if feasible(trial)]
     sign = -1 if search.direction == "max" else 1
-    trials = search.front if many else sorted(fit, key=lambda trial: sign * (search.value(trial) or 0.0))[:MOST]
-    names = short(list(search.space))
+    trials = (
+        search.front
+        if many
+        else sorted(search.feasible, key=lambda trial: sign * (search.value(trial) or 0.0))[:MAX_ROWS]
+    )
+    names = short_names(list(search.space))
     metrics = list(dict.fromkeys([search.metric, *search.costs]))
-    columns = [Column("trial"), *(Column(titled(metric)) for metric in metrics), *map(Column, names.values())]
+    columns = [Column("trial"), *(Column(metric_title(metric)) for metric in metrics), *map(Column, names.values())]
     rows = [
         [
             str(trial.number),
-            *(_figure(metric, search.read(trial, metric)) for metric in metrics),
-            *(number(trial.params[name]) if name in trial.params else "" for name in names),
+            *(_format_metric(metric, search.read(trial, metric)) for metric in metrics),
+            *(format_value(trial.params[name]) if name in trial.params else "" for name in names),
         ]
         for trial in trials
     ]
-    return Sheet("Pareto front" if many else "Best trials", columns, rows)
+    return ReportTable("Pareto front" if many else "Best trials", columns, rows)
 
 
-def _arms(searches: Sequence[SearchResults]) -> Sheet:
+def _options(searches: Sequence[SearchResults]) -> ReportTable:
     """A row per option that is compared."""
     first = searches[0]
     columns = [Column("option", "left"), Column("complete"), Column("pruned"), Column("failed"),
-               Column(f"best {titled(first.metric)}"), Column("found", "left")]  # fmt: skip
+               Column(f"best {metric_title(first.metric)}"), Column("found", "left")]  # fmt: skip
     rows = []
     for search in searches:
         counts, best = search.counts(), search.best
-        value = _figure(search.metric, search.value(best)) if best else ""
-        params = told(best.params) if best else ""
-        came = [str(counts.get(words, 0)) for words in ("complete", "pruned", "failed")]
-        rows.append([str(search.arm), *came, value, params])
-    return Sheet("Searches", columns, rows)
+        value = _format_metric(search.metric, search.value(best)) if best else ""
+        params = format_params(best.params) if best else ""
+        states = [str(counts.get(words, 0)) for words in ("complete", "pruned", "failed")]
+        rows.append([str(search.option), *states, value, params])
+    return ReportTable("Searches", columns, rows)
 
 
-def _counted(search: SearchResults) -> str:
+def _trial_counts(search: SearchResults) -> str:
     """`60 trials: 48 complete, 12 pruned. Best: trial 3 with …`"""
     counts = ", ".join(f"{count} {words}" for words, count in search.counts().items())
-    said = f"{len(search.trials)} trials: {counts}."
+    counted = f"{len(search.trials)} trials: {counts}."
     if (best := search.best) is None:
-        return said
-    value = _figure(search.metric, search.value(best))
-    return f"{said} Best by {titled(search.metric)}: trial {best.number} with {value}, {told(best.params)}."
+        return counted
+    title, value = metric_title(search.metric), _format_metric(search.metric, search.value(best))
+    return f"{counted} Best by {title}: trial {best.number} with {value}, {format_params(best.params)}."
 
 
-def _figure(metric: str, value: float | None) -> str:
+def _format_metric(metric: str, value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:.4f}" if metric.startswith("validation.") else f"{value:,.6g}"

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from kdlab.study.spec import feasible
 from kdlab.study.trial_queue import Quota, TrialQueue, originals
 
 if TYPE_CHECKING:
@@ -102,9 +103,8 @@ def best(trials: Sequence[FrozenTrial], about: dict[str, Any]) -> FrozenTrial | 
         return None
     place, sign = next((place, -1 if direction == "minimize" else 1)
                        for place, (metric, direction) in enumerate(objectives) if metric == about["curve"])  # fmt: skip
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    feasible = [trial for trial in complete if all(broken <= 0 for broken in trial.constraints.values())]
-    return max(feasible, key=lambda trial: sign * trial.values[place], default=None)
+    candidates = [trial for trial in trials if trial.state == TrialState.COMPLETE and feasible(trial)]
+    return max(candidates, key=lambda trial: sign * trial.values[place], default=None)
 
 
 def numbers(trial: FrozenTrial, about: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from kdlab.core.errors import UsageError
-from kdlab.study.spec import COSTS, curve_of
+from kdlab.study.spec import COSTS, curve_of, feasible
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,3 @@ def trial_curve(trial: FrozenTrial, objectives: Sequence[Sequence[str]]) -> Tria
         return None
     sign = 1 if followed == "maximize" else -1
     return TrialCurve(tuple(sign * value for value in curve.values()), trial.user_attrs["epochs"], tuple(costs))
-
-
-def feasible(trial: FrozenTrial) -> bool:
-    return all(broken <= 0 for broken in trial.constraints.values())

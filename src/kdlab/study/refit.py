@@ -23,9 +23,10 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
-from kdlab.core.statistics import holm, mean, paired, shown
+from kdlab.core.comparison import Comparison, compare, format_mean, sentence
+from kdlab.core.statistics import mean
 from kdlab.study.search_space import by_key, published, written
-from kdlab.study.spec import Arm, Plan
+from kdlab.study.spec import Arm, Plan, feasible
 
 VERSION = 2
 
@@ -92,9 +93,16 @@ def summarise(plan: Plan, refits: Sequence[Refit], trials: Sequence[FrozenTrial]
             wanted.append(refit)
             settings.append(_setting(refit, [done[seed] for seed in seeds(plan)]))
     metric = plan.curve.removeprefix("validation.")
-    tests = {setting["name"]: setting["test"][metric] for setting in settings}
-    pairs = [(refit.name, refit.against) for refit in wanted if refit.against in tests]
-    found = compare(plan, [(tests[name], tests[against]) for name, against in pairs])
+    tests: dict[str | None, dict[int, float]] = {
+        setting["name"]: dict(zip(seeds(plan), setting["test"][metric], strict=True)) for setting in settings
+    }
+    found = compare(
+        [
+            (refit.name, refit.against, tests[refit.name], tests[refit.against])
+            for refit in wanted
+            if refit.against is not None and refit.against in tests
+        ]
+    )
     rivals = {refit.against for refit in refits}
     return {
         "version": VERSION,
@@ -103,67 +111,40 @@ def summarise(plan: Plan, refits: Sequence[Refit], trials: Sequence[FrozenTrial]
         "direction": plan.objectives[plan.curve],
         "seeds": seeds(plan),
         "settings": settings,
-        "comparisons": [
-            {"setting": name, "against": against, **one} for (name, against), one in zip(pairs, found, strict=True)
-        ],
+        "comparisons": [_described(one, plan.objectives[plan.curve][:3]) for one in found],
         "unbeaten": [refit.name for refit in wanted if refit.trial is None and refit.name not in rivals],
         "missing": [refit.name for refit in refits if refit not in wanted],
     }
 
 
-def compare(plan: Plan, pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> list[dict[str, Any]]:
-    """Pairs of settings, seed by seed; the fields are those of `comparisons` above."""
-    found = [paired(values, others) for values, others in pairs]
-    sign = 1 if plan.objectives[plan.curve] == "maximize" else -1
-    return [
-        {
-            "differences": list(one.differences),
-            "mean": one.mean.value,
-            "interval": one.mean.interval and list(one.mean.interval),
-            "p": one.p,
-            "corrected": corrected,
-            "better": {1: True, -1: False, 0: None}[sign * shown(one.mean.value, corrected)],
-        }
-        for one, corrected in zip(found, holm([one.p for one in found]), strict=True)
-    ]
-
-
 def verdict(final: Mapping[str, Any]) -> list[str]:
-    """What came of the study, a sentence for each comparison, and what is missing."""
-    compared = final["comparisons"]
-    said = [_sentence(one, final["metric"], len(compared)) for one in compared]
-    said += [f"{name}: the search found nothing better than what is published." for name in final["unbeaten"]]
+    """The result of the study, a sentence for each comparison, and what is missing."""
+    compared, metric = final["comparisons"], f"{final['metric']} on test"
+    said = [
+        sentence(one["setting"], one["against"], mean(one["differences"]), one["corrected"], len(compared),
+                 final["direction"][:3], metric)
+        for one in compared
+    ]  # fmt: skip
+    said += [f"{name}: the search found nothing better than the published setting." for name in final["unbeaten"]]
     if final["missing"]:
         missing = ", ".join(final["missing"])
-        said.append(f"{missing}: not every seed came to its end, so it is left out; the same command tries again.")
-    return said or ["Nothing is compared: the published setting is refitted too with final.default=true."]
-
-
-def _sentence(found: Mapping[str, Any], metric: str, comparisons: int) -> str:
-    words = {True: "is better than", False: "is worse than", None: "is not shown to differ from"}[found["better"]]
-    said = f"{found['setting']} {words} {found['against']}: {metric} on test differs by {found['mean']:+.4f}"
-    if found["interval"] is None:
-        return f"{said} with one seed, which says little."
-    low, high = found["interval"]
-    said += f" ({len(found['differences'])} seeds, 95 % interval {low:+.4f} to {high:+.4f}"
-    if comparisons == 1:
-        return f"{said})."
-    return f"{said} by itself; t test after Holm for {comparisons} comparisons: p {found['corrected']:.3g})."
+        said.append(f"{missing}: left out, because not every seed finished; the same command tries again.")
+    return said or ["Nothing is compared; final.default=true also refits the published setting."]
 
 
 def table(final: Mapping[str, Any]) -> Table:
     """Settings, their parameters, and test values as mean over seeds ± its 95 % interval."""
     metric = final["metric"]
     title = f"{final['name']}: {metric} on test over seeds {final['seeds']}, ± 95 % interval"
-    shown = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left")
     for column in ("setting", "distilled", "alone", "multiply-\naccumulates", "parameters found"):
-        shown.add_column(column, justify="left" if column.startswith(("set", "param")) else "right", overflow="fold")
+        table.add_column(column, justify="left" if column.startswith(("set", "param")) else "right", overflow="fold")
     for setting in final["settings"]:
         params = "\n".join(f"{name} {_short(value)}" for name, value in setting["params"].items())
         alone = (setting["alone"] or {}).get(metric)
         cost = f"{setting['multiply_accumulates']:,}"
-        shown.add_row(setting["name"], _spread(setting["test"][metric]), _spread(alone), cost, params)
-    return shown
+        table.add_row(setting["name"], format_mean(setting["test"][metric]), format_mean(alone or ()), cost, params)
+    return table
 
 
 def attributes(refit: Refit, seed: int) -> dict[str, Any]:
@@ -181,11 +162,7 @@ def _winners(plan: Plan, study: Study) -> list[FrozenTrial]:
     signs = [1 if direction == "minimize" else -1 for direction in plan.objectives.values()]
     first = list(plan.objectives).index(plan.curve)
     order = sorted(range(len(signs)), key=lambda place: place != first)
-    complete = [
-        trial
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if all(broken <= 0 for broken in trial.constraints.values())
-    ]
+    complete = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if feasible(trial)]
     ranked = sorted(complete, key=lambda trial: [signs[place] * trial.values[place] for place in order])
     if plan.settings.final.of == "best":
         return ranked[:1]
@@ -221,15 +198,22 @@ def _setting(refit: Refit, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
     }
 
 
+def _described(one: Comparison, direction: str) -> dict[str, Any]:
+    found = one.paired
+    return {
+        "setting": one.label,
+        "against": one.against,
+        "differences": list(found.differences),
+        "mean": found.mean.value,
+        "interval": found.mean.interval and list(found.mean.interval),
+        "p": found.p,
+        "corrected": one.p_holm,
+        "better": one.better(direction),
+    }
+
+
 def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-def _spread(values: Sequence[float] | None) -> str:
-    if not values:
-        return ""
-    found = mean(values)
-    return f"{found.value:.4f}" + ("" if found.margin is None else f"\n± {found.margin:.4f}")
 
 
 def _short(value: Any) -> str:

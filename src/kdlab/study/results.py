@@ -14,8 +14,7 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from kdlab.study.pruner import feasible
-from kdlab.study.spec import curve_of
+from kdlab.study.spec import curve_of, feasible
 
 MACS = "student.multiply_accumulates"
 
@@ -29,11 +28,11 @@ WORDS = {
 class SearchResults:
     """One Optuna study, as `kdlab.study.spec` describes it.
 
-    arm: the option that it tries; None where it is alone.
+    option: the one that it tries, where the study compares several; else None.
     """
 
     study: Study
-    arm: str | None
+    option: str | None
     objectives: Mapping[str, str]
     metric: str
 
@@ -65,8 +64,13 @@ class SearchResults:
         return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
 
     @cached_property
-    def seen(self) -> list[FrozenTrial]:
-        """Trials of which there is at least a part of a curve: complete and pruned ones."""
+    def feasible(self) -> list[FrozenTrial]:
+        """The complete trials that break no constraint."""
+        return [trial for trial in self.complete if feasible(trial)]
+
+    @cached_property
+    def with_curve(self) -> list[FrozenTrial]:
+        """Trials with at least a part of a learning curve: complete and pruned ones."""
         return [
             t for t in self.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED) and self.value(t) is not None
         ]
@@ -74,7 +78,7 @@ class SearchResults:
     @cached_property
     def front(self) -> list[FrozenTrial]:
         """The trials that no other beats in every objective, cheapest first; the best, where there is one objective."""
-        if not any(feasible(trial) for trial in self.complete):
+        if not self.feasible:
             return []
         cost = self.costs[0]
         return sorted(self.study.best_trials, key=lambda trial: (self.read(trial, cost) or 0.0, trial.number))
@@ -83,8 +87,11 @@ class SearchResults:
     def best(self) -> FrozenTrial | None:
         """The trial that is best by the curve's metric, and of equal ones the cheapest."""
         sign = -1 if self.direction == "max" else 1
-        fit = [trial for trial in self.complete if feasible(trial)]
-        return min(fit, key=lambda t: (sign * (self.value(t) or 0.0), self.read(t, self.costs[0]) or 0.0), default=None)
+        return min(
+            self.feasible,
+            key=lambda t: (sign * (self.value(t) or 0.0), self.read(t, self.costs[0]) or 0.0),
+            default=None,
+        )
 
     @cached_property
     def space(self) -> dict[str, BaseDistribution]:

@@ -147,6 +147,11 @@ def curve_of(trial: FrozenTrial) -> dict[int, float]:
     return dict(sorted(found.items()))
 
 
+def feasible(trial: FrozenTrial) -> bool:
+    """Whether a trial breaks none of the study's constraints, as Optuna has it: no violation above 0."""
+    return all(violation <= 0 for violation in trial.constraints.values())
+
+
 def make_sampler(settings: Component, seed: int, number: int) -> BaseSampler:
     """The sampler of one trial, seeded after the study and the trial's number.
 

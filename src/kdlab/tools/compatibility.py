@@ -17,8 +17,9 @@ from rich.table import Column, Table
 
 from kdlab.config.compose import compose, groups
 from kdlab.config.schema import RunConfig
+from kdlab.core.comparison import format_difference, format_interval, format_mean
 from kdlab.core.errors import one_line
-from kdlab.core.statistics import mean
+from kdlab.core.statistics import paired
 
 SMALL = ("model=resnet8", "model.width=0.25", "teacher=resnet8", "teacher.model.width=0.5", "logger=csv")
 """Networks for the table, overridden by what the user gives."""
@@ -139,15 +140,10 @@ def print_measured(found: Mapping[str, Sequence[tuple[float, float]]], console: 
                                                             "95 % interval", "n")))  # fmt: skip
     for mode, pairs in found.items():
         alone, student = zip(*pairs, strict=True)
-        gain = mean([ours - theirs for theirs, ours in pairs])
-        interval = "{:+.4f} to {:+.4f}".format(*gain.interval) if gain.interval else ""
-        table.add_row(mode, _spread(alone), _spread(student), f"{gain.value:+.4f}", interval, str(len(pairs)))
+        gain = paired(student, alone).mean
+        spread = [format_mean(values, " ", deviation=True) for values in (alone, student)]
+        table.add_row(mode, *spread, format_difference(gain.value), format_interval(gain.interval), str(gain.n))
     (console or Console()).print(table)
-
-
-def _spread(values: Sequence[float]) -> str:
-    found = mean(values)
-    return f"{found.value:.4f}" + ("" if found.deviation is None else f" ± {found.deviation:.4f}")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from kdlab.core.errors import UsageError, one_line
-from kdlab.study.pruner import DominatedPruner, feasible
-from kdlab.study.spec import curve_of, make_pruner
+from kdlab.study.pruner import DominatedPruner
+from kdlab.study.spec import curve_of, feasible, make_pruner
 from kdlab.study.storage import stored
 
 

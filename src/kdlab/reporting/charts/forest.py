@@ -1,4 +1,4 @@
-"""Values of every seed with their mean and its interval, row below row."""
+"""A forest plot: the values of every seed with their mean and its interval, one row below the other."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kdlab.core.statistics import mean
-from kdlab.reporting.charts.scale import Rows, scale_of, shorten
-from kdlab.reporting.charts.svg import LETTER, WIDTH, Frame, write
+from kdlab.reporting.charts.scale import RowScale, scale_from_values, truncate
+from kdlab.reporting.charts.svg import LETTER, WIDTH, Axes, text_element
 
 ROW = 24.0
 """The height of a row."""
@@ -15,54 +15,54 @@ ROW = 24.0
 
 @dataclass(frozen=True)
 class Row:
-    """Values by seed. name: written above, of a first row; words: what they are; class_: their colour.
+    """Values by seed. name: a heading above the row, if any; hover: what the values are; class_: their colour.
 
-    beside: drawn in the row before, of what is one value, a teacher's.
+    same_row: drawn into the row before, for a single value such as a teacher's.
     """
 
     name: str
-    words: str
+    hover: str
     class_: str
     values: Mapping[int, float]
-    beside: bool = False
+    same_row: bool = False
 
 
 def forest(rows: Sequence[Row], x_title: str, title: str, *, zero: bool = False) -> str:
-    """Small dots are seeds, full ones means, lines their 95 % t intervals. zero: draw the line of no difference."""
+    """Small dots are seeds, large ones means, lines 95 % t intervals. zero: draw the line of no difference."""
     rows = [row for row in rows if row.values]
     if not rows:
         return ""
-    count = sum(bool(row.name) + (not row.beside) for row in rows)
+    count = sum(bool(row.name) + (not row.same_row) for row in rows)
     ends = [end for row in rows for end in _ends(row)]
-    frame = Frame(
-        scale_of([*ends, 0.0] if zero else ends), Rows(count), x_title, left=14, top=4,
-        height=ROW * count + 4 + Frame.bottom,
+    axes = Axes(
+        scale_from_values([*ends, 0.0] if zero else ends), RowScale(count), x_title, left=14, top=4,
+        height=ROW * count + 4 + Axes.bottom,
     )  # fmt: skip
     if zero:
-        frame.line([(0, -0.5), (0, count - 0.5)], "zero")
+        axes.line([(0, -0.5), (0, count - 0.5)], "zero")
     place = -1
     for row in rows:
         if row.name:
             place += 1
-            words = shorten(row.name, int((WIDTH - 2 * frame.left) / LETTER))
-            frame.over.append(write(frame.left, frame.up(place) + 6, words, "label"))
-        place += not row.beside
-        _draw(frame, place, row)
-    return frame.draw(title)
+            words = truncate(row.name, int((WIDTH - 2 * axes.left) / LETTER))
+            axes.overlay.append(text_element(axes.left, axes.y_pixel(place) + 6, words, "label"))
+        place += not row.same_row
+        _draw(axes, place, row)
+    return axes.draw(title)
 
 
-def _draw(frame: Frame, place: int, row: Row) -> None:
+def _draw(axes: Axes, place: int, row: Row) -> None:
     """The seeds, and a little below them their mean with its interval."""
     found = mean(list(row.values.values()))
     if len(set(row.values.values())) > 1:
         for seed, value in row.values.items():
-            frame.dot(value, place - 0.22, f"{row.class_} faint", f"{row.words}, seed {seed}: {value:.4f}", 3)
-    span = ""
-    if found.margin:
-        low, high = found.value - found.margin, found.value + found.margin
-        span = f", 95 % interval {low:.4f} to {high:.4f}"
-        frame.line([(low, place + 0.18), (high, place + 0.18)], f"{row.class_} interval")
-    frame.dot(found.value, place + 0.18, row.class_, f"{row.words}, mean of {found.n}: {found.value:.4f}{span}", 4)
+            axes.dot(value, place - 0.22, f"{row.class_} faint", f"{row.hover}, seed {seed}: {value:.4f}", 3)
+    interval = ""
+    if found.interval and found.margin:
+        low, high = found.interval
+        interval = f", 95 % interval {low:.4f} to {high:.4f}"
+        axes.line([(low, place + 0.18), (high, place + 0.18)], f"{row.class_} interval")
+    axes.dot(found.value, place + 0.18, row.class_, f"{row.hover}, mean of {found.n}: {found.value:.4f}{interval}", 4)
 
 
 def _ends(row: Row) -> list[float]:

@@ -1,4 +1,4 @@
-"""Scales of charts: from values to places between 0 and 1, and the values that an axis names."""
+"""Scales of charts: from values to positions between 0 and 1, and the ticks of an axis."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 
 class Scale(Protocol):
-    """From values to places between 0 and 1, and the values to name on an axis."""
+    """From values to positions between 0 and 1, and (value, label) of each tick."""
 
-    def place(self, value: Any) -> float: ...
+    def position(self, value: Any) -> float: ...
 
     def ticks(self) -> list[tuple[Any, str]]: ...
 
 
 @dataclass(frozen=True)
-class Linear:
-    """Numbers, evenly."""
+class LinearScale:
+    """Numbers on a linear scale."""
 
     low: float
     high: float
 
-    def place(self, value: Any) -> float:
+    def position(self, value: Any) -> float:
         return (float(value) - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[tuple[Any, str]]:
         step = _step((self.high - self.low) / 4)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [(place * step, amount(place * step, step)) for place in range(first, last + 1)]
+        return [(place * step, format_tick(place * step, step)) for place in range(first, last + 1)]
 
 
 @dataclass(frozen=True)
-class Log:
-    """Positive numbers, by their logarithm."""
+class LogScale:
+    """Positive numbers on a logarithmic scale."""
 
     low: float
     high: float
 
-    def place(self, value: Any) -> float:
+    def position(self, value: Any) -> float:
         return math.log(float(value) / self.low) / math.log(self.high / self.low)
 
     def ticks(self) -> list[tuple[Any, str]]:
@@ -51,16 +51,16 @@ class Log:
             inside = [value for value in found if self.low * 0.999 <= value <= self.high * 1.001]
             if len(inside) >= 3:
                 break
-        return [(value, amount(value, value)) for value in inside]
+        return [(value, format_tick(value, value)) for value in inside]
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows by number, the first on top; they have names of their own, so no ticks."""
+class RowScale:
+    """Rows by number, the first on top; they are labelled in the chart, so there are no ticks."""
 
     count: int
 
-    def place(self, value: Any) -> float:
+    def position(self, value: Any) -> float:
         return 1 - (float(value) + 0.5) / self.count
 
     def ticks(self) -> list[tuple[Any, str]]:
@@ -68,42 +68,42 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Choices:
-    """Options, side by side."""
+class CategoricalScale:
+    """Options, evenly spaced."""
 
     options: tuple[Any, ...]
 
-    def place(self, value: Any) -> float:
+    def position(self, value: Any) -> float:
         return (self.options.index(value) + 0.5) / len(self.options)
 
     def ticks(self) -> list[tuple[Any, str]]:
-        return [(option, shorten(str(option), max(4, int(60 / len(self.options))))) for option in self.options]
+        return [(option, truncate(str(option), max(4, int(60 / len(self.options))))) for option in self.options]
 
 
-def scale_of(values: Iterable[float], *, log: bool = False) -> Linear | Log:
-    """A scale that holds all values, if there are any, with a little room; logarithmic where wanted and possible."""
+def scale_from_values(values: Iterable[float], *, log: bool = False) -> LinearScale | LogScale:
+    """A scale that covers all values with a margin; logarithmic where asked and possible."""
     found = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(found), max(found)
     if log and low > 0:
         room = max(1.05, (high / low) ** 0.06)
-        return Log(low / room, high * room)
+        return LogScale(low / room, high * room)
     room = 0.06 * (high - low) or abs(high) * 0.05 or 1.0
-    return Linear(low - room, high + room)
+    return LinearScale(low - room, high + room)
 
 
-def scale_for(distribution: BaseDistribution) -> Scale:
-    """The axis of a parameter, from end to end of its range."""
+def scale_from_distribution(distribution: BaseDistribution) -> Scale:
+    """The axis of a parameter, over its whole range."""
     if isinstance(distribution, CategoricalDistribution):
-        return Choices(distribution.choices)
+        return CategoricalScale(distribution.choices)
     assert isinstance(distribution, (FloatDistribution, IntDistribution))
     if distribution.low == distribution.high:
-        return scale_of([float(distribution.low)])
-    kind = Log if distribution.log else Linear
+        return scale_from_values([float(distribution.low)])
+    kind = LogScale if distribution.log else LinearScale
     return kind(float(distribution.low), float(distribution.high))
 
 
-def amount(value: float, step: float) -> str:
-    """A number as an axis shows it, to the precision of the step: 0.95, 250, 30k, 2.5M."""
+def format_tick(value: float, step: float) -> str:
+    """A tick label, to the precision of the step: 0.95, 250, 30k, 2.5M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.6g}{letter}"
@@ -111,12 +111,12 @@ def amount(value: float, step: float) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
-def shorten(words: str, most: int) -> str:
-    """Words cut to so many letters."""
+def truncate(words: str, most: int) -> str:
+    """Words cut to at most so many letters."""
     return words if len(words) <= most else words[: max(1, most - 1)] + "…"
 
 
 def _step(size: float) -> float:
-    """The round number that is nearest above."""
+    """The next round number."""
     base = 10.0 ** math.floor(math.log10(size))
     return next(base * digit for digit in (1, 2, 2.5, 5, 10) if base * digit >= size * 0.999)

@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing else: style and charts are in it, and it forbids itself the network."""
+"""One self-contained HTML page: style and charts are inline, and its security policy forbids the network."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 STYLE = Path(__file__).with_suffix(".css")
 
 
-def page(title: str, lead: Sequence[str], sections: Iterable[str], footer: Sequence[str]) -> str:
+def page(title: str, summary: Sequence[str], sections: Iterable[str], footer: Sequence[str]) -> str:
     """The whole page.
 
     Args:
         title: its heading.
-        lead: sentences that say what came of it.
+        summary: sentences with the results.
         sections: see `section`.
         footer: lines of small print.
     """
@@ -23,7 +23,7 @@ def page(title: str, lead: Sequence[str], sections: Iterable[str], footer: Seque
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         f"<title>{escape(title)}</title>\n<style>\n{STYLE.read_text()}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{escape(title)}</h1>\n{paragraphs(lead, 'lead')}\n"
+        f"<h1>{escape(title)}</h1>\n{paragraphs(summary, 'lead')}\n"
         + "\n".join(part for part in sections if part)
         + (f"\n<footer>{paragraphs(footer)}</footer>" if footer else "")
         + "\n</main>\n</body>\n</html>\n"
@@ -41,27 +41,29 @@ def section(title: str, *parts: str, note: str = "") -> str:
 def charts(*found: tuple[str, str]) -> str:
     """(caption, chart) side by side where there is room."""
     shown = [(caption, chart) for caption, chart in found if chart]
-    return beside(*(f"<figure><figcaption>{escape(words)}</figcaption>{chart}</figure>" for words, chart in shown))
+    return side_by_side(
+        *(f"<figure><figcaption>{escape(words)}</figcaption>{chart}</figure>" for words, chart in shown)
+    )
 
 
-def beside(*parts: str) -> str:
+def side_by_side(*parts: str) -> str:
     """Parts side by side where there is room."""
     return f'<div class="charts">{"".join(parts)}</div>' if any(parts) else ""
 
 
-def wide(caption: str, chart: str) -> str:
+def wide_chart(caption: str, chart: str) -> str:
     """A chart that takes the whole width, and scrolls sideways on a phone."""
     words = f"<figcaption>{escape(caption)}</figcaption>"
     return f'<figure class="wide">{words}<div class="scroll" tabindex="0">{chart}</div></figure>' if chart else ""
 
 
-def folded(title: str, *parts: str) -> str:
-    """Parts that are shown when asked for."""
+def collapsible(title: str, *parts: str) -> str:
+    """Parts that a click unfolds."""
     return f"<details><summary>{escape(title)}</summary>{''.join(parts)}</details>" if any(parts) else ""
 
 
 def legend(*entries: tuple[str, str]) -> str:
-    """(class, words) of what is not named in the charts themselves."""
+    """(class, words) of colours that the charts themselves do not name."""
     return (
         '<p class="legend">' + "".join(f'<span class="key {c}">{escape(words)}</span>' for c, words in entries) + "</p>"
     )

@@ -1,0 +1,61 @@
+"""What cannot be combined, written out by hand: what each paper compares, against what there is to compare.
+
+Nothing here is read from kdlab, so that a head which asks for too much or too little is found out.
+"""
+
+LOGITS = {
+    "ctkd", "dist", "dkd", "jsd", "kd", "logit_mse", "mlkd", "nkd", "reverse_kl", "rld", "soft_ce", "wsld", "wttm",
+}  # fmt: skip
+"""Losses on predictions alone: any teacher will do."""
+
+BEYOND_LOGITS = {
+    "ab": ("preactivations",),  # the sign of a response before its ReLU
+    "at": ("stages",),  # attention maps
+    "catkd": ("stages", "classifier"),  # class activation maps: last map × weights of the classifier
+    "cc": ("embedding",),
+    "crd": ("embedding",),
+    "cwd": ("stages",),
+    "fitnet": ("stages",),
+    "fsp": ("stages",),  # Gram matrices between neighbouring stages
+    "ft": ("stages",),
+    "ickd": ("stages",),
+    "kdsvd": ("stages",),
+    "mgd": ("stages",),
+    "nst": ("stages",),
+    "ofd": ("preactivations", "normalisations"),  # margins come from the bias and weight of batch normalisation
+    "pkt": ("embedding",),
+    "reviewkd": ("embedding", "stages", "preactivations"),  # the embedding is its deepest map
+    "rkd": ("embedding",),
+    "rrd": ("embedding",),
+    "sp": ("stages",),
+    "srrl": ("embedding", "classifier"),  # the teacher's classifier on the student's features
+    "vid": ("stages",),
+}
+"""What these losses read of a teacher besides its logits, in the order in which messages name it."""
+
+GRAFTS = {"simkd"}
+"""Losses that build the classifier of a trained teacher into the student."""
+
+NO_NETWORK = {"dlb", "ps_kd", "tf_kd"}
+"""Modes whose teacher is a set of predictions: of the last mini-batch, of the last epoch, or made up."""
+
+FROZEN_TEACHER = {"offline"}
+"""Modes with a teacher that was trained before."""
+
+TRANSFORMER_PAIRS = {
+    ("ab", "vit from resnet"): "vit.layers.1 has no preactivation",  # a block ends in a sum, not in an activation
+    ("ofd", "vit from resnet"): "vit.layers.1 has no preactivation",
+    ("ab", "resnet from vit"): "vit.layers.1 has no preactivation",
+    ("ofd", "resnet from vit"): "the teacher's normalisations",  # there is no batch normalisation before a ReLU
+    ("simkd", "resnet from vit"): "average-pooled last map",  # its classifier reads the class token
+}
+"""Pairs of networks that a loss cannot compare, and the words that have to say so."""
+
+
+def refused_in(loss: str, mode: str) -> str | None:
+    """How the refusal of a loss in a mode begins after `loss=NAME `; None where the two go together."""
+    if loss in GRAFTS:
+        return None if mode in FROZEN_TEACHER else "builds parts of a frozen teacher into the student"
+    if loss in LOGITS or mode not in NO_NETWORK:
+        return None
+    return "needs " + " and ".join(f"the teacher's {what}" for what in BEYOND_LOGITS[loss]) + ","
