@@ -26,7 +26,7 @@ from kdlab.networks.weights import StateDict, load_checkpoint
 from kdlab.run.recipe import LABELS_ALONE, teacher_run, teachers_of
 from kdlab.tasks.task import Task
 from kdlab.training.objective import Objective, Term
-from kdlab.training.phase_setup import PhaseSetup, make_mode, named_learners, phase_setups, scheduled
+from kdlab.training.phase_setup import PhaseSetup, completed, make_mode, named_learners, phase_setups
 from kdlab.training.phases import Phase, plan
 from kdlab.training.setup import Parts
 
@@ -109,7 +109,7 @@ def assemble(
         objective.build(mode, batch, config["seed"])
         return PhaseSetup(mode, objective, settings.get("optimizers") or {})
 
-    phases = scheduled(config, plan(config["trainer"]["max_epochs"], config["loss"]["heads"], config["phases"]))
+    phases = completed(config, plan(config["trainer"]["max_epochs"], config["loss"]["heads"], config["phases"]))
     setups = phase_setups(config, phases, setup)
     for phase, each in zip(phases, setups, strict=True):
         refuse_unprepared(phase, each.objective)

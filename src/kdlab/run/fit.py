@@ -220,7 +220,7 @@ def _strategy(settings: Mapping[str, Any], parts: Parts) -> str:
     strategy = str(settings["strategy"])
     silent = any(
         0 in (setup.objective.task_weight if phase.task_weight is None else phase.task_weight,
-              *(term.weight for term in setup.objective.terms))
+              *(term.weight_at(0) for term in setup.objective.terms))
         for phase, setup in zip(parts.phases, parts.setups, strict=True)
     )  # fmt: skip
     return "ddp_find_unused_parameters_true" if silent and (strategy == "ddp" or processes(settings) > 1) else strategy

@@ -73,11 +73,22 @@ def settings_of(config: Mapping[str, Any], phase: Phase) -> Config:
     return dict(phase.mode or config["mode"])
 
 
-def scheduled(config: Mapping[str, Any], phases: Sequence[Phase]) -> tuple[Phase, ...]:
-    """The phases, with the schedule of their mode where they have none of their own and the mode has one."""
+def completed(config: Mapping[str, Any], phases: Sequence[Phase]) -> tuple[Phase, ...]:
+    """The phases, each with what it takes over from the run: the schedule of its mode where it has none of its own and
+    the mode has one, and the settings of the run's optimizer where it only changes some, `{lr: 0.01}`."""
     return tuple(
-        replace(phase, scheduler=phase.scheduler or settings_of(config, phase).get("scheduler")) for phase in phases
+        replace(
+            phase,
+            scheduler=phase.scheduler or settings_of(config, phase).get("scheduler"),
+            optimizer=_changed(config["optimizer"], phase.optimizer),
+        )
+        for phase in phases
     )
+
+
+def _changed(optimizer: Mapping[str, Any], own: Any) -> Any:
+    # What is no group of keys is refused where the optimizer is tried.
+    return {**optimizer, **own} if isinstance(own, Mapping) and "_target_" not in own else own
 
 
 def named_learners(config: Mapping[str, Any], settings: Mapping[str, Any]) -> list[tuple[str, Config]]:
