@@ -34,7 +34,7 @@ def weights(network):
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_a_phase_may_change_the_settings_of_whichever_optimizer_the_run_has(name):
-    # HobbitLong/RepDistiller, helper/pretrain.py:22 at b2487ab: 0.01, and all else as in training.
+    # HobbitLong/RepDistiller, helper/pretrain.py:24 at b2487ab: 0.01, and all else as in training.
     parts = put_together("null", f"optimizer={name}", "loss=ft", "optimizer.weight_decay=0.25")
     run = compose([*TINY, f"optimizer={name}", "optimizer.weight_decay=0.25"])["optimizer"]
     assert [phase.optimizer for phase in parts.phases] == [{**run, "lr": 0.01}, None]

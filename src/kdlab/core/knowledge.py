@@ -141,6 +141,7 @@ class Needs:
     labels: hard class labels, of the batch (Lesson.target) and of the training set (Context.labels).
     index: a place in the training set that names the same sample in every epoch.
     views: names of further views of each sample, read from Lesson.views.
+    supervised: those of the views whose labels the supervised loss is to count too.
     """
 
     learner: Fields = Fields()
@@ -148,6 +149,7 @@ class Needs:
     labels: bool = False
     index: bool = False
     views: tuple[str, ...] = ()
+    supervised: tuple[str, ...] = ()
 
     def unmet(self, offer: Offer) -> list[str]:
         """What is needed and not offered, in words; empty where the head can work."""

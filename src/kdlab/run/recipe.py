@@ -87,7 +87,11 @@ def recipe_of(config: Mapping[str, Any], fingerprint: str, checkpoints: Mapping[
         data, model = {**data, "views": {}}, {**model, "taps": None}  # nobody sees the views, nobody reads the taps
     return {
         "version": VERSION,
-        "data": {"fingerprint": fingerprint, **{key: data.get(key) for key in ("mean", "std", "augment", "views")}},
+        "data": {
+            "fingerprint": fingerprint,
+            **{key: data.get(key) for key in ("mean", "std", "augment", "views")},
+            "augment": _augment(data.get("augment")),
+        },
         "model": model,
         **{key: config[key] for key in ("task", "optimizer", "scheduler", "seed", "mode", "keep")},
         "trainer": {key: config["trainer"].get(key) for key in DECISIVE},
@@ -95,6 +99,11 @@ def recipe_of(config: Mapping[str, Any], fingerprint: str, checkpoints: Mapping[
         "phases": config.get("phases"),
         "teachers": [_teacher(config, teacher, fingerprint, checkpoints or {}) for teacher in teachers_of(config)],
     }
+
+
+def _augment(settings: Config | None) -> Config | None:
+    # Not used is the same as not known, as in recipes written before there was such a key.
+    return settings and {key: value for key, value in settings.items() if key != "randaugment" or value}
 
 
 def _teacher(

@@ -41,7 +41,7 @@ def test_fitnet_has_the_value_of_published_code():
     assert head(knows(student), knows(teacher), LESSON, PROGRESS).item() == pytest.approx(0.9390682144790489, rel=1e-9)
 
 
-# HobbitLong/RepDistiller, models/util.py:151-156 at eedab9d, ConvReg: the kernel, stride and kind of each case.
+# HobbitLong/RepDistiller, models/util.py:138-143 at eedab9d, ConvReg: the kernel, stride and kind of each case.
 @pytest.mark.parametrize(
     ("ours", "theirs", "layer", "regressed"),
     [

@@ -46,8 +46,8 @@ def test_the_paraphraser_has_the_value_of_published_code():
 
 
 def test_the_mean_of_learned_factors_is_that_of_published_code():
-    """HobbitLong/RepDistiller, models/util.py:47 at eedab9d: Translator with its use_bn, Paraphraser without;
-    distiller_zoo/FT.py:32 at 1e2f816, written out here in float64 for one sample and position at a time."""
+    """HobbitLong/RepDistiller, models/util.py:45 at eedab9d: Translator with its use_bn, Paraphraser without;
+    distiller_zoo/FT.py:31 at 1e2f816, written out here in float64 for one sample and position at a time."""
     head = built("paraphraser_mean")
     fill(head.paraphraser)
     fill(head.translator)
