@@ -436,7 +436,7 @@ def test_declared_taps_are_taken_and_what_they_leave_open_is_found() -> None:
         ({"stages": ["layer1", "layer2"], "preactivations": [None]}, r"1 entries for 2 stages \(layer1, layer2\)"),
         ({"classifier": "layer3"}, r"layer3 is no Linear whose output is the logits"),
         ({"classifier": "fd"}, r"'fd'.*fc"),
-        ({"stage": ["layer1"]}, r"taps\.stage is unknown.*stages, preactivations and classifier"),
+        ({"stage": ["layer1"]}, r"taps\.stage is unknown.*stages, preactivations, classifier and stem"),
     ],
 )
 def test_a_wrong_declaration_is_refused_with_what_would_be_right(declared: dict[str, Any], message: str) -> None:

@@ -30,6 +30,7 @@ class Knowledge:
     preactivations: the same maps before their last activation.
     rows: [N], the sample that each prediction belongs to.
     members: the logits of each member, where this is an ensemble.
+    stem: the map that the stages start from, [B, D, H, W]; None where nothing asked, or there is none.
     """
 
     logits: Tensor
@@ -38,6 +39,7 @@ class Knowledge:
     preactivations: tuple[Tensor | None, ...] = ()
     rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     members: tuple[Tensor, ...] = ()
+    stem: Tensor | None = None
 
     def stage(self, position: int) -> Tensor:
         """One stage's map, which its head declared in `needs`."""
@@ -70,6 +72,7 @@ class Knowledge:
             embedding=self.embedding if fields.embedding else None,
             stages=_chosen(self.stages, fields.stages),
             preactivations=_chosen(self.preactivations, fields.preactivations),
+            stem=self.stem if fields.stem else None,
         )
 
     def _map(self, function: Any) -> Knowledge:
@@ -83,6 +86,7 @@ class Knowledge:
             stages=several(self.stages),
             preactivations=several(self.preactivations),
             members=tuple(function(member) for member in self.members),
+            stem=None if self.stem is None else function(self.stem),
         )
 
 
@@ -114,8 +118,8 @@ class Fields:
     """What is read of one network beside its logits, or what one network can offer.
 
     `stages="all"` asks for every stage the network has, and at least one; `preactivations="all"` for those
-    that its stages have, be it none. `classifier` and `normalisations` are modules, handed over once, in the
-    Example.
+    that its stages have, be it none; `stem` for the stem, where there is one. `classifier` and `normalisations`
+    are modules, handed over once, in the Example.
     """
 
     embedding: bool = False
@@ -123,6 +127,7 @@ class Fields:
     preactivations: Positions = ()
     classifier: bool = False
     normalisations: bool = False
+    stem: bool = False
 
     def __or__(self, other: Fields) -> Fields:
         return Fields(
@@ -131,6 +136,7 @@ class Fields:
             _union(self.preactivations, other.preactivations),
             self.classifier or other.classifier,
             self.normalisations or other.normalisations,
+            self.stem or other.stem,
         )
 
 

@@ -138,8 +138,8 @@ def moved(pictures: Tensor, across: Tensor, down: Tensor) -> Tensor:
         down: likewise from the upper edge.
     """
     height, width = pictures.shape[2:]
-    _, across, down = torch.broadcast_tensors(pictures[:, :1], across, down)
-    column, row = across.floor().long(), down.floor().long()
+    size = (len(pictures), 1, height, width)
+    column, row = across.floor().long().expand(size), down.floor().long().expand(size)
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     places = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
     taken = pictures.flatten(2).gather(2, places.flatten(2).expand(*pictures.shape[:2], -1))

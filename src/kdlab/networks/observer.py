@@ -47,7 +47,8 @@ class Observer:
             raise self._refusal("normalisations")
         self._fields = fields
         self._embedding = f"{taps.classifier}:input" if fields.embedding else None
-        wanted = (*self._stages, *self._preactivations, self._embedding)
+        self._stem = taps.stem if fields.stem else None
+        wanted = (*self._stages, *self._preactivations, self._embedding, self._stem)
         self._modules = {tap: module_of(network, tap) for tap in wanted if tap is not None}
         self._hooks: list[RemovableHandle] = []
         self._caught: dict[str, Tensor] | None = None
@@ -84,6 +85,7 @@ class Observer:
             stages=tuple(None if tap is None else caught[tap] for tap in self._stages),
             preactivations=tuple(None if tap is None else caught[tap] for tap in self._preactivations),
             rows=_rows(len(logits), logits.device),
+            stem=None if self._stem is None else caught[self._stem],
         )
 
     def example(self, input: Tensor) -> Example:

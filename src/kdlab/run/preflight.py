@@ -169,5 +169,6 @@ def refuse_hardware(trainer: Config) -> None:
 def _names(taps: Any) -> bool:
     if not isinstance(taps, Mapping):
         return False
-    lists = [names for key, names in taps.items() if key != "classifier" and names is not None]
-    return isinstance(taps.get("classifier"), str | None) and all(isinstance(names, list) for names in lists)
+    single = ("classifier", "stem")
+    lists = [names for key, names in taps.items() if key not in single and names is not None]
+    return all(isinstance(taps.get(key), str | None) for key in single) and all(isinstance(x, list) for x in lists)
