@@ -28,9 +28,11 @@ def find_stem(seen: Trace, first: Value, follows: Callable[[nn.Module], bool]) -
         return None
     made = seen.since(first)
     stem = next((call for call in (*convolution.parents, convolution) if call.name and call.end < made), None)
-    for call in seen.calls if stem is not None else ():
+    if stem is None:
+        return None
+    for call in seen.calls:
         if call.parents == stem.parents and call.input == stem.output and follows(call.module):
             stem = call
-    if stem is None or stem.output is None or stem.output == first or stem.output.tensor.ndim != 4:
+    if stem.output is None or stem.output == first or stem.output.tensor.ndim != 4:
         return None
     return stem.name

@@ -24,10 +24,13 @@ class StagePairs(nn.Module):
                 "name more in the model's taps"
             )
         self.adapters = nn.ModuleList()
-        stems = learner.knowledge.stem, teacher.knowledge.stem
-        self.stem = stem and None not in stems
         maps = [(stage_map(learner, ours), stage_map(teacher, theirs)) for ours, theirs in self.pairs]
-        for one, other in (stems, *maps) if self.stem else maps:
+        one, other = learner.knowledge.stem, teacher.knowledge.stem
+        self.stem = False
+        if stem and one is not None and other is not None:
+            self.stem = True
+            maps.insert(0, (one, other))
+        for one, other in maps:
             source, target = one.shape[1], other.shape[1]
             self.adapters.append(nn.Identity() if source == target else Align(source, target))
 
