@@ -67,10 +67,34 @@ def test_reviewkd_trains_as_its_authors_script_does(pair, weight, rate):
     # dvlab-research/ReviewKD, CIFAR-100/script/reviewKD.sh and train.py at 6607308.
     config = compose([of(pair, "reviewkd")])
     assert config["loss"]["heads"]["reviewkd"]["weight"] == weight
-    assert config["loss"]["heads"]["reviewkd"]["ramp"] == 20
+    head = config["loss"]["heads"]["reviewkd"]
+    assert (head["ramp"], head["ramp_shape"]) == (20, "from_zero")  # train.py:224 at 49015fb, epoch / 20 from 0
     assert (config["optimizer"]["lr"], config["optimizer"]["nesterov"]) == (rate, True)
     assert (config["trainer"]["batch_size"], config["trainer"]["max_epochs"]) == (128, 240)
     assert config["teacher"]["trainer"]["batch_size"] == 64
+
+
+@pytest.mark.parametrize(
+    ("pair", "rate", "epochs"),
+    [*((pair, 0.025, 240) for pair in "ABCDEF"), ("G", 0.01, 480), ("H", 0.01, 480), ("I", 0.0025, 480),
+     ("J", 0.0025, 480)],
+)  # fmt: skip
+def test_mlkd_trains_each_pair_as_its_authors_configs_do(pair, rate, epochs):
+    # Jin-Ying/Multi-Level-Logit-Distillation, configs/cifar100/ours/*.yaml:12-13 at 5ee473f and 6327e73.
+    config = compose([of(pair, "mlkd")])
+    assert (config["optimizer"]["lr"], config["trainer"]["max_epochs"]) == (rate, epochs)
+    assert (config["teacher"]["optimizer"]["lr"], config["teacher"]["trainer"]["max_epochs"]) == (0.05, 240)
+    assert config["scheduler"]["milestones"] == [150, 180, 210]
+    assert config["data"]["views"] == {"strong": {"randaugment": {"operations": 2, "magnitude": None}}}
+    assert (config["loss"]["task_weight"], config["loss"]["heads"]["mlkd"]["weight"]) == (0.1, 0.9)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_paraphraser_of_ft_has_a_rate_of_its_own(pair):
+    # HobbitLong/RepDistiller, helper/pretrain.py:21-26 at b2487ab: 0.01 where the student is a ResNet or a WRN, else
+    # the student's rate: 0.05 for vgg8, 0.01 for MobileNet and ShuffleNet.
+    first = compose([of(pair, "ft")])["loss"]["heads"]["ft"]["first"]
+    assert first["optimizer"] == {"lr": 0.05 if pair == "F" else 0.01}
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,14 @@ def test_a_hub_copy_needs_parquet_files(tmp_path: Path) -> None:
         ({"augment": {"mixup": -0.1}}, "data.augment.mixup=-0.1: expected 0 (off) or more"),
         ({"augment": {"label_smoothing": 1}}, "data.augment.label_smoothing=1"),
         ({"augment": {"cropp": 4}}, "data.augment.cropp: there is no such key; did you mean crop?"),
+        (
+            {"augment": {"randaugment": {"operations": 2, "magnitude": 31}}},
+            "data.augment.randaugment={'operations': 2,",
+        ),
+        (
+            {"augment": {"randaugment": {"operations": 2}}},
+            "data.augment.randaugment={'operations': 2}: expected null, or {",
+        ),
         ({"views": {"strong": {"rotatoin": 9}}}, "data.views.strong.rotatoin: there is no such key"),
         ({"views": {"strong": 3}}, "data.views.strong=3: expected a group of keys"),
     ],

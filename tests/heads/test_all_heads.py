@@ -33,6 +33,9 @@ PAIRS = {  # the student, from the teacher
 }
 CONF = Path(__file__).parents[1] / "support" / "conf"
 
+SECOND = Progress(epoch=1, step=1, epochs=2, steps=2)
+"""The second of two epochs: in the first, a loss whose ramp starts from zero is silent."""
+
 each_cell = pytest.mark.parametrize(("name", "pair"), list(product(HEADS, PAIRS)))
 
 
@@ -89,12 +92,12 @@ def test_a_head_takes_a_step_or_says_why_not(name: str, pair: str) -> None:
     distiller = distiller_of(parts).train()
     (teacher,) = parts.mode.teachers
     (head,) = (placed.head for placed in parts.objective.placed(name))
-    lessons = parts.mode(batch_for(parts, pair), Progress())
-    value, terms = parts.objective(lessons, Counts(6.0, 6.0), Progress())
+    lessons = parts.mode(batch_for(parts, pair), SECOND)
+    value, terms = parts.objective(lessons, Counts(6.0, 6.0), SECOND)
     value.backward()
     if fitted := {parameter for part in head.prepared() for parameter in part.parameters()}:
         assert not any(parameter.grad is not None for parameter in fitted)  # these learn in a phase of their own
-        parts.objective(lessons, Counts(6.0, 6.0), Progress(), task_weight=0.0, prepare=True)[0].backward()
+        parts.objective(lessons, Counts(6.0, 6.0), SECOND, task_weight=0.0, prepare=True)[0].backward()
     parts.mode.close()
 
     assert value.isfinite()
@@ -120,9 +123,9 @@ def test_the_table_of_refusals_names_losses_and_pairs_that_exist() -> None:
 def test_what_a_head_learns_moves_in_every_parameter(name: str) -> None:
     parts = put_together(name, "narrow from wide")
     (head,) = (placed.head for placed in parts.objective.placed(name))
-    lessons = parts.mode(batch_for(parts, "narrow from wide"), Progress())
+    lessons = parts.mode(batch_for(parts, "narrow from wide"), SECOND)
     for prepare in (True, False) if head.prepared() else (False,):
-        parts.objective(lessons, Counts(6.0, 6.0), Progress(), task_weight=0.0, prepare=prepare)[0].backward()
+        parts.objective(lessons, Counts(6.0, 6.0), SECOND, task_weight=0.0, prepare=prepare)[0].backward()
     parts.mode.close()
     still = [each for each, value in head.named_parameters() if value.requires_grad and not value.grad.abs().max() > 0]
     assert not still

@@ -443,7 +443,7 @@ def test_declared_taps_are_taken_and_what_they_leave_open_is_found() -> None:
         ({"final_map": "layer2"}, r"layer2 is no map whose mean over its positions the classifier reads; leave it"),
         ({"final_map": "layer3.0.bn2"}, r"layer3\.0\.bn2 is no map whose mean"),
         ({"final_map": "layr3"}, r"'layr3'.*did you mean.*layer3"),
-        ({"stage": ["layer1"]}, r"taps\.stage is unknown.*stages, preactivations, final_map and classifier"),
+        ({"stage": ["layer1"]}, r"taps\.stage is unknown.*stages, preactivations, final_map, classifier and stem"),
     ],
 )
 def test_a_wrong_declaration_is_refused_with_what_would_be_right(declared: dict[str, Any], message: str) -> None:

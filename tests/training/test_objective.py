@@ -8,6 +8,7 @@ import torch
 from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Knowledge, Lesson, Progress
 from kdlab.heads.response.kd import KD
+from kdlab.heads.response.mlkd import MLKD
 from kdlab.modes.offline import Offline
 from kdlab.modes.supervised import Supervised
 from kdlab.tasks.classification import Classification
@@ -114,6 +115,26 @@ def test_views_reach_the_heads_that_asked():
     with pytest.raises(UsageError, match="loss=everything needs the view 'strong', which"):
         objective.refuse_impossible(mode)
     objective.refuse_impossible(mode, views=("strong",))
+
+
+def test_the_labels_of_a_view_count_where_a_head_that_speaks_asks_for_it():
+    # Jin-Ying/Multi-Level-Logit-Distillation, mdistiller/distillers/KD_ours.py at 6327e73: one cross-entropy for each
+    # view, both of the weight of the labels.
+    mlkd = Term("mlkd", lambda: MLKD([4.0], 1.0, 0.0, 0.0, strong=True), 0.0)
+    mode, objective = put_together([mlkd, Term("kd", lambda: KD(4.0), 0.0)], task_weight=0.1)
+    whole = {**batch(), "views": {"strong": {**batch(), "input": batch()["input"] * 2}}}
+    whole["target"] = whole["views"]["strong"]["target"] = torch.tensor([3, -1, 2, 5, -1, 0])
+    lessons = mode(whole, Progress())
+    weak, strong = lessons[0], lessons[0].views["strong"]
+    each = [
+        torch.nn.functional.cross_entropy(view.learner.logits, whole["target"], ignore_index=-1)
+        for view in (weak, strong)
+    ]
+    loss, parts = objective(lessons, Counts(6.0, 4.0), Progress())
+    torch.testing.assert_close(loss, 0.1 * (each[0] + each[1]))
+    torch.testing.assert_close(parts[0], (each[0] + each[1]).detach())
+    alone, _ = objective(lessons, Counts(6.0, 4.0), Progress(), heads=["kd"])
+    torch.testing.assert_close(alone, 0.1 * each[0])
 
 
 def test_soft_targets_are_read_at_each_heads_own_temperature():

@@ -33,6 +33,23 @@ def weights(network):
     return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_phase_may_change_the_settings_of_whichever_optimizer_the_run_has(name):
+    # HobbitLong/RepDistiller, helper/pretrain.py:24 at b2487ab: 0.01, and all else as in training.
+    parts = put_together("null", f"optimizer={name}", "loss=ft", "optimizer.weight_decay=0.25")
+    run = compose([*TINY, f"optimizer={name}", "optimizer.weight_decay=0.25"])["optimizer"]
+    assert [phase.optimizer for phase in parts.phases] == [{**run, "lr": 0.01}, None]
+    parts = put_together("null", f"optimizer={name}", "loss=ft", "loss.heads.ft.first.optimizer.lr=0.5")
+    assert parts.phases[0].optimizer["lr"] == 0.5
+    whole = "+optimizer@loss.heads.ft.first.optimizer=adam"
+    assert (
+        put_together("null", f"optimizer={name}", "loss=ft", whole).phases[0].optimizer
+        == compose(["optimizer=adam"])["optimizer"]
+    )
+    (phase,) = put_together("[{epochs:1,optimizer:{lr:0.125}}]", f"optimizer={name}").phases
+    assert (phase.optimizer["_target_"], phase.optimizer["lr"]) == (run["_target_"], 0.125)
+
+
 def test_modes_follow_each_other_on_the_same_networks():
     parts = put_together("[{epochs:1,mode:dml},{epochs:2,mode:ema},{epochs:1,mode:dml}]")
     first, second, third = parts.setups

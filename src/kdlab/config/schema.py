@@ -66,7 +66,8 @@ class Phase(Settings):
 
     heads: those that take part; None: all. prepare: they are fitted to the teacher alone (`Head.prepare`).
     task_weight: of the supervised loss; None: the run's. train: all that can, the learners' bodies (all
-    but the classifier) with the heads, or the heads alone. optimizer, scheduler, mode: None: the run's.
+    but the classifier) with the heads, or the heads alone. optimizer, scheduler, mode: None: the run's; an
+    optimizer without `_target_` is the run's with those settings changed, {lr: 0.01}.
     """
 
     epochs: int

@@ -31,6 +31,7 @@ class Knowledge:
     rows: [N], the sample that each prediction belongs to.
     members: the logits of each member, where this is an ensemble.
     final_map: [B, D, H, W] or [B, L, D], the map before pooling, whose mean over positions is the embedding.
+    stem: the map that the stages start from, [B, D, H, W]; None where nothing asked, or there is none.
     """
 
     logits: Tensor
@@ -40,6 +41,7 @@ class Knowledge:
     rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     members: tuple[Tensor, ...] = ()
     final_map: Tensor | None = None
+    stem: Tensor | None = None
 
     def stage(self, position: int) -> Tensor:
         """One stage's map, which its head declared in `needs`."""
@@ -77,6 +79,7 @@ class Knowledge:
             stages=_chosen(self.stages, fields.stages),
             preactivations=_chosen(self.preactivations, fields.preactivations),
             final_map=self.final_map if fields.final_map else None,
+            stem=self.stem if fields.stem else None,
         )
 
     def _map(self, function: Any) -> Knowledge:
@@ -91,6 +94,7 @@ class Knowledge:
             preactivations=several(self.preactivations),
             members=tuple(function(member) for member in self.members),
             final_map=None if self.final_map is None else function(self.final_map),
+            stem=None if self.stem is None else function(self.stem),
         )
 
 
@@ -122,8 +126,8 @@ class Fields:
     """What is read of one network beside its logits, or what one network can offer.
 
     `stages="all"` asks for every stage the network has, and at least one; `preactivations="all"` for those
-    that its stages have, be it none. `classifier` and `normalisations` are modules, handed over once, in the
-    Example.
+    that its stages have, be it none; `stem` for the stem, where there is one. `classifier` and `normalisations`
+    are modules, handed over once, in the Example.
     """
 
     embedding: bool = False
@@ -132,6 +136,7 @@ class Fields:
     classifier: bool = False
     normalisations: bool = False
     final_map: bool = False
+    stem: bool = False
 
     def __or__(self, other: Fields) -> Fields:
         return Fields(
@@ -141,6 +146,7 @@ class Fields:
             self.classifier or other.classifier,
             self.normalisations or other.normalisations,
             self.final_map or other.final_map,
+            self.stem or other.stem,
         )
 
 
@@ -151,6 +157,7 @@ class Needs:
     labels: hard class labels, of the batch (Lesson.target) and of the training set (Context.labels).
     index: a place in the training set that names the same sample in every epoch.
     views: names of further views of each sample, read from Lesson.views.
+    supervised: those of the views whose labels the supervised loss is to count too.
     """
 
     learner: Fields = Fields()
@@ -158,6 +165,7 @@ class Needs:
     labels: bool = False
     index: bool = False
     views: tuple[str, ...] = ()
+    supervised: tuple[str, ...] = ()
 
     def unmet(self, offer: Offer) -> list[str]:
         """What is needed and not offered, in words; empty where the head can work."""

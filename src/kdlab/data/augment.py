@@ -4,14 +4,14 @@ Every random number is a counter hash of (seed, index, view). So what becomes of
 else, not on the batch, the rank or the batches before, unless `mixup` or `cutmix` mixes it with another
 sample of its batch (`pure` says which). The order is that of the published CIFAR recipes:
 
-    crop → flip → rotate, scale and shift → normalise → mix
+    crop → flip → randaugment → rotate, scale and shift → normalise → mix
 
 Pixels from outside the picture are black, as when a picture is padded before it is normalised.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import radians
 
 import torch
@@ -20,10 +20,12 @@ from torch.nn.functional import affine_grid, grid_sample, pad
 
 from kdlab.data.counter_rng import AUGMENT, uniform
 from kdlab.data.mix import Mix
+from kdlab.data.randaugment import RandAugment
 
 # The columns of the random numbers of a sample: each purpose keeps its own, whatever else is switched on.
 TOP, LEFT, FLIP, ANGLE, DOWN, RIGHT, ZOOM = range(7)
 MIX = slice(7, 12)
+OPERATIONS = MIX.stop
 
 
 class Augment(nn.Module):
@@ -38,6 +40,7 @@ class Augment(nn.Module):
         rotation: turn by up to so many degrees either way.
         translation: shift by up to this share of the side, either way, along each axis.
         scaling: enlarge by a factor between these two.
+        randaugment: `operations` for each picture, of this `magnitude`; None for none. See `kdlab.data.randaugment`.
         mixup: the parameter of its Beta distribution; 0 for none. See `kdlab.data.mix`.
         cutmix: likewise.
         label_smoothing: the share of a target that is spread over all classes.
@@ -57,6 +60,7 @@ class Augment(nn.Module):
         rotation: float = 0.0,
         translation: float = 0.0,
         scaling: tuple[float, float] | None = None,
+        randaugment: Mapping[str, int | None] | None = None,
         mixup: float = 0.0,
         cutmix: float = 0.0,
         label_smoothing: float = 0.0,
@@ -64,6 +68,7 @@ class Augment(nn.Module):
         super().__init__()
         self.crop, self.flip = crop, flip
         self.rotation, self.translation, self.scaling = rotation, translation, scaling
+        self.randaugment = None if randaugment is None else RandAugment(**randaugment)  # type: ignore[arg-type]
         self.mix = Mix(classes, mixup=mixup, cutmix=cutmix, label_smoothing=label_smoothing)
         deviation = torch.tensor(std)[:, None, None]
         self.register_buffer("scale", 1 / (255 * deviation))
@@ -83,6 +88,8 @@ class Augment(nn.Module):
         """The random numbers [B, n] in [0, 1) for the samples `index` [B] in their `view` [B]."""
         moves = self.crop or self.flip
         count = MIX.stop if self.mix.mixes else MIX.start if self._affine else ANGLE if moves else 0
+        if self.randaugment is not None:
+            count = OPERATIONS + self.randaugment.draws
         return uniform(seed, index, view, AUGMENT, count)
 
     def forward(self, images: Tensor, target: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,6 +101,8 @@ class Augment(nn.Module):
         if self.crop or self.flip:
             images = self._cropped(images, draws)
         pixels = images.float()
+        if self.randaugment is not None:
+            pixels = self.randaugment(pixels, draws[:, OPERATIONS:])
         if self._affine:
             pixels = self._moved(pixels, draws)
         mixed: tuple[Tensor, Tensor] = self.mix(pixels.mul_(self.scale).add_(self.bias), target, draws[:, MIX])

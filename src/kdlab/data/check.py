@@ -24,6 +24,10 @@ AUGMENT: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "rotation": (lambda degrees: 0 <= degrees <= 180, "degrees, from 0 to 180"),
     "translation": (lambda share: 0 <= share <= 1, "a share of the side, from 0 to 1"),
     "scaling": (lambda span: span is None or 0 < span[0] <= span[1], "null or [smallest, largest], above 0"),
+    "randaugment": (
+        lambda settings: settings is None or _operates(**settings),
+        "null, or {operations: 1 or more, magnitude: 0 to 30, or null for one drawn anew each time}",
+    ),
     "mixup": (lambda alpha: alpha >= 0, "0 (off) or more"),
     "cutmix": (lambda alpha: alpha >= 0, "0 (off) or more"),
     "label_smoothing": (lambda share: 0 <= share < 1, "a number from 0 up to, not including, 1"),
@@ -165,6 +169,11 @@ def existing(path: object, expected: str) -> Path:
         what = "is a file" if folder.is_file() else "does not exist"
         raise DataError(f"data.path={path} {what}; expected {expected}")
     return folder
+
+
+def _operates(operations: Any, magnitude: Any) -> bool:
+    counts = all(isinstance(value, int) and value is not True for value in (operations, magnitude or 0))
+    return counts and operations >= 1 and 0 <= (magnitude or 0) <= 30
 
 
 def _check_augment(key: str, settings: Any, size: int | None) -> None:

@@ -50,7 +50,8 @@ class Observer:
         self._fields = fields
         self._embedding = f"{taps.classifier}:input" if fields.embedding else None
         self._final_map = taps.final_map if fields.final_map else None
-        wanted = (*self._stages, *self._preactivations, self._embedding, self._final_map)
+        self._stem = taps.stem if fields.stem else None
+        wanted = (*self._stages, *self._preactivations, self._embedding, self._final_map, self._stem)
         self._modules = {tap: module_of(network, tap) for tap in wanted if tap is not None}
         self._hooks: list[RemovableHandle] = []
         self._caught: dict[str, Tensor] | None = None
@@ -88,6 +89,7 @@ class Observer:
             preactivations=tuple(None if tap is None else caught[tap] for tap in self._preactivations),
             rows=_rows(len(logits), logits.device),
             final_map=None if self._final_map is None else caught[self._final_map],
+            stem=None if self._stem is None else caught[self._stem],
         )
 
     def example(self, input: Tensor) -> Example:

@@ -39,6 +39,7 @@ from torch.nn.functional import linear
 from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Fields
 from kdlab.networks.maps import dimensions, final_map, is_final, stage_maps
+from kdlab.networks.stem import find_stem
 from kdlab.networks.trace import Call, Trace, Value, module_of, trace
 
 BLOCKS = 4
@@ -54,7 +55,8 @@ class Taps:
     normalisations: per stage, the module's name, or None.
     classifier: the `Linear` module that turns the embedding into the logits, or None.
     final_map: the map before pooling, in the same syntax, or None.
-    overwritten: those of the stages and preactivations that an in-place operation writes over later on.
+    stem: what the stages start from, or None; see `kdlab.networks.stem`.
+    overwritten: those of the maps that an in-place operation writes over later on.
     """
 
     stages: tuple[str, ...] = ()
@@ -63,6 +65,7 @@ class Taps:
     classifier: str | None = None
     overwritten: frozenset[str] = frozenset()
     final_map: str | None = None
+    stem: str | None = None
 
     @property
     def offers(self) -> Fields:
@@ -84,7 +87,7 @@ def find_taps(network: nn.Module, input: Tensor, declared: Mapping[str, Any] | N
     Args:
         network: any module that returns logits [B, C]; see `logits_of`.
         input: a small batch [B, ...], real or random, on the network's device.
-        declared: `stages`, `preactivations`, `final_map` and `classifier`, as a model's YAML may name them;
+        declared: `stages`, `preactivations`, `final_map`, `classifier` and `stem`, as a model's YAML may name them;
             whatever is missing or None is found.
 
     Raises:
@@ -92,8 +95,10 @@ def find_taps(network: nn.Module, input: Tensor, declared: Mapping[str, Any] | N
         RuntimeError: where a declared tap never fires.
     """
     declared = {key: value for key, value in (declared or {}).items() if value is not None}
-    for key in declared.keys() - {"stages", "preactivations", "final_map", "classifier"}:
-        raise UsageError(f"taps.{key} is unknown: a model's taps are stages, preactivations, final_map and classifier")
+    for key in declared.keys() - {"stages", "preactivations", "final_map", "classifier", "stem"}:
+        raise UsageError(
+            f"taps.{key} is unknown: a model's taps are stages, preactivations, final_map, classifier and stem"
+        )
     seen = trace(network, input)
     stages = {tap: seen.at(tap) for tap in declared["stages"]} if "stages" in declared else _stages(seen)
     before = [_preactivation(seen, tap, value) for tap, value in stages.items()]
@@ -107,7 +112,8 @@ def find_taps(network: nn.Module, input: Tensor, declared: Mapping[str, Any] | N
     classifier = declared.get("classifier") or _classifier(seen)
     if classifier is not None and not _classifies(seen, classifier):
         raise UsageError(f"taps.classifier: {classifier} is no Linear whose output is the logits; leave it out")
-    values = stages | {tap: seen.at(tap) for tap in before if tap is not None}
+    stem = declared.get("stem") or (find_stem(seen, next(iter(stages.values())), _follows) if stages else None)
+    values = stages | {tap: seen.at(tap) for tap in (*before, stem) if tap is not None}
     return Taps(
         stages=tuple(stages),
         preactivations=tuple(before),
@@ -115,6 +121,7 @@ def find_taps(network: nn.Module, input: Tensor, declared: Mapping[str, Any] | N
         classifier=classifier,
         overwritten=frozenset(tap for tap, value in values.items() if value.overwritten),
         final_map=_final_map(seen, classifier, stages, declared.get("final_map")),
+        stem=stem,
     )
 
 
@@ -224,6 +231,10 @@ def _weighs(module: nn.Module) -> bool:
 def _activates(module: nn.Module) -> bool:
     # torch, transformers and timm all keep them in modules called activation or activations.
     return any(kind.__module__.rpartition(".")[2].startswith("activation") for kind in type(module).__mro__)
+
+
+def _follows(module: nn.Module) -> bool:
+    return _activates(module) or _channels(module) is not None
 
 
 def _channels(module: nn.Module) -> int | None:

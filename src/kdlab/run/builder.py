@@ -32,7 +32,7 @@ from kdlab.run.derive import teacher_run
 from kdlab.run.store import Entry
 from kdlab.tasks.task import Task
 from kdlab.training.objective import Objective, Term
-from kdlab.training.phase_setup import PhaseSetup, make_mode, named_learners, phase_setups, scheduled
+from kdlab.training.phase_setup import PhaseSetup, completed, make_mode, named_learners, phase_setups
 from kdlab.training.phases import plan
 from kdlab.training.setup import Parts
 
@@ -105,7 +105,7 @@ def assemble(
         objective.build(mode, batch, config.seed)
         return PhaseSetup(mode, objective, settings.optimizers)
 
-    phases = scheduled(config, plan(config.trainer.max_epochs, config.loss.heads, config.phases))
+    phases = completed(config, plan(config.trainer.max_epochs, config.loss.heads, config.phases))
     setups = phase_setups(config, phases, setup)
     last = setups[-1].mode
     described = {student: last.describe(student, networks) for student in last.students()}
@@ -247,5 +247,5 @@ def _grafted(
 def _names(taps: Any) -> bool:
     if not isinstance(taps, Mapping):
         return False
-    kinds = {"classifier": str, "final_map": str}
+    kinds = dict.fromkeys(("classifier", "final_map", "stem"), str)
     return all(names is None or isinstance(names, kinds.get(key, list)) for key, names in taps.items())

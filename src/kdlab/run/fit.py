@@ -259,7 +259,7 @@ def _strategy(settings: TrainerConfig, parts: Parts) -> str:
     strategy = settings.strategy
     silent = any(
         0 in (setup.objective.task_weight if phase.task_weight is None else phase.task_weight,
-              *(term.weight for term in setup.objective.terms))
+              *(term.weight_at(0) for term in setup.objective.terms))
         for phase, setup in zip(parts.phases, parts.setups, strict=True)
     )  # fmt: skip
     several = strategy == "ddp" or processes(settings.accelerator, settings.devices, settings.num_nodes) > 1

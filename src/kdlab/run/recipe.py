@@ -38,7 +38,8 @@ def recipe_of(config: RunConfig, fingerprint: str, checkpoints: Mapping[str, str
         "version": VERSION,
         "data": {
             "fingerprint": fingerprint, "mean": config.data.mean, "std": config.data.std,
-            "augment": config.data.augment, "views": views, "drop_last": config.data.drop_last,
+            "augment": {name: value for name, value in config.data.augment.items() if value is not None},
+            "views": views, "drop_last": config.data.drop_last,
         },
         "model": model,
         "task": config.task,

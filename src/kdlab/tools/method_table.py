@@ -6,6 +6,8 @@ come from JSON files, {method: {column: value}}:
     python -m kdlab.bench losses --json costs.json
     python -m kdlab.tools.loss_smoke_test --json digits.json
     python -m kdlab.tools.method_table costs.json digits.json
+
+`--published` prints another: every setting beside the published one; see `kdlab.tools.published_settings`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from kdlab.config.schema import HeadConfig
 from kdlab.core.errors import UsageError, one_line
 from kdlab.heads.head import Head
 from kdlab.run.builder import make_terms
+from kdlab.tools import published_settings
 
 KINDS = ("response", "feature", "relation")
 
@@ -138,10 +141,12 @@ def read(measured: Sequence[Path]) -> Measures:
 
 @one_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the table; the exit code is 2 where a file cannot be read."""
+    """Prints a table; the exit code is 2 where a file cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m kdlab.tools.method_table", description="The table of all methods.")
     parser.add_argument("measured", nargs="*", type=Path, help="JSON files of further columns")
-    print(table(read(parser.parse_args(arguments).measured)))
+    parser.add_argument("--published", action="store_true", help="each setting as it was published, and ours")
+    given = parser.parse_args(arguments)
+    print(published_settings.table() if given.published else table(read(given.measured)))
     return 0
 
 

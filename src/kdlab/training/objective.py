@@ -4,7 +4,8 @@
 
 The sum over learners is that of deep mutual learning (Zhang et al., CVPR 2018). The task term is the sum
 over labelled rows divided by their number in the whole batch, over every rank and accumulated part; a
-response head's rows are reduced likewise; a scalar counts by its part's share of the samples.
+response head's rows are reduced likewise; a scalar counts by its part's share of the samples. Where a head
+asks for it (`Needs.supervised`), the task term of a further view of the batch is added to that of the first.
 """
 
 from __future__ import annotations
@@ -180,7 +181,7 @@ class Objective(nn.Module):
             prepare: the heads are fitted to the teacher alone.
         """
         task_weight = self.task_weight if task_weight is None else task_weight
-        values = [self._task(lessons, counts)]
+        values = [self._task(lessons, counts, self._supervised(heads))]
         weights = [task_weight]
         device = values[0].device.type
         with torch.autocast(device, enabled=False):
@@ -195,9 +196,15 @@ class Objective(nn.Module):
         loss = sum(parts[1:], parts[0]) if parts else values[0] * 0.0
         return loss, torch.stack([value.detach() for value in values])
 
-    def _task(self, lessons: Sequence[Lesson], counts: Counts) -> Tensor:
+    def _supervised(self, heads: Sequence[str] | None) -> tuple[str, ...]:
+        """The further views whose labels count, by the heads that speak."""
+        speaking = [term.name for term in self.terms if heads is None or term.name in heads]
+        asked = {view for name in speaking for placed in self._placed[name] for view in placed.needs.supervised}
+        return tuple(sorted(asked))
+
+    def _task(self, lessons: Sequence[Lesson], counts: Counts, views: Sequence[str] = ()) -> Tensor:
         said = []
-        for lesson in lessons:
+        for lesson in (*lessons, *(lesson.views[view] for lesson in lessons for view in views)):
             if lesson.target is not None:
                 rows = self.task.loss(lesson.learner.logits, lesson.target)
                 labelled = counts.labelled

@@ -63,9 +63,20 @@ def phase_setups(
     return tuple(found)
 
 
-def scheduled(config: RunConfig, phases: Sequence[Phase]) -> tuple[Phase, ...]:
-    """The phases, with the schedule of their mode where they have none of their own and the mode has one."""
-    return tuple(phase.replace(scheduler=phase.scheduler or (phase.mode or config.mode).scheduler) for phase in phases)
+def completed(config: RunConfig, phases: Sequence[Phase]) -> tuple[Phase, ...]:
+    """The phases, each with what it takes over from the run: the schedule of its mode where it has none of its own and
+    the mode has one, and the settings of the run's optimizer where it only changes some, `{lr: 0.01}`."""
+    return tuple(
+        phase.replace(
+            scheduler=phase.scheduler or (phase.mode or config.mode).scheduler,
+            optimizer=_changed(config.optimizer, phase.optimizer),
+        )
+        for phase in phases
+    )
+
+
+def _changed(optimizer: Component, own: Component | None) -> Component | None:
+    return own if own is None or "_target_" in own else {**optimizer, **own}
 
 
 def named_learners(model: Component, mode: ModeConfig) -> list[tuple[str, Component]]:

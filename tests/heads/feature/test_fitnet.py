@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from kdlab.core.knowledge import Context
-from kdlab.heads.feature.fitnet import FitNet, fitnet_loss
+from kdlab.config.compose import compose
+from kdlab.core.knowledge import Context, Fields
+from kdlab.heads.feature.fitnet import FitNet, fitnet_loss, regressor
+from kdlab.networks.observer import Observer, find_taps
+from kdlab.run.builder import make_network
 from support.feature_examples import LESSON, PROGRESS, example, knows, wave
 
 CONTEXT = Context(classes=3, samples=8)
@@ -38,15 +41,58 @@ def test_fitnet_has_the_value_of_published_code():
     assert head(knows(student), knows(teacher), LESSON, PROGRESS).item() == pytest.approx(0.9390682144790489, rel=1e-9)
 
 
+# HobbitLong/RepDistiller, models/util.py:138-143 at eedab9d, ConvReg: the kernel, stride and kind of each case.
 @pytest.mark.parametrize(
-    ("ours", "theirs", "regressed"),
-    [((8, 8), (4, 4), (4, 4)), ((8, 4), (2, 4), (2, 4)), ((4, 4), (8, 8), (4, 4)), ((14, 14), (8, 8), (7, 7))],
+    ("ours", "theirs", "layer", "regressed"),
+    [
+        ((8, 8), (8, 8), ("Conv2d", (1, 1), (1, 1)), (8, 8)),
+        ((8, 8), (4, 4), ("Conv2d", (3, 3), (2, 2)), (4, 4)),
+        ((8, 8), (16, 16), ("ConvTranspose2d", (4, 4), (2, 2)), (16, 16)),
+        ((14, 14), (8, 8), ("Conv2d", (7, 7), (1, 1)), (8, 8)),
+        ((16, 8), (4, 4), ("Conv2d", (13, 5), (1, 1)), (4, 4)),
+        ((2, 2), (8, 8), ("Conv2d", (1, 1), (1, 1)), (2, 2)),  # which they have no case for
+    ],
 )
-def test_the_regressor_strides_towards_the_size_of_the_hint(ours, theirs, regressed):
+def test_the_regressor_brings_the_students_map_to_the_size_of_the_hint(ours, theirs, layer, regressed):
     student, teacher = wave(2, 3, *ours), wave(2, 5, *theirs)
     head = built(student, teacher)
+    convolution = head.regressor[0]
+    assert (type(convolution).__name__, convolution.kernel_size, convolution.stride) == layer
     assert head.regressor(student).shape == (2, 5, *regressed)
     assert head(knows(student), knows(teacher), LESSON, PROGRESS).isfinite()
+
+
+def test_a_transposed_convolution_adds_each_value_to_four_by_four_places():
+    """As it is defined: out[2i + a − 1, 2j + b − 1] += in[i, j] · kernel[a, b]."""
+    given, kernel = wave(1, 2, 3, 3).float(), wave(2, 1, 4, 4, step=0.9).float()
+    layer = regressor((1, 2, 3, 3), (1, 1, 6, 6))
+    with torch.no_grad():
+        layer.weight.copy_(kernel)
+    expected = torch.zeros(8, 8)
+    for channel in range(2):
+        for i in range(3):
+            for j in range(3):
+                expected[2 * i : 2 * i + 4, 2 * j : 2 * j + 4] += given[0, channel, i, j] * kernel[channel, 0]
+    torch.testing.assert_close(layer(given)[0, 0], expected[1:-1, 1:-1])
+
+
+# The maps feat[2] of models/resnet.py, mobilenetv2.py and resnetv2.py there, on pictures of 32 pixels.
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("resnet8x4", (128, 16, 16)),
+        ("mobilenet_half", (16, 8, 8)),
+        ("resnet50", (512, 16, 16)),
+        ("wrn_16_2", (64, 16, 16)),
+    ],
+)
+def test_the_hint_is_the_third_map_of_published_networks(name, hint):
+    config = compose([f"model={name}", "data=cifar100", "loss=fitnet"])
+    batch = torch.randn(1, 3, 32, 32)
+    network, declared = make_network(config["model"])
+    (place,) = FitNet(config["loss"]["heads"]["fitnet"]["stage"]).needs().learner.stages
+    with Observer(network, find_taps(network, batch, declared), Fields(stages=(place,))) as observer:
+        assert observer.example(batch).knowledge.stage(place).shape[1:] == hint
 
 
 def test_a_network_without_that_stage_is_refused_by_name():

@@ -45,6 +45,26 @@ def test_the_paraphraser_has_the_value_of_published_code():
     assert head.prepare(knows(TEACHER)).item() == pytest.approx(0.5463045118930231, rel=1e-9)
 
 
+def test_the_mean_of_learned_factors_is_that_of_published_code():
+    """HobbitLong/RepDistiller, models/util.py:45 at eedab9d: Translator with its use_bn, Paraphraser without;
+    distiller_zoo/FT.py:31 at 1e2f816, written out here in float64 for one sample and position at a time."""
+    head = built("paraphraser_mean")
+    fill(head.paraphraser)
+    fill(head.translator)
+    with torch.no_grad():
+        ours, theirs = head.translator(STUDENT), head.paraphraser.encoder(TEACHER)
+    total = 0.0
+    for one, other in zip(ours, theirs, strict=True):
+        both = []
+        for factor in (one, other):
+            means = [sum(v * v for v in factor[:, y, x].tolist()) / 5 for y in range(4) for x in range(4)]
+            both.append([mean / sum(m * m for m in means) ** 0.5 for mean in means])
+        total += sum(abs(a - b) for a, b in zip(*both, strict=True))
+    assert head(knows(STUDENT), knows(TEACHER), LESSON, PROGRESS).item() == pytest.approx(total / 32, rel=1e-9)
+    assert [type(layer).__name__ for layer in head.translator] == ["Conv2d", "BatchNorm2d", "LeakyReLU"] * 3
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in head.paraphraser.modules())
+
+
 @pytest.mark.parametrize(
     ("student", "teacher", "value"),
     [
@@ -91,8 +111,9 @@ def test_rate_is_the_share_of_the_teachers_channels(rate, channels):
 
 def test_a_variant_without_learned_parts_has_nothing_to_prepare():
     assert built("channel_mean").prepared() == ()
-    head = built("paraphraser")
-    assert head.prepared() == (head.paraphraser,)
+    for variant in ("paraphraser", "paraphraser_mean"):
+        head = built(variant)
+        assert head.prepared() == (head.paraphraser,)
 
 
 @pytest.mark.parametrize(("key", "value"), [("variant", "mean"), ("rate", 0.0)])

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -84,6 +85,31 @@ def test_a_network_of_fewer_stages_is_compared_with_the_deepest_of_the_other():
     learner = knows(vector, *ours)
     loss = head(learner, knows(vector, *theirs), lesson(learner), PROGRESS)
     torch.testing.assert_close(loss, fsp_loss(ours, theirs[1:]))
+
+
+def test_the_stem_begins_the_first_of_three_flows():
+    # HobbitLong/RepDistiller, train_student.py at 1143dfe: feat_s[:-1] of a network of three stages, four maps.
+    ours = [wave(2, width, side, side, step=0.3 + width) for width, side in ((2, 8), (3, 8), (4, 4), (5, 2))]
+    theirs = [wave(2, width, side, side, step=0.7 + width) for width, side in ((2, 8), (3, 8), (4, 4), (5, 2))]
+    vector = torch.zeros(2, 3)
+
+    learner, teacher = (replace(knows(vector, *maps[1:]), stem=maps[0]) for maps in (ours, theirs))
+    head = FSP()
+    head.build(*(replace(example(vector, *said.stages), knowledge=said) for said in (learner, teacher)), CONTEXT)
+    expected = sum(fsp_loss(ours[i : i + 2], theirs[i : i + 2]) for i in range(3))
+    torch.testing.assert_close(head(learner, teacher, lesson(learner), PROGRESS), expected)
+    assert head.needs().learner.stem
+    assert head.needs().teacher.stem
+
+
+def test_without_a_stem_on_both_sides_the_flows_are_those_between_stages():
+    ours, theirs = (wave(2, 3, 4, 4), wave(2, 5, 2, 2)), (wave(2, 3, 4, 4, step=0.5), wave(2, 5, 2, 2, step=0.6))
+    vector = torch.zeros(2, 3)
+    teacher = replace(knows(vector, *theirs), stem=wave(2, 4, 8, 8))
+    head = FSP()
+    head.build(example(vector, *ours), replace(example(vector, *theirs), knowledge=teacher), CONTEXT)
+    learner = knows(vector, *ours)
+    torch.testing.assert_close(head(learner, teacher, lesson(learner), PROGRESS), fsp_loss(ours, theirs))
 
 
 def test_a_network_of_one_stage_is_refused_with_both_named():

@@ -53,7 +53,7 @@ def test_two_views_agree_with_the_authors_code(sines, respond):
 
 
 def test_the_strong_view_is_asked_for_only_in_the_published_form():
-    assert MLKD([4.0], 1.0, 1.0, 1.0, strong=True).needs() == Needs(views=("strong",))
+    assert MLKD([4.0], 1.0, 1.0, 1.0, strong=True).needs() == Needs(views=("strong",), supervised=("strong",))
     assert MLKD([4.0], 1.0, 1.0, 1.0, strong=False).needs() == Needs()
 
 

@@ -4,12 +4,19 @@ Romero et al. FitNets: Hints for Thin Deep Nets. ICLR 2015, equation 3.
 
     L = mean (R(F_s) − F_t)², R a convolution with batch normalisation and ReLU
 
-R is 1×1 where the two maps have one size; where the student's is larger, the convolution's stride and
-kernel bring it to the teacher's; where it is smaller, the teacher's map is average-pooled. The hint and the
-labels are learned together, as in Tian et al. (2020), where the paper has the hint first.
+R brings the student's map to the size of the teacher's, side by side as Tian et al. (2020) do (RepDistiller,
+ConvReg): the same side by 1×1; twice the side by 3×3 with stride 2; half the side by a transposed 4×4 with stride
+2; any other larger side by a kernel without padding that leaves the teacher's. What they have no case for, a side
+smaller by anything but a half, is taken by 1×1 and the teacher's map is average-pooled. The hint and the labels are
+learned together, as they do it, where the paper has the hint first.
+
+Their hint is the third map of a network, the stem's counted: stage 1, counting from 0. In networks of three or four
+stages it is the middle one, or the shallower of the middle two; in one of two stages it is the deeper.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
@@ -22,6 +29,21 @@ from kdlab.heads.shapes import as_map, same_size, stage_map
 def fitnet_loss(regressed: Tensor, hint: Tensor) -> Tensor:
     """Mean squared difference of two maps [B, D, H, W]; the larger is average-pooled. A scalar."""
     return mse_loss(*same_size(raised(regressed), raised(hint)))
+
+
+def regressor(source: Sequence[int], target: Sequence[int]) -> nn.Conv2d | nn.ConvTranspose2d:
+    """The convolution from maps of one shape [B, D, H, W] towards those of another; see above.
+
+    The normalisation that follows takes the place of a bias.
+    """
+    (_, narrow, *sides), (_, wide, *wanted) = source, target
+    pairs = list(zip(sides, wanted, strict=True))
+    if all(2 * side == want for side, want in pairs):
+        return nn.ConvTranspose2d(narrow, wide, 4, stride=2, padding=1, bias=False)
+    if all(side == 2 * want for side, want in pairs):
+        return nn.Conv2d(narrow, wide, 3, stride=2, padding=1, bias=False)
+    height, width = (max(1, 1 + side - want) for side, want in pairs)
+    return nn.Conv2d(narrow, wide, (height, width), bias=False)
 
 
 class FitNet(Head):
@@ -41,10 +63,8 @@ class FitNet(Head):
 
     def build(self, learner: Example, teacher: Example, context: Context) -> None:
         ours, theirs = stage_map(learner, self.stage), stage_map(teacher, self.stage)
-        strides = [max(1, round(a / b)) for a, b in zip(ours.shape[2:], theirs.shape[2:], strict=True)]
-        stride = (strides[0], strides[1])
         self.regressor = nn.Sequential(
-            nn.Conv2d(ours.shape[1], theirs.shape[1], stride, stride, bias=False),
+            regressor(ours.shape, theirs.shape),
             nn.BatchNorm2d(theirs.shape[1]),
             nn.ReLU(inplace=True),
         )

@@ -7,10 +7,12 @@ Kim, Park, Kwak. Paraphrasing Complex Network: Network Compression via Factor Tr
 
 P is the paraphraser, a convolutional autoencoder fitted to the teacher alone; f_t is its code of rate · D
 channels, fixed in the second phase, and f_s comes from the translator, a student-side copy of the encoder.
-Layers are as in the authors' code: 3×3, leaky ReLU of slope 0.1, no normalisation.
+Layers are as in the authors' code: 3×3, leaky ReLU of slope 0.1, no normalisation. The variants:
 
-`variant: channel_mean` learns nothing: f is the mean over channels of F². Tian et al. (2020), whose weight
-this is, take that mean of the two learned factors. The authors' own weight is 500, on CIFAR-10.
+- `paraphraser`, the paper's: f is the code itself. The authors' weight is 500, on CIFAR-10;
+- `paraphraser_mean`, that of Tian et al. (2020): f is the mean over channels of the squared code, one number per
+  position, and the translator has batch normalisation. Their weight is 200, on CIFAR-100;
+- `channel_mean`: f is the mean over channels of F², which takes nothing learned. Unpublished.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from kdlab.core.knowledge import Context, Example, Fields, Knowledge, Lesson, Ne
 from kdlab.heads.head import Head
 from kdlab.heads.shapes import as_map, same_size, spatial_pairs, stage_map
 
-Variant = Literal["paraphraser", "channel_mean"]
+Variant = Literal["paraphraser", "paraphraser_mean", "channel_mean"]
 
 
 def ft_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -39,7 +41,7 @@ def ft_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def channel_mean(features: Tensor) -> Tensor:
-    """The factor that needs no learning: the mean of F² over channels, [N, D, H, W] to [N, 1, H, W]."""
+    """The mean of F² over channels, [N, D, H, W] to [N, 1, H, W]."""
     return raised(features).square().mean(dim=1, keepdim=True)
 
 
@@ -58,11 +60,11 @@ class Paraphraser(nn.Module):
 
 
 class FT(Head):
-    """Factors of one stage, learned (`paraphraser`) or fixed (`channel_mean`).
+    """Factors of one stage, learned or fixed.
 
     Args:
         stage: the position of the map on both sides; the paper takes the last.
-        variant: `paraphraser` or `channel_mean`; the second has nothing to prepare.
+        variant: see above; `channel_mean` has nothing to prepare.
         rate: the paraphrase rate k, channels of the code per channel of the teacher's map.
     """
 
@@ -91,11 +93,11 @@ class FT(Head):
         ours, theirs = stage_map(learner, self.stage).shape[1], stage_map(teacher, self.stage).shape[1]
         factors = max(1, round(theirs * self.rate))
         self.paraphraser = Paraphraser(theirs, factors)
-        self.translator = _layers(nn.Conv2d, ours, ours, factors, factors)
+        self.translator = _layers(nn.Conv2d, ours, ours, factors, factors, norm=self.variant == "paraphraser_mean")
 
     def prepared(self) -> tuple[nn.Module, ...]:
         """The paraphraser, where there is one."""
-        return (self.paraphraser,) if self.variant == "paraphraser" else ()
+        return () if self.variant == "channel_mean" else (self.paraphraser,)
 
     def prepare(self, teacher: Knowledge) -> Tensor:
         """The paraphraser's reconstruction error, a scalar."""
@@ -109,11 +111,18 @@ class FT(Head):
             return ft_loss(channel_mean(ours), channel_mean(theirs))
         with torch.no_grad():
             factors = self.paraphraser.encoder(theirs)
-        return ft_loss(self.translator(ours), factors)
+        translated = self.translator(ours)
+        if self.variant == "paraphraser":
+            return ft_loss(translated, factors)
+        # Pooled before they are squared, as published.
+        translated, factors = same_size(translated, factors)
+        return ft_loss(channel_mean(translated), channel_mean(factors))
 
 
-def _layers(layer: type[nn.Conv2d] | type[nn.ConvTranspose2d], *widths: int) -> nn.Sequential:
+def _layers(layer: type[nn.Conv2d] | type[nn.ConvTranspose2d], *widths: int, norm: bool = False) -> nn.Sequential:
     modules: list[nn.Module] = []
     for source, target in pairwise(widths):
-        modules += [layer(source, target, 3, padding=1), nn.LeakyReLU(0.1)]
+        modules += [layer(source, target, 3, padding=1)]
+        modules += [nn.BatchNorm2d(target)] if norm else []
+        modules += [nn.LeakyReLU(0.1)]
     return nn.Sequential(*modules)

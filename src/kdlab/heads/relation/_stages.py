@@ -9,9 +9,12 @@ from kdlab.heads.shapes import Align, as_map, paired_stages, stage_map
 
 
 class StagePairs(nn.Module):
-    """Maps of all paired stages; a learned 1×1 convolution where the learner's channels are not the teacher's."""
+    """Maps of all paired stages; a learned 1×1 convolution where the learner's channels are not the teacher's.
 
-    def __init__(self, learner: Example, teacher: Example) -> None:
+    `stem`: the two stems come before them, where both networks have one.
+    """
+
+    def __init__(self, learner: Example, teacher: Example, *, stem: bool = False) -> None:
         super().__init__()
         self.pairs = paired_stages(learner, teacher)
         if len(self.pairs) < 2:
@@ -21,14 +24,22 @@ class StagePairs(nn.Module):
                 "name more in the model's taps"
             )
         self.adapters = nn.ModuleList()
-        for ours, theirs in self.pairs:
-            source, target = stage_map(learner, ours).shape[1], stage_map(teacher, theirs).shape[1]
+        maps = [(stage_map(learner, ours), stage_map(teacher, theirs)) for ours, theirs in self.pairs]
+        one, other = learner.knowledge.stem, teacher.knowledge.stem
+        self.stem = False
+        if stem and one is not None and other is not None:
+            self.stem = True
+            maps.insert(0, (one, other))
+        for one, other in maps:
+            source, target = one.shape[1], other.shape[1]
             self.adapters.append(nn.Identity() if source == target else Align(source, target))
 
     def forward(self, learner: Knowledge, teacher: Knowledge) -> tuple[list[Tensor], list[Tensor]]:
         """The learner's maps [B, D, ., .] and the teacher's, shallow to deep, in the same channels."""
-        ours = [
-            adapter(as_map(learner.stage(position)))
-            for adapter, (position, _) in zip(self.adapters, self.pairs, strict=True)
-        ]
-        return ours, [as_map(teacher.stage(position)) for _, position in self.pairs]
+        ours = [as_map(learner.stage(position)) for position, _ in self.pairs]
+        theirs = [as_map(teacher.stage(position)) for _, position in self.pairs]
+        if self.stem:
+            assert learner.stem is not None
+            assert teacher.stem is not None
+            ours, theirs = [learner.stem, *ours], [teacher.stem, *theirs]
+        return [adapter(features) for adapter, features in zip(self.adapters, ours, strict=True)], theirs

@@ -6,6 +6,9 @@ Learning. CVPR 2017, equations 1 and 2.
     G_ab = 1/(HW) Σ_hw F^shallow_a · F^deep_b
     L = Σ over pairs of neighbouring stages of mean (G_s − G_t)²
 
+The first flow is from the stem to the first stage, as Tian et al. (2020) have it: three flows in a network of three
+stages. Where one of the two networks has no stem, or a mode shows none, the flows are those between stages.
+
 Of two neighbours the larger map is average-pooled to the smaller. The paper needs equal channels; here a
 learned 1×1 convolution brings the student's to the teacher's where they differ. The authors train with
 this loss alone first, and with the task alone after.
@@ -46,7 +49,7 @@ def fsp_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 
 class FSP(Head):
-    """Flows between all neighbouring stages."""
+    """Flows between all neighbouring maps, the stem's included."""
 
     kind = "relation"
     paper = "Yim et al.: A Gift from Knowledge Distillation, CVPR 2017"
@@ -54,10 +57,11 @@ class FSP(Head):
     compares = "products of the channels of neighbouring stages"
 
     def needs(self) -> Needs:
-        return Needs(learner=Fields(stages="all"), teacher=Fields(stages="all"))
+        whole = Fields(stages="all", stem=True)
+        return Needs(learner=whole, teacher=whole)
 
     def build(self, learner: Example, teacher: Example, context: Context) -> None:
-        self.stages = StagePairs(learner, teacher)
+        self.stages = StagePairs(learner, teacher, stem=True)
 
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:
         return fsp_loss(*self.stages(learner, teacher))

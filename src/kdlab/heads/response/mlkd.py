@@ -11,7 +11,7 @@ out, and `strong: false` the second view, so that each term also stands alone.
 The authors' code multiplies the terms of the first view by a mask of the less confident half of the batch, but
 after they have been averaged, which comes to a factor of one half: hence the published a = b = c = 0.5. It
 reads the first view instead of the strong one at T 2 and 6 of the last sum; here all temperatures read the
-strong view. It adds a cross-entropy on the strong view, which here is for the lesson to say.
+strong view. The labels count for both views, as in their code.
 
 A row's value holds its own KD and its own row of G; the class term is spread evenly, so that the mean is L.
 """
@@ -68,7 +68,8 @@ class MLKD(ResponseHead):
         self.instance_weight, self.batch_weight, self.class_weight = instance_weight, batch_weight, class_weight
 
     def needs(self) -> Needs:
-        return Needs(views=("strong",) if self.strong else ())
+        views = ("strong",) if self.strong else ()
+        return Needs(views=views, supervised=views)
 
     def levels(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """The three weighted terms at one temperature, [N]; arguments as in `batch_loss`."""
