@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from kdlab.config.compose import compose
-from kdlab.config.schema import ABSENT, lookup
+from kdlab.config.ranges import ABSENT, lookup
 from kdlab.core.errors import UsageError
 
 KINDS = ("losses", "modes", "networks", "protocols")
