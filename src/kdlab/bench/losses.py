@@ -25,8 +25,8 @@ from kdlab.config.schema import RunConfig
 from kdlab.core.knowledge import Batch
 from kdlab.data.dataset import Data
 
-# All heads from the first step on, whatever phases they propose, with the views that some of them read; noise
-# teaches nothing, so the weights hardly move.
+# All heads from the first step on, whatever phases and ramps they propose, with the views that some of them read;
+# noise teaches nothing, so the weights hardly move.
 ALL_AT_ONCE = ("phases=[{epochs: 1}]", "+data.views.strong={}", "optimizer.lr=1e-6")
 
 
@@ -50,7 +50,7 @@ def time_losses(workload: Workload, names: Iterable[str]) -> Iterator[tuple[str,
     least = peak_mib(plain, data)
     for name in names:
         try:
-            config = workload.config(f"loss={name}", *ALL_AT_ONCE)
+            config = workload.config(f"loss={name}", f"loss.heads.{name}.ramp=null", *ALL_AT_ONCE)
             memory = peak_mib(config, data)
             with TemporaryDirectory() as one, TemporaryDirectory() as other:
                 ours = TimedLoop(platform_loop(config, data, Path(one)))
