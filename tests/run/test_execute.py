@@ -117,6 +117,26 @@ def test_metrics_csv_has_every_term_and_every_validation(first):
     assert [row["lr"] for row in rows[::2]] == pytest.approx([rate / 2, 0.0])  # half a cosine
 
 
+def test_samples_are_counted_one_by_one(first):
+    for row in ("teacher", "alone", "student"):  # two epochs of 1000: not of 16 batches of 64
+        assert first.result[row]["samples_per_second"] * first.result[row]["seconds"] == pytest.approx(2000)
+
+
+@pytest.mark.parametrize(
+    ("override", "steps", "says"),
+    [("data.drop_last=false", 16, False), ("data.drop_last=true", 15, False), ("trainer.accumulate=16", 15, True)],
+)
+def test_a_last_batch_that_cannot_be_shared_is_left_out_and_the_run_says_so(tmp_path, override, steps, says):
+    with machine(tmp_path / "home"):
+        told = train(*TINY, "mode=supervised", "trainer.max_epochs=1", override, runs=tmp_path / "runs")
+    assert read_metrics(told.folder / "metrics.csv")[-1]["step"] == steps
+    message = (
+        "kdlab: an epoch leaves out 40 samples, a last batch that does not divide into 16 shares of two samples or "
+        "more (devices times trainer.accumulate)"
+    )
+    assert (message in told.err.splitlines()) == says
+
+
 def test_the_student_that_is_loaded_scores_what_the_result_says(first):
     logits, labels = predictions(first.folder, "test")
     assert logits.shape == (397, 10)
