@@ -273,8 +273,9 @@ _EXPECTED = {
 
 
 def _said(kind: type[Settings], key: str, error: ValidationError) -> str:
-    # Of a value that fits none of several types, pydantic tells all; what lies deepest is what was meant.
-    first = max(error.errors(), key=lambda each: len(each["loc"]))
+    # A key that is misspelled is also missing. Of a value that fits none of several types, pydantic tells all errors;
+    # what lies deepest is what was meant.
+    first = max(error.errors(), key=lambda each: (each["type"] == "extra_forbidden", len(each["loc"])))
     # Between the keys it also names the types that it tried.
     loc = [str(part) for part in first["loc"] if isinstance(part, int) or part.islower() or not part.isalpha()]
     loc = [part for part in loc if part != "[key]"]
