@@ -7,9 +7,9 @@ arguments of that class; see `kdlab.config.instantiate`. Ranges of values stand 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictBool, Tag, ValidationError
 from pydantic.fields import FieldInfo
 
 from kdlab.core.errors import UsageError, nearest
@@ -150,7 +150,7 @@ class TeacherConfig(Settings):
     mode: ModeConfig | None = None
     loss: LossConfig | None = None
     phases: tuple[Phase, ...] | None = None
-    teacher: TeacherConfig | EnsembleConfig | None = None
+    teacher: OneOrSeveral | None = None
 
     @property
     def teachers(self) -> tuple[TeacherConfig, ...]:
@@ -162,6 +162,17 @@ class EnsembleConfig(Settings):
     """Several teachers, by name."""
 
     members: Mapping[str, TeacherConfig]
+
+
+def _which(given: Any) -> str:
+    several = "members" in given if isinstance(given, Mapping) else isinstance(given, EnsembleConfig)
+    return "EnsembleConfig" if several else "TeacherConfig"
+
+
+OneOrSeveral = Annotated[
+    Annotated[TeacherConfig, Tag("TeacherConfig")] | Annotated[EnsembleConfig, Tag("EnsembleConfig")],
+    Discriminator(_which),
+]
 
 
 class DataConfig(Targeted):
@@ -213,7 +224,7 @@ class RunConfig(Settings):
     """
 
     model: Component
-    teacher: TeacherConfig | EnsembleConfig | None
+    teacher: OneOrSeveral | None
     loss: LossConfig
     mode: ModeConfig
     task: Component
@@ -275,7 +286,7 @@ _EXPECTED = {
 def _said(kind: type[Settings], key: str, error: ValidationError) -> str:
     # A key that is misspelled is also missing. Of a value that fits none of several types, pydantic tells all errors;
     # what lies deepest is what was meant.
-    first = max(error.errors(), key=lambda each: (each["type"] == "extra_forbidden", len(each["loc"])))
+    first = max(error.errors(), key=lambda each: (len(each["loc"]), each["type"] == "extra_forbidden"))
     # Between the keys it also names the types that it tried.
     loc = [str(part) for part in first["loc"] if isinstance(part, int) or part.islower() or not part.isalpha()]
     loc = [part for part in loc if part != "[key]"]
