@@ -94,4 +94,7 @@ def test_a_head_of_the_users_own_is_put_together_like_any_other(
         "weight": 25.0,
         "task_weight": 1.0,
         "count": 3,
+        "first": None,
+        "ramp": None,
+        "ramp_shape": "linear",
     }

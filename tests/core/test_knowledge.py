@@ -39,6 +39,17 @@ def test_only_what_is_asked_for_is_left_in_its_place():
 
 
 @pytest.mark.parametrize(
+    ("one", "other", "both"),
+    [((0,), (-1, 0), (-1, 0)), ("all", (1,), "all"), ((1,), "all", "all"), ((), (2,), (2,)), ((), (), ())],
+)
+def test_what_two_heads_ask_for_is_asked_for_together(one, other, both):
+    assert Fields(stages=one) | Fields(stages=other) == Fields(stages=both)
+    assert Fields(preactivations=one) | Fields(preactivations=other) == Fields(preactivations=both)
+    flags = Fields(embedding=True) | Fields(classifier=True) | Fields(normalisations=True)
+    assert flags == Fields(embedding=True, classifier=True, normalisations=True)
+
+
+@pytest.mark.parametrize(
     ("teacher", "offered", "missing"),
     [
         (Fields(embedding=True), Fields(stages="all"), ["the teacher's embedding"]),

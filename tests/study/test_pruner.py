@@ -34,6 +34,12 @@ def test_a_trial_is_dominated_by_one_that_is_ahead_and_no_bigger(case, trial, st
     assert dominated(trial, [GOOD], **RULES) is stops, case
 
 
+def test_the_share_of_a_schedule_is_an_epoch_whatever_rounding_makes_of_it():
+    hundred = course(*range(1, 101), epochs=100)
+    assert 7 / 100 * 100 > 7
+    assert [hundred.at(epoch / 100) for epoch in (1, 7, 100)] == [1, 7, 100]
+
+
 def test_a_late_jump_is_safe_within_the_grace():
     stepped = course(0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.9, 0.9, epochs=8)
     flat = course(*[0.5] * 8, epochs=8)
