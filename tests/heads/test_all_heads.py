@@ -142,7 +142,7 @@ def test_most_heads_can_compare_most_networks() -> None:
         except ValueError:
             refused.append((name, pair))
     assert len(HEADS) >= 35
-    assert len(refused) <= 0.05 * len(HEADS) * len(PAIRS)
+    assert len(refused) <= 0.06 * len(HEADS) * len(PAIRS)
     assert {pair for _, pair in refused} <= {"vit from resnet", "resnet from vit"}
 
 

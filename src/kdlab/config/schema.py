@@ -67,8 +67,9 @@ RULES: Mapping[str, Rule] = {
 _WORDS_OR_NUMBERS = ("devices", "resident", "T_max", "T_0", "total_steps", "max_lr")
 """Keys whose value may be a number where the YAML has a word."""
 
-_NULLABLE = ("first", "ramp")
-"""Keys that may be null where the YAML has something: a loss can do without its first phase or its ramp."""
+_NULLABLE = ("first", "ramp", "taps")
+"""Keys that may be null where the YAML has something: a loss can do without its first phase or its ramp, and taps can
+be found by a dry run."""
 
 
 def check(config: Mapping[str, Any]) -> None:
