@@ -1,7 +1,7 @@
 """Where the networks of the CIFAR-100 pairs are observed: the layers that the published losses were tuned on.
 
 The tables are written from HobbitLong/RepDistiller (models/), whose losses read `feat[1:-1]` and `feat[-1]`; so do
-those of megvii-research/mdistiller, whose networks return the same maps.
+those of megvii-research/mdistiller, whose WRN, VGG, MobileNetV2 and ShuffleNetV2 return the same maps.
 """
 
 from collections.abc import Iterator

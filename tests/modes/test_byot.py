@@ -50,7 +50,9 @@ def test_all_exits_read_one_forward_pass():
 
 def test_an_exit_knows_what_a_network_knows():
     mode = BYOT(cast(resnet), exit_task=0.7)
-    whole = Fields(embedding=True, stages="all", preactivations="all", classifier=True, normalisations=True)
+    whole = Fields(
+        embedding=True, stages="all", preactivations="all", classifier=True, normalisations=True, final_map=True
+    )
     mode.listen(dict.fromkeys(mode.edges, (whole, whole)))
     for place, edge in enumerate(mode.edges, start=1):
         assert mode.offers(edge)[0] == whole

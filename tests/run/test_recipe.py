@@ -65,6 +65,12 @@ def test_views_and_taps_that_supervised_training_does_not_read_leave_its_keys_as
         assert key_of(recipes[0]) == key_of(recipes[1])
 
 
+def test_taps_that_a_models_own_file_names_are_no_part_of_a_supervised_networks_key():
+    own = ("mode=supervised", "model=wrn_16_2")
+    assert key(*own) == key(*own, "model.taps=null") == key(*own, "model.taps.stages=[block2]")
+    assert key("model=wrn_16_2", "loss=at") != key("model=wrn_16_2", "loss=at", "model.taps=null")
+
+
 def test_the_order_of_keys_and_the_way_a_number_is_written_do_not_matter():
     recipe = recipe_of(compose_run(TINY), "data")
     shuffled = {name: recipe[name] for name in reversed(recipe)}

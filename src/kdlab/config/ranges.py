@@ -70,9 +70,9 @@ _WORDS_OR_NUMBERS = ("devices", "resident", "T_max", "T_0", "total_steps", "max_
 _SHARES = ("validation", "ramp")
 """Keys that may be a share, below 1, where the YAML has a count: of the training samples, of a phase's epochs."""
 
-_NULLABLE = ("first", "ramp", "view")
+_NULLABLE = ("first", "ramp", "view", "taps")
 """Keys that may be null where the YAML has something: a loss can do without its first phase or its ramp, a mode
-without a view of its own."""
+without a view of its own, and taps can be found by a dry run."""
 
 
 def check(config: Mapping[str, Any]) -> None:

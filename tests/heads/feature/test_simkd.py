@@ -99,10 +99,10 @@ def test_map_loss_and_logits_are_those_of_the_authors_code(sides: tuple[int, int
     assert simkd_loss(seen[0], target).item() == pytest.approx(loss, rel=1e-9)
 
 
-def test_the_heads_loss_compares_the_maps_before_pooling() -> None:
+def test_the_heads_loss_compares_the_projected_map_with_the_one_before_pooling() -> None:
     learner, teacher = knows(wave(2, 6, 4, 4)), teacher_example(wave(2, 6, 4, 4) + 2)
     head = SimKD(factor=2)
-    head.build(Example(learner, final_layer="projector"), teacher, CONTEXT)
+    head.build(Example(learner, layers=("projector",)), teacher, CONTEXT)
     assert head(learner, teacher.knowledge, LESSON, PROGRESS).item() == pytest.approx(4)
     assert not list(head.parameters())
 

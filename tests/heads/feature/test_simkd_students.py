@@ -91,7 +91,8 @@ def test_a_grafted_student_is_rebuilt_from_its_config_and_weights(name: str) -> 
 def test_a_grafted_student_is_tapped_where_the_student_was_and_at_its_projector(name: str) -> None:
     network, _ = grafted(name)
     taps = find_taps(network, images(), network.taps)
-    before = observed(name).taps.stages[:-1]
+    smaller = PUBLISHED[name][0][1] > 4  # than the student's last: vgg8's map has a side of 4
+    before = observed(name).taps.stages[: None if smaller else -1]
     assert taps.stages == (*(f"student.{stage}" for stage in before), "projector")
     assert (taps.final_map, taps.classifier) == ("projector", "classifier")
 

@@ -27,7 +27,7 @@ from torch.nn.functional import mse_loss
 
 from kdlab.core.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
-from kdlab.heads.shapes import as_map, final_map, final_name, same_size, stage_map
+from kdlab.heads.shapes import as_map, final_map, final_name, layer_name, same_size, stage_map
 from kdlab.networks.split import split
 from kdlab.networks.trace import first_tensor, module_of
 
@@ -139,7 +139,7 @@ class SimKD(Head):
 
     def needs(self) -> Needs:
         return Needs(
-            learner=Fields(final_map=True, classifier=True),
+            learner=Fields(stages=(-1,), classifier=True),
             teacher=Fields(final_map=True, classifier=True),
         )
 
@@ -148,12 +148,13 @@ class SimKD(Head):
         classifier = _reusable(learner, teacher)
         names = {module: name for name, module in student.named_modules()}
         own_classifier = names.get(learner.classifier) if learner.classifier is not None else None
-        size = tuple(min(sides) for sides in zip(ours.shape[2:], theirs.shape[2:], strict=True))
+        least = tuple(min(sides) for sides in zip(ours.shape[2:], theirs.shape[2:], strict=True))
+        size = None if least == ours.shape[2:] else least
         grafted = SimKDStudent(
             deepcopy(student),
             layer=layer,
             own_classifier=own_classifier,
-            size=None if size == ours.shape[2:] else size,
+            size=size,
             source=ours.shape[1],
             target=theirs.shape[1],
             factor=self.factor,
@@ -165,21 +166,22 @@ class SimKD(Head):
             grafted.classifier.weight.copy_(classifier.weight)
             if classifier.bias is not None:
                 grafted.classifier.bias.copy_(classifier.bias)
-        tokens = learner.knowledge.stage(-1).ndim == 3  # which the projected map does not compare with
-        grafted.taps = {"stages": [*(f"student.{name}" for name in learner.layers[:-1] if not tokens), "projector"]}
+        # The projected map is a stage of its own where it is smaller, else the student's last. Tokens are no maps.
+        kept = () if learner.knowledge.stage(-1).ndim == 3 else learner.layers[: None if size else -1]
+        grafted.taps = {"stages": [*(f"student.{name}" for name in kept), "projector"]}
         return grafted
 
     def build(self, learner: Example, teacher: Example, context: Context) -> None:
-        ours, theirs = final_map(learner), final_map(teacher)
+        ours, theirs = stage_map(learner, -1), final_map(teacher)
         if ours.shape[1] != theirs.shape[1]:
             raise ValueError(
-                f"simkd compares the projected map: {final_name(learner)} gives {tuple(ours.shape)} "
-                f"and {final_name(teacher)} {tuple(theirs.shape)}; let the final map of the grafted student "
+                f"simkd compares the projected map: {layer_name(learner, -1)} gives {tuple(ours.shape)} "
+                f"and {final_name(teacher)} {tuple(theirs.shape)}; let the last tap of the grafted student "
                 "be `projector`"
             )
 
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:
-        return simkd_loss(as_map(learner.before_pooling()), as_map(teacher.before_pooling()))
+        return simkd_loss(as_map(learner.stage(-1)), as_map(teacher.before_pooling()))
 
 
 def _unit(source: int, target: int, *, kernel: int) -> tuple[nn.Module, ...]:
