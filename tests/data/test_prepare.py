@@ -10,8 +10,9 @@ import pytest
 import torch
 import yaml
 
+from kdlab.config.ranges import AUGMENT
 from kdlab.data import source as sources
-from kdlab.data.check import AUGMENT, SETTINGS, DataError, check, source_arguments
+from kdlab.data.check import SETTINGS, DataError, check, source_arguments
 from kdlab.data.dataset import Data, prepare
 from kdlab.data.source import Digits
 from kdlab.data.table import Source, Table

@@ -33,16 +33,41 @@ _LENGTH: Rule = (
 )
 
 
+_BOOL: Rule = (lambda value: isinstance(value, bool), "true or false")
+
+
 def _one_of(*options: str) -> Rule:
     return (lambda value: value in options, " or ".join(options))
 
 
+def _operates(operations: Any, magnitude: Any) -> bool:
+    counts = all(isinstance(value, int) and value is not True for value in (operations, magnitude or 0))
+    return counts and operations >= 1 and 0 <= (magnitude or 0) <= 30
+
+
+AUGMENT: Mapping[str, Rule] = {
+    "crop": (lambda pixels: pixels == int(pixels) >= 0, "a whole number of pixels, 0 or more"),
+    "flip": _BOOL,
+    "rotation": (lambda degrees: 0 <= degrees <= 180, "degrees, from 0 to 180"),
+    "translation": (lambda share: 0 <= share <= 1, "a share of the side, from 0 to 1"),
+    "scaling": (lambda span: span is None or 0 < span[0] <= span[1], "null or [smallest, largest], above 0"),
+    "randaugment": (
+        lambda settings: settings is None or _operates(**settings),
+        "null, or {operations: 1 or more, magnitude: 0 to 30, or null for one drawn anew each time}",
+    ),
+    "mixup": (lambda alpha: alpha >= 0, "0 (off) or more"),
+    "cutmix": (lambda alpha: alpha >= 0, "0 (off) or more"),
+    "label_smoothing": _BELOW_ONE,
+}
+"""The settings of an augmentation, and what each may be."""
+
 RULES: Mapping[str, Rule] = {
+    **AUGMENT,
     **dict.fromkeys(("temperature", "width", "gamma", "span", "lr", "gradient_clip"), _POSITIVE),
-    **dict.fromkeys(("weight", "task_weight", "weight_decay", "mixup", "cutmix", "ramp"), _NOT_NEGATIVE),
-    **dict.fromkeys(("alpha", "pct_start", "translation"), _UNIT),
-    **dict.fromkeys(("momentum", "label_smoothing", "decay"), _BELOW_ONE),
-    **dict.fromkeys(("max_epochs", "epochs", "seed", "split_seed", "workers", "crop"), _WHOLE),
+    **dict.fromkeys(("weight", "task_weight", "weight_decay", "ramp"), _NOT_NEGATIVE),
+    **dict.fromkeys(("alpha", "pct_start"), _UNIT),
+    **dict.fromkeys(("momentum", "decay"), _BELOW_ONE),
+    **dict.fromkeys(("max_epochs", "epochs", "seed", "split_seed", "workers"), _WHOLE),
     **dict.fromkeys(
         ("batch_size", "accumulate", "classes", "channels", "num_nodes", "log_every_n_steps", "depth", "subset",
          "checkpoint_every_n_steps", "max_steps", "generations", "branches", "cycles", "size",
@@ -94,15 +119,20 @@ def _rule(key: str) -> Rule | None:
 
 
 def _check_range(key: str, value: Any) -> None:
+    if (words := expected(key, value)) is not None:
+        raise UsageError(f"{key}={value}: expected {words}")
+
+
+def expected(key: str, value: Any) -> str | None:
+    """What the value of a key should be, in words; None where it is that, or nothing is known of the key."""
     if (rule := _rule(key)) is None:
-        return
-    holds, expected = rule
+        return None
+    holds, words = rule
     try:
-        fine = not isinstance(value, bool) and holds(value)
-    except TypeError:
+        fine = (rule is _BOOL or not isinstance(value, bool)) and holds(value)
+    except (TypeError, ValueError, IndexError):
         fine = False
-    if not fine:
-        raise UsageError(f"{key}={value}: expected {expected}")
+    return None if fine else words
 
 
 def leaves(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,10 +6,11 @@ It answers before torch is imported, so it knows the standard library alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from kdlab.config.ranges import AUGMENT, expected
 from kdlab.core.errors import UsageError, nearest
 
 SETTINGS = (
@@ -17,22 +18,6 @@ SETTINGS = (
     "views", "drop_last",
 )  # fmt: skip
 """The keys of a data config that `prepare` reads. All others are arguments of its source."""
-
-AUGMENT: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "crop": (lambda pixels: pixels == int(pixels) >= 0, "a whole number of pixels, 0 or more"),
-    "flip": (lambda flip: flip in (True, False), "true or false"),
-    "rotation": (lambda degrees: 0 <= degrees <= 180, "degrees, from 0 to 180"),
-    "translation": (lambda share: 0 <= share <= 1, "a share of the side, from 0 to 1"),
-    "scaling": (lambda span: span is None or 0 < span[0] <= span[1], "null or [smallest, largest], above 0"),
-    "randaugment": (
-        lambda settings: settings is None or _operates(**settings),
-        "null, or {operations: 1 or more, magnitude: 0 to 30, or null for one drawn anew each time}",
-    ),
-    "mixup": (lambda alpha: alpha >= 0, "0 (off) or more"),
-    "cutmix": (lambda alpha: alpha >= 0, "0 (off) or more"),
-    "label_smoothing": (lambda share: 0 <= share < 1, "a number from 0 up to, not including, 1"),
-}
-"""The settings of an augmentation, and what each may be."""
 
 AGAIN = "again"
 """The view that every data set has: another draw of `data.augment`, unless `data.views` says what else it is."""
@@ -171,24 +156,14 @@ def existing(path: object, expected: str) -> Path:
     return folder
 
 
-def _operates(operations: Any, magnitude: Any) -> bool:
-    counts = all(isinstance(value, int) and value is not True for value in (operations, magnitude or 0))
-    return counts and operations >= 1 and 0 <= (magnitude or 0) <= 30
-
-
 def _check_augment(key: str, settings: Any, size: int | None) -> None:
     if not isinstance(settings, Mapping):
         raise DataError(f"{key}={settings}: expected a group of keys, such as {{crop: 4}}")
     for name, value in settings.items():
         if name not in AUGMENT:
             raise DataError(f"{key}.{name}: there is no such key{nearest(str(name), AUGMENT)}")
-        holds, expected = AUGMENT[name]
-        try:
-            fine = holds(value)
-        except (TypeError, ValueError, IndexError):
-            fine = False
-        if not fine:
-            raise DataError(f"{key}.{name}={value}: expected {expected}")
+        if (words := expected(name, value)) is not None:
+            raise DataError(f"{key}.{name}={value}: expected {words}")
     if size is not None and 2 * settings.get("crop", 0) > size:
         raise DataError(
             f"{key}.crop={settings['crop']} can blank more than half of a picture of data.size={size}; "

@@ -22,7 +22,7 @@ from kdlab.core.knowledge import Batch, Context, Fields, Needs, Offer
 from kdlab.core.rng import seed_of
 from kdlab.data.check import AGAIN
 from kdlab.heads.head import Head
-from kdlab.modes.mode import Cast
+from kdlab.modes.mode import Cast, Learners
 from kdlab.networks.observer import find_taps
 from kdlab.networks.taps import Taps
 from kdlab.networks.teacher import Observed, Teacher, renormalisation
@@ -77,30 +77,12 @@ def assemble(
         teachers = [untrained(config, teacher) for teacher in config.teachers]
     frozen = tuple(_frozen(config, own, made, batch, key) for own, made in zip(config.teachers, teachers, strict=True))
     terms = make_terms(config.loss.heads, allow)
-    networks: dict[str, dict[str, Any]] = {}
-    made: dict[str, Observed] = {}
+    networks = _Networks(config, terms, frozen, batch, key)
 
-    def learner(name: str, model: Component) -> Observed:
-        if name not in made:
-            with torch.random.fork_rng():
-                torch.manual_seed(seed_of(config.seed, name))
-                where = f"{key}model" if name == "student" else f"{key}mode.peers.{name}"
-                network = make_network(model, where, allow)
-                made[name] = Observed(name, network, taps_of(network, model, batch, where, classes))
-                networks[name] = dict(model)
-                for term in terms:
-                    made[name], networks[name] = _grafted(term, made[name], networks[name], frozen, batch)
-        return made[name]
-
-    def setup(settings: ModeConfig, speaking: Set[str]) -> PhaseSetup:
-        named = named_learners(config.model, settings)
-
-        def learners(place: int = 0) -> Observed:
-            return learner(*(named[place] if place < len(named) else (f"branch{place}", config.model)))
-
-        mode = make_mode(config, settings, Cast(learners, frozen, context, batch, len(named) - 1))
-        heard = [term for term in terms if term.name in speaking]
-        objective = Objective(mode, task, heard, config.loss.task_weight, context)
+    def setup(settings: ModeConfig, names: Set[str]) -> PhaseSetup:
+        several = named_learners(config.model, settings)
+        mode = make_mode(config, settings, Cast(networks.of(several), frozen, context, batch, len(several) - 1))
+        objective = Objective(mode, task, [t for t in terms if t.name in names], config.loss.task_weight, context)
         objective.refuse_impossible(mode, index=index, views=(AGAIN, *data.views))
         objective.build(mode, batch, config.seed)
         return PhaseSetup(mode, objective, settings.optimizers)
@@ -108,8 +90,45 @@ def assemble(
     phases = completed(config, plan(config.trainer.max_epochs, config.loss.heads, config.phases))
     setups = phase_setups(config, phases, setup)
     last = setups[-1].mode
-    described = {student: last.describe(student, networks) for student in last.students()}
+    described = {student: last.describe(student, networks.configs) for student in last.students()}
     return Parts(task, phases, setups, described)
+
+
+class _Networks:
+    """The networks that a run trains, each built once, by its name, whichever modes train it.
+
+    configs: the plain config that rebuilds each.
+    """
+
+    def __init__(
+        self, config: RunConfig, terms: Sequence[Term], teachers: Sequence[Teacher], batch: Batch, key: str
+    ) -> None:
+        self.configs: dict[str, dict[str, Any]] = {}
+        self._config, self._terms, self._teachers = config, terms, teachers
+        self._batch, self._key = batch, key
+        self._built: dict[str, Observed] = {}
+
+    def of(self, named: Sequence[tuple[str, Component]]) -> Learners:
+        """The learners of a mode by their places: those that it names, then others like the student."""
+
+        def learner(place: int = 0) -> Observed:
+            return self.get(*(named[place] if place < len(named) else (f"branch{place}", self._config.model)))
+
+        return learner
+
+    def get(self, name: str, model: Component) -> Observed:
+        """A learner by its name, with whatever a loss grafts onto it."""
+        if name not in self._built:
+            where = f"{self._key}model" if name == "student" else f"{self._key}mode.peers.{name}"
+            with torch.random.fork_rng():
+                torch.manual_seed(seed_of(self._config.seed, name))
+                network = make_network(model, where, self._config.allow)
+                taps = taps_of(network, model, self._batch, where, classes_of(self._config.data))
+                built, described = Observed(name, network, taps), dict(model)
+                for term in self._terms:
+                    built, described = _grafted(term, built, described, self._teachers, self._batch)
+            self._built[name], self.configs[name] = built, described
+        return self._built[name]
 
 
 def make_terms(heads: Mapping[str, HeadConfig], allow: Sequence[str] = ()) -> tuple[Term, ...]:
