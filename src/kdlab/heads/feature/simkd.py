@@ -54,7 +54,7 @@ class SimKDStudent(nn.Module):
     """
 
     taps: dict[str, list[str]] | None = None
-    """Where it is observed, where that is not to be found by a dry run."""
+    """Where it is observed: the stages of the student and the projector. The graft sets them; None: a dry run finds them."""
 
     def __init__(
         self,
