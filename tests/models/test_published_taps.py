@@ -36,7 +36,7 @@ PUBLISHED = {
 }
 
 # The normalisations of get_bn_before_relu: resnet.py:169-172, resnetv2.py:117-121, wrn.py:98-100, vgg.py:58-61,
-# mobilenetv2.py:120-123. The ShuffleNets raise there; ours measure what they need.
+# mobilenetv2.py:120-123. The ShuffleNets raise there.
 NORMALISATIONS = {
     "resnet20": ["layer1.2.bn2", "layer2.2.bn2", "layer3.2.bn2"],
     "resnet50": ["layer1.2.bn3", "layer2.3.bn3", "layer3.5.bn3", "layer4.2.bn3"],

@@ -54,7 +54,7 @@ class SimKDStudent(nn.Module):
     """
 
     taps: dict[str, list[str]] | None = None
-    """Where it is observed, where that is not to be found by a dry run."""
+    """Where it is observed, as the graft sets it: the stages of the student, then the projector."""
 
     def __init__(
         self,
