@@ -1,22 +1,79 @@
-"""The guides are run: every block of code in them is a file that is written, or a command that succeeds."""
+"""The guides are run: every block of code in them is a file that is written, or a command that succeeds.
+
+On every page, links lead to files and headings that exist, and commands name modules, options and keys that exist.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from kdlab.config.compose import compose
 from kdlab.run.builder import assemble
-from support.composed import compose
 
-DOCS = sorted((Path(__file__).parents[1] / "docs").glob("adding_*.md"))
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = sorted((ROOT / "docs").glob("adding_*.md"))
 GUIDES = ["adding_a_head"]
 BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 """A fenced block: its language, the file that it is, and its text. One without a file is commands."""
+LINK = re.compile(r"\]\(([^)#\s]*)#?([^)\s]*)\)")
+"""A link: the page, empty for this one, and the heading in it."""
+TRAIN = re.compile(r"^(?:srun .*)?python -m kdlab\.train (?!-)(.*)$", re.MULTILINE)
+"""A command in a block of its own, up to the end of the line."""
+OVERRIDES = re.compile(r"`((?:'?[a-z][\w.]*=[^`\s]+ ?)+)`")
+"""The same within a sentence: `mode=dml loss=kd`."""
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+def anchors(page: Path) -> set[str]:
+    """Its headings, as GitHub makes links of them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@each_page
+def test_every_link_leads_to_a_file_and_a_heading_that_exist(page: Path) -> None:
+    links = [(target, heading) for target, heading in LINK.findall(page.read_text()) if "://" not in target]
+    for target, heading in links:
+        found = page.parent / target if target else page
+        assert found.exists(), target
+        assert not heading or heading in anchors(found), (target, heading)
+
+
+@each_page
+def test_every_path_that_a_page_names_exists(page: Path) -> None:
+    for path in re.findall(r"`((?:src|conf|tests|sweeps|docs)/[a-z_0-9./]+)`", page.read_text()):
+        assert (ROOT / path).exists(), path
+
+
+@each_page
+def test_every_command_names_a_module_that_exists(page: Path) -> None:
+    for module in re.findall(r"python -m (kdlab(?:\.\w+)*)", page.read_text()):
+        assert find_spec(module), module
+
+
+def given(page: Path) -> list[str]:
+    """The overrides of every run that a page shows, except where they name files of the user or belong to a study."""
+    text = page.read_text()
+    shown = [*TRAIN.findall(text), *OVERRIDES.findall(text)]
+    return [each for each in shown if not re.search(r"resume=|FILE|NAME|KEY|--config-dir|workers=|pruner=", each)]
+
+
+@pytest.mark.parametrize(
+    ("page", "overrides"), [(page, each) for page in PAGES if page not in DOCS for each in given(page)],
+    ids=lambda value: value.stem if isinstance(value, Path) else value[:60],
+)  # fmt: skip
+def test_a_run_that_a_page_shows_can_be_composed(page: Path, overrides: str) -> None:
+    compose(shlex.split(overrides, comments=True))
 
 
 def blocks(guide: Path) -> list[tuple[str, str, str]]:
@@ -89,7 +146,7 @@ def test_a_head_of_the_users_own_is_put_together_like_any_other(
     parts.mode.close()
     assert parts.objective.names == ("task", "kd", "pefd")
     assert {name.split(".")[2] for name, _ in parts.objective.heads.named_parameters()} == {"projectors"}
-    assert config["loss"]["heads"]["pefd"] == {
+    assert config.plain()["loss"]["heads"]["pefd"] == {
         "_target_": "mine.pefd.PEFD",
         "weight": 25.0,
         "task_weight": 1.0,

@@ -12,11 +12,10 @@ import pytest
 import yaml
 
 from kdlab.config.compose import conf_folder, groups
+from kdlab.config.schema import HeadConfig, ModeConfig, Targeted
 from kdlab.heads.head import Head
 from kdlab.modes.mode import Mode
-from kdlab.run.builder import RUN_KEYS
-from kdlab.tools.method_table import PAPER, files, head_of, main, read, settings, table
-from kdlab.training.phase_setup import MODE_KEYS
+from kdlab.tools.method_table import PAPER, files, head_of, main, settings, table, updated
 from support.composed import compose
 
 TESTS = Path(__file__).parents[1]
@@ -40,8 +39,9 @@ def classes(module: object, kind: type) -> list[type]:
     return [each for each in found if each.__module__ == module.__name__]
 
 
-def check_settings(made: type, settings: dict) -> None:
-    """Every argument of a class stands in its YAML, and a default of the class is what stands there."""
+def check_settings(made: type, written: dict, read_by_the_run: type[Targeted]) -> None:
+    """Every argument of a class stands in its YAML, and a default of the class is what stands there or turns it off."""
+    settings = {key: value for key, value in written.items() if key not in (*read_by_the_run.model_fields, "_target_")}
     arguments = {
         key: value
         for key, value in inspect.signature(made).parameters.items()
@@ -50,7 +50,7 @@ def check_settings(made: type, settings: dict) -> None:
     assert settings.keys() == arguments.keys()
     for key, argument in arguments.items():
         default = list(argument.default) if isinstance(argument.default, tuple) else argument.default
-        assert default in (argument.empty, settings[key]), key
+        assert default in (argument.empty, None, settings[key]), key
 
 
 def test_every_loss_has_its_file_and_every_file_its_loss():
@@ -84,7 +84,7 @@ def test_a_yaml_states_every_setting_of_its_head(name):
     assert list(conf["heads"]) == [name]
     assert own["_target_"] == f"{head.__module__}.{head.__name__}"
     assert {"weight", "task_weight"} <= own.keys()
-    check_settings(head, {key: value for key, value in own.items() if key not in (*RUN_KEYS, "_target_")})
+    check_settings(head, own, HeadConfig)
     assert (conf_folder() / "loss" / f"{name}.yaml").read_text().startswith("# ")
 
 
@@ -93,7 +93,7 @@ def test_the_tuners_space_names_settings_of_the_head(name):
     space = written("loss", name)["space"]
     assert list(space) == [name]
     for key, dimension in space[name].items():
-        published = settings(name)[key]
+        published = settings(name).plain()[key]
         if "choices" in dimension:
             assert published in dimension["choices"]
         else:
@@ -122,7 +122,7 @@ def test_a_mode_has_its_class_its_settings_and_its_tests(name):
     (mode,) = classes(import_module(f"kdlab.modes.{name}"), Mode)
     own = compose([f"mode={name}"])["mode"]
     assert own["_target_"] == f"{mode.__module__}.{mode.__name__}"
-    check_settings(mode, {key: value for key, value in own.items() if key not in (*MODE_KEYS, "_target_")})
+    check_settings(mode, own, ModeConfig)
     tests = [file for file in TESTS.rglob("test_*.py") if file != Path(__file__)]
     assert any(file.stem == f"test_{name}" or f"import {mode.__name__}\n" in file.read_text() for file in tests)
 
@@ -162,11 +162,32 @@ def test_a_file_that_holds_no_measures_is_refused_in_one_line(tmp_path, capsys):
     )
 
 
-README = (TESTS.parent / "README.md").read_text()
-PRINTED = re.compile(r"<!-- catalogue:start ?(.*?) ?-->(.*?)<!-- catalogue:end -->", re.DOTALL)
-"""Where the README has the table; the first marker may name the files of measures, as on the command line."""
+@pytest.mark.parametrize("page", ["methods", "published"])
+def test_a_page_has_its_tables_as_the_command_prints_them(page, monkeypatch):
+    monkeypatch.chdir(TESTS.parent)
+    text = Path(f"docs/{page}.md").read_text()
+    assert updated(text) == text, f"python -m kdlab.tools.method_table --update docs/{page}.md"
 
 
-def test_the_readme_has_the_table_as_the_command_prints_it():
-    ((given, printed),) = PRINTED.findall(README)
-    assert printed.strip() == table(read([TESTS.parent / file for file in given.split()]))
+def test_the_readme_names_every_method_and_mode():
+    named = set(re.findall(r"`(\w+)`", (TESTS.parent / "README.md").read_text()))
+    assert named >= {*HEADS, *MODES}
+
+
+def test_update_replaces_what_stands_between_the_markers_and_nothing_else(tmp_path, capsys):
+    page, start, end = tmp_path / "page.md", "<!-- catalogue:start -->", "<!-- catalogue:end -->"
+    page.write_text(f"before\n{start}\nold\n{end}\nafter\n")
+    assert main(["--update", str(page)]) == 0
+    assert page.read_text() == f"before\n{start}\n{table()}\n{end}\nafter\n"
+    assert capsys.readouterr().out == ""
+
+
+def test_a_page_that_cannot_be_updated_is_refused_in_one_line(tmp_path, capsys):
+    page = tmp_path / "page.md"
+    assert main(["--update", str(page)]) == 2
+    assert capsys.readouterr().err == f"kdlab: {page}: cannot be read: No such file or directory\n"
+    page.write_text("no table")
+    assert main(["--update", str(page)]) == 2
+    assert capsys.readouterr().err == (
+        f"kdlab: {page}: has no table to update; expected <!-- catalogue:start --> and <!-- catalogue:end -->\n"
+    )

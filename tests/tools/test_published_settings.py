@@ -61,7 +61,7 @@ def test_ours_is_read_from_the_run_that_the_row_names(written):
     (found, other) = written({**row, "published": 3}, {**row, "published": 4, "why": "too hot"})
     assert (found.ours, found.verdict, other.verdict) == (3, "same", "too hot")
     lines = table().splitlines()
-    assert lines[0] == "### losses"
+    assert lines[0] == "## Losses"
     assert lines[-1] == "| `kd` | T | 4 | 3 | too hot | A 1 |"
 
 

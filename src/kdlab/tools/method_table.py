@@ -7,7 +7,11 @@ come from JSON files, {method: {column: value}}:
     python -m kdlab.tools.loss_smoke_test --json digits.json
     python -m kdlab.tools.method_table costs.json digits.json
 
-`--published` prints another: every setting beside the published one; see `kdlab.tools.published_settings`.
+`--published` prints another: every setting next to the published one; see `kdlab.tools.published_settings`.
+`--update PAGE` writes the tables into a page, each between two lines; the first has the arguments that print it:
+
+    <!-- catalogue:start costs.json digits.json -->
+    <!-- catalogue:end -->
 """
 
 from __future__ import annotations
@@ -37,6 +41,9 @@ MEASURED: Mapping[str, tuple[str, str]] = {
     "ratio": ("end / start on digits", "{:.2f}"),
 }
 """The columns that a JSON file may bring: their titles, and how a value is written."""
+
+BLOCK = re.compile(r"(<!-- catalogue:start ?(.*?) ?-->\n).*?(<!-- catalogue:end -->)", re.DOTALL)
+"""A table in a page, and the arguments that print it."""
 
 Measures = Mapping[str, Mapping[str, float]]
 
@@ -139,14 +146,46 @@ def read(measured: Sequence[Path]) -> Measures:
     return found
 
 
+def printed(given: argparse.Namespace) -> str:
+    """The table that was asked for."""
+    return published_settings.table() if given.published else table(read(given.measured))
+
+
+def updated(page: str) -> str:
+    """A page with its tables as they are now; the files that its markers name are relative to the working folder."""
+    return BLOCK.sub(lambda found: f"{found[1]}{printed(PARSER.parse_args(found[2].split()))}\n{found[3]}", page)
+
+
+def update(page: Path) -> None:
+    """Writes the tables into a page.
+
+    Raises:
+        UsageError: where it cannot be read, or has no place for a table.
+    """
+    try:
+        text = page.read_text()
+    except OSError as error:
+        raise UsageError(f"{page}: cannot be read: {error.strerror}") from error
+    if not BLOCK.search(text):
+        expected = "<!-- catalogue:start --> and <!-- catalogue:end -->"
+        raise UsageError(f"{page}: has no table to update; expected {expected}")
+    page.write_text(updated(text))
+
+
+PARSER = argparse.ArgumentParser(prog="python -m kdlab.tools.method_table", description="The table of all methods.")
+PARSER.add_argument("measured", nargs="*", type=Path, help="JSON files of further columns")
+PARSER.add_argument("--published", action="store_true", help="each setting as it was published, and ours")
+PARSER.add_argument("--update", nargs="+", type=Path, metavar="PAGE", help="write the tables into these pages instead")
+
+
 @one_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints a table; the exit code is 2 where a file cannot be read."""
-    parser = argparse.ArgumentParser(prog="python -m kdlab.tools.method_table", description="The table of all methods.")
-    parser.add_argument("measured", nargs="*", type=Path, help="JSON files of further columns")
-    parser.add_argument("--published", action="store_true", help="each setting as it was published, and ours")
-    given = parser.parse_args(arguments)
-    print(published_settings.table() if given.published else table(read(given.measured)))
+    """Prints a table, or updates pages; the exit code is 2 where a file cannot be read."""
+    given = PARSER.parse_args(arguments)
+    for page in given.update or ():
+        update(page)
+    if not given.update:
+        print(printed(given))
     return 0
 
 

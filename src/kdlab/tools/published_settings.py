@@ -1,6 +1,6 @@
-"""The settings that methods were published with, beside ours: `python -m kdlab.tools.method_table --published`.
+"""The settings that methods were published with, next to ours: `python -m kdlab.tools.method_table --published`.
 
-What was published stands in YAML files of this package, one for each kind of method, by name, a list of rows:
+What was published stands in YAML files of this package, one for each of `KINDS`: by method, a list of rows.
 
     kd:
       - what: temperature
@@ -30,7 +30,7 @@ from kdlab.core.errors import UsageError
 KINDS = ("losses", "modes", "networks", "protocols")
 FOLDER = Path(__file__).parent / "published"
 UNPUBLISHED = "unpublished"
-COLUMNS = ("method", "setting", "published", "ours", "", "origin")
+COLUMNS = ("of", "setting", "published", "ours", "same, or why not", "origin")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def table(kinds: tuple[str, ...] = KINDS) -> str:
     for kind in kinds:
         if found := rows(kind):
             lines = [COLUMNS, ("---",) * len(COLUMNS), *(_cells(row) for row in found)]
-            said.append(f"### {kind}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+            said.append(f"## {kind.capitalize()}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(said)
 
 
