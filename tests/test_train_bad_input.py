@@ -105,7 +105,7 @@ def refused(place: Path, *arguments: str) -> str:
         ("teacher.model.classes=7", "teacher.model has 7 outputs, but the data has 10 classes; expected as many"),
         ("data.classes=7", "data.classes=7, but the data set has 10; type data.classes=10"),
         ("data.mean=[a]", "data.mean.0=a: expected a number, as in data.mean.0=0.3056"),
-        ("teacher.std=[0]", "teacher.std=[0]: expected numbers above 0"),
+        ("teacher.std=[0]", "teacher.std=[0.0]: expected numbers above 0"),
         ("trainer.accelerator=gpu", "trainer.accelerator=gpu, but torch sees no such device here; leave it auto"),
         ("data.subset=9999", "data.subset=9999: expected null or 1 to 1000, the samples there are"),
         ("scheduler.T_max=soon", "scheduler.T_max=soon: expected a whole number, 1 or more, or steps, epochs, or a "

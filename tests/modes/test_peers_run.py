@@ -97,7 +97,7 @@ def test_each_learner_may_step_with_an_optimizer_of_its_own():
 
     distiller = Distiller(parts, 4, optimizer, lambda made, *_: (ConstantLR(made, 1.0), "step"))
     before = [[p.detach().clone() for p in network.parameters()] for network in parts.mode.learners]
-    data = prepare(Digits(), config["data"])
+    data = prepare(Digits(), config.data.plain())
     settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
     trainer = pl.Trainer(
         max_steps=1, enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=1, **settings
@@ -119,7 +119,7 @@ def test_each_learner_may_step_with_an_optimizer_of_its_own():
 
 def test_the_steps_of_all_optimizers_count_once(tmp_path):
     config = compose_run([*TINY, "mode=dml", "+optimizer@mode.optimizers.peer1=adam", "trainer.max_steps=3"])
-    data = prepare(Digits(), config["data"])
+    data = prepare(Digits(), config.data.plain())
     trained = fit(config, data, tmp_path, job="dml")
     assert trained.result["epochs"] == 3 / 4
 

@@ -32,13 +32,13 @@ def stem_of(network: nn.Module, input: torch.Tensor, taps: object = None) -> tor
 @pytest.mark.parametrize("name", STEMS)
 def test_the_stem_is_the_first_map_of_published_networks(name):
     stages, shape = STEMS[name]
-    network, _ = make_network(compose([f"model={name}", "data=cifar100"])["model"])
+    network = make_network(compose([f"model={name}", "data=cifar100"]).model)
     assert stem_of(network, torch.randn(2, 3, 32, 32), {"stages": stages}).shape[1:] == shape
 
 
 def test_the_stem_is_activated_where_its_activation_follows_and_read_before_an_activation_elsewhere():
     for name, negative in (("resnet8x4", False), ("wrn_16_2", True), ("vgg13", False)):
-        network, _ = make_network(compose([f"model={name}", "data=cifar100"])["model"])
+        network = make_network(compose([f"model={name}", "data=cifar100"]).model)
         stem = stem_of(network, torch.randn(2, 3, 32, 32), {"stages": STEMS[name][0]})
         assert bool((stem < 0).any()) == negative
 
@@ -52,7 +52,7 @@ def test_a_network_whose_first_convolution_makes_its_first_stage_has_none():
 
 
 def test_nothing_is_kept_of_the_stem_unless_it_is_asked_for():
-    network, _ = make_network(compose(["model=resnet8", "data=cifar100"])["model"])
+    network = make_network(compose(["model=resnet8", "data=cifar100"]).model)
     input = torch.randn(2, 3, 32, 32)
     with Observer(network, find_taps(network, input), Fields(stages="all")) as observer:
         assert observer(input).stem is None

@@ -2,8 +2,8 @@
 
 import pytest
 
-from kdlab.config.compose import compose
-from kdlab.run.builder import assemble, without_use
+from kdlab.run.builder import assemble
+from kdlab.run.derive import compose_run
 from kdlab.run.fit import _strategy
 from support.tiny_runs import TINY
 
@@ -14,6 +14,6 @@ from support.tiny_runs import TINY
      (["loss=reviewkd", "loss.heads.reviewkd.ramp=null"], False)],
 )  # fmt: skip
 def test_processes_look_for_silent_parameters_where_a_loss_is_silent_if_only_at_first(overrides, silent):
-    config = without_use(compose([*TINY, *overrides, "trainer=ddp", "trainer.devices=2"]))
+    config = compose_run([*TINY, *overrides, "trainer=ddp", "trainer.devices=2"])
     expected = "ddp_find_unused_parameters_true" if silent else "ddp"
-    assert _strategy(config["trainer"], assemble(config, samples=64)) == expected
+    assert _strategy(config.trainer, assemble(config, samples=64)) == expected

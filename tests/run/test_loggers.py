@@ -9,6 +9,7 @@ import pytest
 import wandb
 import yaml
 
+from kdlab.config.schema import LoggerConfig
 from kdlab.run.loggers import MetricsFile, read_metrics, wandb_run
 from support.tiny_runs import NETWORKS, Told, machine, train
 from support.wandb_file import Logged, read
@@ -117,11 +118,13 @@ def test_a_run_without_its_dashboard_goes_on_offline_and_says_so_once(tmp_path, 
     monkeypatch.setattr(wandb, "init", unreachable)
     with machine(tmp_path / "home"):
         monkeypatch.delenv("WANDB_MODE")
-        settings = {"project": "mine", "entity": None, "tags": []}
+        settings = LoggerConfig(project="mine")
         for place in ("one", "two"):
             (folder := tmp_path / place).mkdir()
-            config = {"name": place, "names": {}}
-            with wandb_run(folder, settings, config, job="teacher", group=None, directions={}) as (logger, summary):
+            with wandb_run(folder, settings, {}, name=place, tags=[], job="teacher", group=None, directions={}) as (
+                logger,
+                summary,
+            ):
                 logger.log_metrics({"loss": 2.5}, 1)
                 summary["done"] = True
         wandb.teardown()  # all that was logged is written

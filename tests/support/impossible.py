@@ -11,7 +11,7 @@ LOGITS = {
 BEYOND_LOGITS = {
     "ab": ("preactivations",),  # the sign of a response before its ReLU
     "at": ("stages",),  # attention maps
-    "catkd": ("stages", "classifier"),  # class activation maps: last map × weights of the classifier
+    "catkd": ("classifier", "final map"),  # class activation maps: the map before pooling × weights of the classifier
     "cc": ("embedding",),
     "crd": ("embedding",),
     "cwd": ("stages",),
@@ -47,7 +47,11 @@ TRANSFORMER_PAIRS = {
     ("ofd", "vit from resnet"): "vit.layers.1 has no preactivation",
     ("ab", "resnet from vit"): "vit.layers.1 has no preactivation",
     ("ofd", "resnet from vit"): "the teacher's normalisations",  # there is no batch normalisation before a ReLU
-    ("simkd", "resnet from vit"): "average-pooled last map",  # its classifier reads the class token
+    # What reads the map whose mean is the embedding: the classifier of a vit reads its class token.
+    ("simkd", "resnet from vit"): "the teacher's final map",
+    ("catkd", "resnet from vit"): "the teacher's final map",
+    ("catkd", "vit from resnet"): "the learner's final map",
+    ("srrl", "vit from resnet"): "the learner's final map",
 }
 """Pairs of networks that a loss cannot compare, and the words that have to say so."""
 

@@ -4,7 +4,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from kdlab.config.compose import groups
+from kdlab.config.compose import compose, groups
 from kdlab.tools.compatibility import grid, print_grid, print_measured
 
 
@@ -30,7 +30,7 @@ def test_a_measurement_shows_mean_spread_and_gain():
 
 def test_the_grid_is_over_all_losses_and_all_modes_that_teach(monkeypatch):
     monkeypatch.setattr("kdlab.tools.compatibility.attempt", lambda config: None)
-    monkeypatch.setattr("kdlab.tools.compatibility.compose", lambda overrides: {"loss": {}})
+    monkeypatch.setattr("kdlab.tools.compatibility.compose", lambda overrides: compose())
     assert set(grid([])) == {
         (name, mode) for name in groups()["loss"] for mode in groups()["mode"] if mode != "supervised"
     }

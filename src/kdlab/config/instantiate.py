@@ -65,9 +65,9 @@ def build(
         if _fits(target, {**given, **arguments}):
             raise
         raise UsageError(f"{key}: {config['_target_']} does not fit its settings: {error}") from error
+    except UsageError:  # which names its key
+        raise
     except ValueError as error:
-        if str(error).partition("=")[0].split(".")[0] in PACKAGES:  # it names its key
-            raise
         raise UsageError(f"{key}: {error}") from error
     if not nested and not isinstance(result, kind):
         raise UsageError(f"{key}._target_={config['_target_']} made a {type(result).__name__}, not a {kind.__name__}")

@@ -70,13 +70,13 @@ class Phase(Settings):
     optimizer without `_target_` is the run's with those settings changed, {lr: 0.01}.
     """
 
-    epochs: int
-    heads: tuple[str, ...] | None = None
+    epochs: int = Field(description="a whole number, 0 or more")
+    heads: tuple[str, ...] | None = Field(default=None, description="a list of chosen losses, such as [kd]")
     task_weight: float | None = None
     train: Literal["all", "body", "head"] = "all"
     prepare: StrictBool = False
-    optimizer: Component | None = None
-    scheduler: Component | None = None
+    optimizer: Component | None = Field(default=None, description="a group of keys, with its class as _target_")
+    scheduler: Component | None = Field(default=None, description="a group of keys, with its class as _target_")
     mode: ModeConfig | None = None
 
 

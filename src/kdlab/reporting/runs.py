@@ -125,11 +125,15 @@ def read_run(folder: Path) -> Run:
         raise UsageError(f"{folder}: the run is not complete; continue it with python -m kdlab.train resume={folder}")
     try:
         result = json.loads(file.read_text())
-        config = parse(RunConfig, yaml.safe_load((folder / "config.yaml").read_text()))
+        content = yaml.safe_load((folder / "config.yaml").read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{folder}: {' '.join(str(error).split())}") from error
     if result.get("version") != 1:
         raise UsageError(f"{file}: version {result.get('version')} of results; this kdlab reads version 1")
+    try:
+        config = parse(RunConfig, content)
+    except UsageError as error:
+        raise UsageError(f"{folder / 'config.yaml'} is damaged, or of another version: {error}") from error
     return Run(folder, config, result)
 
 

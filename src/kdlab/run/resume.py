@@ -26,10 +26,7 @@ def read_stopped_run(folder: Path) -> RunConfig:
         content = yaml.safe_load(file.read_text())
         config = parse(RunConfig, content)
     except (yaml.YAMLError, UnicodeDecodeError, UsageError) as error:
-        why = f" ({error})" if isinstance(error, UsageError) else ""
-        raise UsageError(
-            f"resume={folder}: {file} is damaged, or of another version{why}; start that run anew"
-        ) from error
+        raise UsageError(f"resume={folder}: {file} is damaged, or of another version; start that run anew") from error
     check(content)
     for checkpoint in sorted(folder.glob("**/checkpoints/last.ckpt")):
         read_checkpoint(checkpoint)

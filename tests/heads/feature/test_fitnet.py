@@ -89,9 +89,9 @@ def test_a_transposed_convolution_adds_each_value_to_four_by_four_places():
 def test_the_hint_is_the_third_map_of_published_networks(name, hint):
     config = compose([f"model={name}", "data=cifar100", "loss=fitnet"])
     batch = torch.randn(1, 3, 32, 32)
-    network, declared = make_network(config["model"])
-    (place,) = FitNet(config["loss"]["heads"]["fitnet"]["stage"]).needs().learner.stages
-    with Observer(network, find_taps(network, batch, declared), Fields(stages=(place,))) as observer:
+    network = make_network(config.model)
+    (place,) = FitNet(config.loss.heads["fitnet"].options["stage"]).needs().learner.stages
+    with Observer(network, find_taps(network, batch, config.model["taps"]), Fields(stages=(place,))) as observer:
         assert observer.example(batch).knowledge.stage(place).shape[1:] == hint
 
 

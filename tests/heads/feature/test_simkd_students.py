@@ -13,7 +13,7 @@ from kdlab.core.knowledge import Example, Fields
 from kdlab.heads.feature.simkd import SimKD, SimKDStudent
 from kdlab.networks.observer import find_taps
 from kdlab.networks.teacher import Observed
-from kdlab.run.builder import rebuild
+from kdlab.run.builder import make_network
 from support.literature import config_of, images, observed
 
 # Channels and side of feat[-2] on images of 32 pixels, and our layer.
@@ -41,7 +41,7 @@ def grafted(name: str, teacher: str = "vgg8") -> tuple[SimKDStudent, SimKDStuden
     student = observed(name)
     made = SimKD(factor=2).graft(student.network, example(student), example(observed(teacher, width=0.25)))
     own = {key: value for key, value in config_of(name).items() if key != "taps"}
-    again = rebuild(made.config(own))
+    again = make_network(made.config(own))
     assert isinstance(again, SimKDStudent)
     again.load_state_dict(made.state_dict())
     return made, again
