@@ -116,7 +116,7 @@ def refused(place: Path, *arguments: str) -> str:
         ("phases=[{epochs: null}]", "phases.0.epochs=null: expected a whole number, 0 or more"),
         ("phases=[{epochs: 1, heads: 3}]", "phases.0.heads=3: expected a list of chosen losses, such as [kd]"),
         ("phases=[{epochs: 1, heads: kd}]", "phases.0.heads=kd: expected a list of chosen losses, such as [kd]"),
-        ("phases=[{epochs: 1, heads: [3]}]", "phases.0.heads=3: not a chosen loss; there is kd"),
+        ("phases=[{epochs: 1, heads: [3]}]", "phases.0.heads.0=3: expected a list of chosen losses, such as [kd]"),
         ("phases=[{epochs: 1, heads: [kd], train: head}]", "phases.0.train=head: nothing trains, as kd has nothing to "
                                                            "learn; type all"),
         ("phases=[{epochs: 1, optimizer: {_target_: torch.optim.LBFGS}}]",

@@ -55,9 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from kdlab.run.derive import drop_unused, unused_overrides
 
         used = drop_unused(config)
-        for override in unused_overrides(given.overrides, used):
-            print(f"kdlab: {override} has no effect with mode={config.names.mode}", file=sys.stderr)
-        return train(used)
+        unused = unused_overrides(given.overrides, used)
+        return train(used, notes=[f"{override} has no effect with mode={config.names.mode}" for override in unused])
     except KeyboardInterrupt:
         print("kdlab: stopped before anything was begun", file=sys.stderr)
         return 130
@@ -91,12 +90,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return found
 
 
-def train(config: RunConfig, resume: Path | None = None) -> int:
+def train(config: RunConfig, resume: Path | None = None, notes: Sequence[str] = ()) -> int:
     """Checks a run as far as can be without training, then trains.
 
     Args:
         config: without what its mode does not use.
         resume: the folder of a run that stopped, to go on with.
+        notes: what to tell on stderr once the run is known to be possible.
     """
     from kdlab.run.preflight import Preflight
 
@@ -104,6 +104,8 @@ def train(config: RunConfig, resume: Path | None = None) -> int:
     from kdlab.data.dataset import load
 
     data = load(config.data.plain(), config.allow)
+    for note in notes:
+        print(f"kdlab: {note}", file=sys.stderr)
     from kdlab.run.execute import name_of, new_folder, run
     from kdlab.run.result import print_table
     from kdlab.training.loss_buffer import DivergedError

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -65,9 +66,9 @@ def build(
         if _fits(target, {**given, **arguments}):
             raise
         raise UsageError(f"{key}: {config['_target_']} does not fit its settings: {error}") from error
-    except UsageError:  # which names its key
-        raise
     except ValueError as error:
+        if PACKAGES.keys() & set(re.split(r"\W", str(error).split(" ")[0])):  # it names its key
+            raise
         raise UsageError(f"{key}: {error}") from error
     if not nested and not isinstance(result, kind):
         raise UsageError(f"{key}._target_={config['_target_']} made a {type(result).__name__}, not a {kind.__name__}")
