@@ -81,7 +81,7 @@ def refused(place: Path, *arguments: str) -> str:
     ("argument", "said"),
     [
         ("model=mobilnet", "model=mobilnet: no such option; did you mean mobilenet?"),
-        ("optimizer=null", "optimizer=None: no such option; there is adam, adamw, sgd"),
+        ("optimizer=null", "optimizer=None: no such option; available: adam, adamw, sgd"),
         ("model.widht=0.5", "model.widht: model has no key widht; did you mean width?"),
         ("model", "model: expected KEY=VALUE, such as model=resnet20"),
         ("--nope", "unrecognized arguments: --nope; --help lists what there is"),
@@ -109,20 +109,20 @@ def refused(place: Path, *arguments: str) -> str:
         ("trainer.accelerator=gpu", "trainer.accelerator=gpu, but torch sees no such device here; leave it auto"),
         ("data.subset=9999", "data.subset=9999: expected null or 1 to 1000, the samples there are"),
         ("scheduler.T_max=soon", "scheduler.T_max=soon: expected a whole number, 1 or more, or steps, epochs, or a "
-                                 "part of them, steps/4"),
+                                 "fraction of them, steps/4"),
         ("loss=[]", "loss=[]: expected a loss or more, such as loss=kd; for labels alone type mode=supervised"),
         ("seed=null", "seed=null: expected a whole number, as in seed=0"),
         ("allow=[3]", "allow=[3]: expected a list of words"),
         ("phases=[{epochs: null}]", "phases.0.epochs=null: expected a whole number, 0 or more"),
         ("phases=[{epochs: 1, heads: 3}]", "phases.0.heads=3: expected a list of chosen losses, such as [kd]"),
         ("phases=[{epochs: 1, heads: kd}]", "phases.0.heads=kd: expected a list of chosen losses, such as [kd]"),
-        ("phases=[{epochs: 1, heads: [3]}]", "phases.0.heads=3: not a chosen loss; there is kd"),
+        ("phases=[{epochs: 1, heads: [3]}]", "phases.0.heads=3: not a chosen loss; available: kd"),
         ("phases=[{epochs: 1, heads: [kd], train: head}]", "phases.0.train=head: nothing trains, as kd has nothing to "
                                                            "learn; type all"),
         ("phases=[{epochs: 1, optimizer: {_target_: torch.optim.LBFGS}}]",
          "phases.0.optimizer cannot be stepped with its settings: TypeError: LBFGS.step() missing 1 required "
          "positional argument: 'closure'"),
-        ("optimizer={lr: 1}", "optimizer={'lr': 1}: no such option; there is adam, adamw, sgd"),
+        ("optimizer={lr: 1}", "optimizer={'lr': 1}: no such option; available: adam, adamw, sgd"),
         ("task.classes=7", "task.classes=7, but the data has 10 classes; leave it out"),
         ("teacher.classes=[a, b]", "teacher.classes=['a', 'b']: expected 10 entries, for each class of the data the "
                                    "teacher's class from 0 to 9 that means the same, or null"),
