@@ -240,7 +240,7 @@ def test_the_teacher_is_afterwards_as_it_was(train, teacher):
     [
         (
             {"loss": CRD(dim=8, negatives=16, momentum=0.5, nce_temperature=0.1)},
-            "loss=loss needs fixed places in the training set, which are not to be had here",
+            "loss=loss needs fixed places in the training set, which this run does not provide",
         ),
         ({"loss": [kdlab.KD(4.0)]}, r"loss: expected a head such as KD"),
         ({"loss": []}, "loss: expected a head"),

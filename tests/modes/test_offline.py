@@ -201,7 +201,9 @@ def test_a_reused_classifier_answers_in_the_students_classes_or_is_refused():
         UsageError, match=r"^loss=simkd needs the teacher's classifier, which this run does not provide$"
     ):
         assemble(compose_run([*tiny, "teacher.classes=[null,1,2,3,4,5,6,7,8,9]"]))
-    with pytest.raises(UsageError, match=r"^loss=catkd needs the teacher's classifier, which are not to be had here$"):
+    with pytest.raises(
+        UsageError, match=r"^loss=catkd needs the teacher's classifier, which this run does not provide$"
+    ):
         assemble(compose_run([*tiny, "loss=catkd", "teacher.classes=[null,1,2,3,4,5,6,7,8,9]"]))
 
 

@@ -93,7 +93,7 @@ def test_a_loss_speaks_in_the_modes_of_its_phases_and_is_refused_in_others():
     phases = "[{{epochs:1,mode:dml,heads:[fitnet]}},{{epochs:1,mode:tf_kd,heads:[{}]}}]"
     parts = put_together(phases.format("kd"), "loss=[kd,fitnet]")
     assert [setup.objective.names for setup in parts.setups] == [("task", "fitnet"), ("task", "kd")]
-    with pytest.raises(UsageError, match=r"^loss=fitnet needs the teacher's stages, which are not to be had here$"):
+    with pytest.raises(UsageError, match=r"^loss=fitnet needs the teacher's stages, which this run does not provide$"):
         put_together(phases.format("fitnet"), "loss=[kd,fitnet]")
 
 
