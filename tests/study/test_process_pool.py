@@ -67,8 +67,8 @@ def test_a_process_reports_is_answered_and_ends(tmp_path):
 @pytest.mark.parametrize(
     ("do", "message"),
     [
-        (die, Failed("its process was killed by SIGKILL, as where memory runs out", again=True)),
-        (leave, Failed("its process left with exit code 3", again=True)),
+        (die, Failed("its process was killed by SIGKILL, perhaps out of memory", again=True)),
+        (leave, Failed("its process ended with exit code 3", again=True)),
         (refuse, Failed("loss=fsp: no", again=False)),
         (fail, Failed("MemoryError: CUDA out of memory", again=True)),
         (diverge, Diverged("loss/kd became NaN or infinite")),

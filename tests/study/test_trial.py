@@ -166,7 +166,7 @@ def test_a_study_on_digits_with_two_workers_of_which_one_is_killed(tmp_path):
     found = study.trials()
     accounted(found, 6)
     failed = [trial for trial in found if trial.state == TrialState.FAIL]
-    assert [trial.user_attrs["reason"][:36] for trial in failed] == ["its process was killed by SIGKILL, a"]
+    assert [trial.user_attrs["reason"][:36] for trial in failed] == ["its process was killed by SIGKILL, p"]
     assert all(len(curve_of(trial)) == 6 for trial in found if trial.state == TrialState.COMPLETE)
     final = json.loads((study.home / "final.json").read_text())
     assert all(len(setting["test"]["accuracy"]) == 2 for setting in final["settings"])

@@ -106,7 +106,11 @@ def test_a_phase_has_the_schedule_of_its_mode():
     ("phases", "overrides", "said"),
     [
         ("[{epochs:1,mode:dmll}]", (), r"^mode=dmll: no such option; did you mean dml\?$"),
-        ("[{epochs:1,mode:dml},{epochs:1,mode:ema}]", ("trainer.compile=true",), r"^trainer.compile=true: networks"),
+        (
+            "[{epochs:1,mode:dml},{epochs:1,mode:ema}]",
+            ("trainer.compile=true",),
+            r"^trainer.compile=true: compiled networks",
+        ),
     ],
 )
 def test_a_curriculum_is_checked_before_training(phases, overrides, said):
