@@ -173,7 +173,7 @@ def test_a_teacher_of_other_classes_is_heard_in_those_that_both_know():
     spread = mode.reference(input).softmax(1)
     torch.testing.assert_close(spread[:, [0, 3, 9]], t.softmax(1))
     assert spread[:, [1, 2, 4, 5, 6, 7, 8]].max() < 1e-20
-    with pytest.raises(UsageError, match="teachers of other classes are heard one by one; type separate"):
+    with pytest.raises(UsageError, match="teachers with other classes cannot be combined; type separate"):
         Offline(Cast(cast.learners, (teacher, teacher), CONTEXT, batch()))
 
 

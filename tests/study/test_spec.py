@@ -163,7 +163,8 @@ WRONG = {
         "pruner": {"_target_": "optuna.pruners.MedianPruner"}},
     "is defined in json, which is not allowed": {
         **KD, "sampler": {"_target_": "optuna.samplers._tpe.sampler.json.dumps"}},
-    "sampler.seed: the sampler takes the study's seed": {**KD, "sampler": {"_target_": "optuna.samplers.TPESampler", "seed": 1}},
+    "sampler.seed: the sampler takes the study's seed": {
+        **KD, "sampler": {"_target_": "optuna.samplers.TPESampler", "seed": 1}},
     "grace=2: expected a share": {**KD, "pruner": {"_target_": "kdlab.study.pruner.DominatedPruner", "grace": 2}},
     "bugdet: there is no such key; did you mean budget?": {**KD, "bugdet": {"trials": 3}},
     "budget.trails: there is no such key; did you mean trials?": {**KD, "budget": {"trails": 3}},
