@@ -8,8 +8,9 @@ The KL's weight is ramped up by exp(−5 (1 − e / E)²) in epoch e of the firs
 share of the epochs here, as 80 epochs of a run of 30 would leave the KL at 0.13 of its weight to the end.
 
 Any network is a branch: the trunk is what runs up to its second-to-last stage. A step costs the trunk
-once and the rest of the network once per branch; compiled networks run whole. From there on every branch is the student
-with its own weights, so one of them is kept, or the gated ensemble. Feature and relation heads read each other branch separately.
+once and the rest of the network once per branch; compiled networks run whole. From there on every branch is the
+student with its own weights, so one of them is kept, or the gated ensemble. Feature and relation heads read each other
+branch separately.
 """
 
 from __future__ import annotations
