@@ -107,7 +107,7 @@ def refused(place: Path, *arguments: str) -> str:
         ("data.mean=[a]", "data.mean.0=a: expected a number, as in data.mean.0=0.3056"),
         ("teacher.std=[0]", "teacher.std=[0]: expected numbers above 0"),
         ("trainer.accelerator=gpu", "trainer.accelerator=gpu, but torch sees no such device; leave it auto"),
-        ("data.subset=9999", "data.subset=9999: expected null or 1 to 1000, the samples there are"),
+        ("data.subset=9999", "data.subset=9999: expected null or 1 to 1000, the number of samples"),
         ("scheduler.T_max=soon", "scheduler.T_max=soon: expected a whole number, 1 or more, or steps, epochs, or a "
                                  "fraction of them, steps/4"),
         ("loss=[]", "loss=[]: expected a loss or more, such as loss=kd; for labels alone type mode=supervised"),
@@ -371,7 +371,7 @@ def test_damaged_pictures_stop_a_run_and_one_is_named_and_all_are_counted(place,
     said = refused(place, *IMAGES, f"data.path={damaged}", f"data.resident={resident}")
     assert f"{damaged}/cat/3.png cannot be decoded" in said
     assert "1 more" in said
-    assert said.endswith("mend or remove it, or type data.on_corrupt=skip")
+    assert said.endswith("repair or remove it, or type data.on_corrupt=skip")
 
 
 def test_damaged_pictures_are_left_out_where_asked(place, damaged):
