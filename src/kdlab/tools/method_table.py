@@ -1,13 +1,13 @@
-"""`python -m kdlab.tools.method_table`: the table of all methods, in Markdown, from the files themselves.
+"""`python -m kdlab.tools.method_table`: the table of all methods, in Markdown, from their source files.
 
-A row is a head's own words (`kind`, `paper`, `link`, `compares`) and its YAML's settings. Columns that were measured
-come from JSON files, {method: {column: value}}:
+A row is a head's attributes (`kind`, `paper`, `link`, `compares`) and its YAML's settings. Measured columns come from
+JSON files, {method: {column: value}}:
 
     python -m kdlab.bench losses --json costs.json
     python -m kdlab.tools.loss_smoke_test --json digits.json
     python -m kdlab.tools.method_table costs.json digits.json
 
-`--published` prints another: every setting beside the published one; see `kdlab.tools.published_settings`.
+`--published` prints another: every setting next to the published one; see `kdlab.tools.published_settings`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from kdlab.tools import published_settings
 KINDS = ("response", "feature", "relation")
 
 PAPER = re.compile(r"(?P<authors>.+?): (?P<title>.+), (?P<venue>.*?) ?(?P<year>\d{4})$")
-"""How a head writes its paper: `Zhao et al.: Decoupled Knowledge Distillation, CVPR 2022`."""
+"""The format of a head's `paper`: `Zhao et al.: Decoupled Knowledge Distillation, CVPR 2022`."""
 
 MEASURED: Mapping[str, tuple[str, str]] = {
     "ms": ("step time / `kd`", "{:.2f}"),
     "mib": ("memory − `kd`, MiB", "{:+.0f}"),
     "ratio": ("end / start on digits", "{:.2f}"),
 }
-"""The columns that a JSON file may bring: their titles, and how a value is written."""
+"""The columns that a JSON file may have: their titles, and the format of a value."""
 
 Measures = Mapping[str, Mapping[str, float]]
 
@@ -66,10 +66,10 @@ def head_of(name: str) -> Head:
 
 
 def extras(name: str) -> str:
-    """What a method takes beside two networks and a weight."""
+    """What a method needs besides two networks and a weight."""
     chosen, head = settings(name), head_of(name)
     needs, first = head.needs(), chosen.first
-    said = [
+    parts = [
         "labels" if needs.labels else "",
         "sample indices" if needs.index else "",
         *(f"a {view} view" for view in needs.views),
@@ -78,14 +78,14 @@ def extras(name: str) -> str:
         f"a ramp over {chosen.ramp:g} epochs" if chosen.ramp else "",
         "parts that stay in the student" if head.grafts else "",
     ]
-    return ", ".join(each for each in said if each)
+    return ", ".join(each for each in parts if each)
 
 
 def row(name: str) -> dict[str, str]:
     """One method, by column.
 
     Raises:
-        ValueError: where its `paper` is not written as `PAPER` reads it.
+        ValueError: where its `paper` does not match `PAPER`.
     """
     head, chosen = head_of(name), settings(name)
     paper = PAPER.match(head.paper)
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints a table; the exit code is 2 where a file cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m kdlab.tools.method_table", description="The table of all methods.")
     parser.add_argument("measured", nargs="*", type=Path, help="JSON files of further columns")
-    parser.add_argument("--published", action="store_true", help="each setting as it was published, and ours")
+    parser.add_argument("--published", action="store_true", help="each setting as published, and ours")
     given = parser.parse_args(arguments)
     print(published_settings.table() if given.published else table(read(given.measured)))
     return 0
