@@ -184,8 +184,8 @@ ONE_HOT = [(torch.zeros(4, 1, 8, 8), torch.eye(10)[:4])]
         ({"gradient_clip_val": 1.0}, r"^gradient_clip_val=1.0: write gradient_clip=1.0$"),
         ({"train": Endless()}, r"^train: Endless has no length; expected a DataLoader"),
         ({"validation": Endless()}, r"^validation: Endless has no length; expected a DataLoader"),
-        ({"train": []}, r"^train: there is no batch in it$"),
-        ({"validation": []}, r"^validation: there is no batch in it; leave it out$"),
+        ({"train": []}, r"^train: it has no batches$"),
+        ({"validation": []}, r"^validation: it has no batches; leave it out$"),
         ({"validation": ONE_HOT}, r"^validation: targets \[4, 10\] are shares of classes, .*; expected classes \[N\]"),
     ],
 )

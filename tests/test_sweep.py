@@ -147,7 +147,7 @@ def test_a_trial_that_breaks_a_constraint_is_not_trained(tmp_path):
 
 def test_where_no_trial_keeps_the_constraints_that_is_said(tmp_path):
     study = Command(tmp_path, constraints=["validation.accuracy >= 2"], budget={"trials": 1}, final={"seeds": 2})
-    assert "No trial that came to its end keeps the constraints" in study.run()
+    assert "No finished trial meets the constraints" in study.run()
 
 
 def test_compared_options_get_the_same_number_of_trials_each_in_its_own_space(tmp_path):

@@ -84,7 +84,7 @@ def refused(place: Path, *arguments: str) -> str:
         ("optimizer=null", "optimizer=None: no such option; available: adam, adamw, sgd"),
         ("model.widht=0.5", "model.widht: model has no key widht; did you mean width?"),
         ("model", "model: expected KEY=VALUE, such as model=resnet20"),
-        ("--nope", "unrecognized arguments: --nope; --help lists what there is"),
+        ("--nope", "unrecognized arguments: --nope; --help lists all options"),
         ("loss.temperature=0", "loss.temperature=0: expected a number above 0"),
         ("loss.heads.kd.temperature=-2", "loss.heads.kd.temperature=-2: expected a number above 0"),
         ("model.width=0", "model.width=0: expected a number above 0"),
@@ -449,7 +449,7 @@ def interrupted(runs: Path, checkpoint: str, *arguments: str) -> Path:
     _, err = process.communicate(timeout=60)
     (folder,) = runs.iterdir()
     assert process.returncode == 130
-    assert err.splitlines()[-1] == f"kdlab: stopped; go on with python -m kdlab.train resume={folder}"
+    assert err.splitlines()[-1] == f"kdlab: stopped; resume with python -m kdlab.train resume={folder}"
     assert "Traceback" not in err
     assert not (folder / "result.json").exists()
     return folder
