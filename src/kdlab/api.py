@@ -191,12 +191,12 @@ def _validated(
         finest.load_state_dict(load_file(file))
     # In one pass, because a loader that shuffles has another order in the next.
     answers = [_answers(network) for network in (teacher, student, finest)]
-    said, targets = predict(lambda input: torch.stack([ask(input).float() for ask in answers], dim=1), batches)
+    logits, targets = predict(lambda input: torch.stack([ask(input).float() for ask in answers], dim=1), batches)
     if keep == "best":
         student.load_state_dict(finest.state_dict())
     return {
-        "teacher": score(task, said[:, 0], targets),
-        "last": score(task, said[:, 1], targets, said[:, 0]),
-        "best": score(task, said[:, 2], targets, said[:, 0]),
+        "teacher": score(task, logits[:, 0], targets),
+        "last": score(task, logits[:, 1], targets, logits[:, 0]),
+        "best": score(task, logits[:, 2], targets, logits[:, 0]),
         "best_epoch": best.of["student"].epoch,
     }

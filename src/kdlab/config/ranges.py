@@ -121,9 +121,9 @@ def check_known(key: str, shape: Mapping[str, Any]) -> None:
         return
     known = [name for name, _ in leaves(shape)] + list(shape)
     where, _, last = key.rpartition(".")
-    beside = lookup(shape, where) if where else shape
-    if isinstance(beside, Mapping) and beside:
-        near = nearest(last, map(str, beside))
+    level = lookup(shape, where) if where else shape
+    if isinstance(level, Mapping) and level:
+        near = nearest(last, map(str, level))
         raise UsageError(f"{key}: {where or 'the config'} has no key {last}{near}")
     raise UsageError(f"{key}: there is no such key{nearest(key, known)}")
 

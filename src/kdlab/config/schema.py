@@ -312,14 +312,14 @@ def _message(kind: type[Settings], key: str, error: ValidationError) -> str:
 
 def _declared(kind: type[BaseModel], path: Sequence[str]) -> tuple[FieldInfo | None, list[str]]:
     """The last declared field on a path of keys, and the keys on its level."""
-    found, beside = None, kind
+    found, level = None, kind
     for part in path:
-        beside = kind
+        level = kind
         fields = {field.alias or name: field for name, field in kind.model_fields.items()}
         if part in fields:  # else it is a name, or a place in a list
             found = fields[part]
             kind = next(_settings_in(found.annotation), kind)
-    return found, [field.alias or name for name, field in beside.model_fields.items()]
+    return found, [field.alias or name for name, field in level.model_fields.items()]
 
 
 def _settings_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -66,9 +66,9 @@ class Branches(nn.Module):
         modules = [self.networks[0].get_submodule(name) for name in self._shared]
         tapes: list[list[Any]] = [[] for _ in modules]
 
-        def lent(place: int, said: Any) -> Any:
+        def lent(place: int, output: Any) -> Any:
             # The branches may overwrite their input in place.
-            return said.clone() if place == len(modules) - 1 and isinstance(said, Tensor) else said
+            return output.clone() if place == len(modules) - 1 and isinstance(output, Tensor) else output
 
         def record(place: int, forward: Callable[..., Any], *given: Any, **named: Any) -> Any:
             tapes[place].append(forward(*given, **named))

@@ -92,12 +92,12 @@ def _composed(overrides: tuple[str, ...]) -> Mapping[str, Any]:
 
 def table(kinds: tuple[str, ...] = KINDS) -> str:
     """The Markdown tables of published settings, one for each kind."""
-    said = []
+    tables = []
     for kind in kinds:
         if found := rows(kind):
             lines = [COLUMNS, ("---",) * len(COLUMNS), *(_cells(row) for row in found)]
-            said.append(f"### {kind}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
-    return "\n\n".join(said)
+            tables.append(f"### {kind}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(tables)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
