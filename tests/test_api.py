@@ -184,8 +184,8 @@ ONE_HOT = [(torch.zeros(4, 1, 8, 8), torch.eye(10)[:4])]
         ({"gradient_clip_val": 1.0}, r"^gradient_clip_val=1.0: write gradient_clip=1.0$"),
         ({"train": Endless()}, r"^train: Endless has no length; expected a DataLoader"),
         ({"validation": Endless()}, r"^validation: Endless has no length; expected a DataLoader"),
-        ({"train": []}, r"^train: there is no batch in it$"),
-        ({"validation": []}, r"^validation: there is no batch in it; leave it out$"),
+        ({"train": []}, r"^train: it has no batches$"),
+        ({"validation": []}, r"^validation: it has no batches; leave it out$"),
         ({"validation": ONE_HOT}, r"^validation: targets \[4, 10\] are shares of classes, .*; expected classes \[N\]"),
     ],
 )
@@ -240,7 +240,7 @@ def test_the_teacher_is_afterwards_as_it_was(train, teacher):
     [
         (
             {"loss": CRD(dim=8, negatives=16, momentum=0.5, nce_temperature=0.1)},
-            "loss=loss needs fixed places in the training set, which are not to be had here",
+            "loss=loss needs fixed places in the training set, which this run does not provide",
         ),
         ({"loss": [kdlab.KD(4.0)]}, r"loss: expected a head such as KD"),
         ({"loss": []}, "loss: expected a head"),

@@ -28,7 +28,7 @@ def test_a_trial_whose_process_is_killed_is_marked_failed_and_done_again(tmp_pat
     accounted(trials, 6)
     failed = trials[2]
     again = next(trial for trial in trials if trial.user_attrs.get("retry_of") == 2)
-    assert failed.user_attrs["reason"] == "its process was killed by SIGKILL, as where memory runs out"
+    assert failed.user_attrs["reason"] == "its process was killed by SIGKILL, perhaps out of memory"
     assert again.params == failed.params
     assert again.user_attrs["retries"] == 1
     assert study.executed()["2"] == 1
@@ -126,7 +126,7 @@ def test_a_study_goes_on_with_a_larger_budget_and_not_with_another_space(tmp_pat
     study = Command(tmp_path)
     study.run("budget.trials=2")
     said = study.run("space.loss.alpha={low: 0.5, high: 1.0}", code=2)
-    assert said.startswith("kdlab: space: the study study was begun with other ones")
+    assert said.startswith("kdlab: space: the study study was started with another value")
     assert said.count("\n") == 1
     study.run("budget.trials=4")
     accounted(study.trials(), 4)
@@ -147,7 +147,7 @@ def test_a_trial_that_breaks_a_constraint_is_not_trained(tmp_path):
 
 def test_where_no_trial_keeps_the_constraints_that_is_said(tmp_path):
     study = Command(tmp_path, constraints=["validation.accuracy >= 2"], budget={"trials": 1}, final={"seeds": 2})
-    assert "No trial that came to its end keeps the constraints" in study.run()
+    assert "No finished trial meets the constraints" in study.run()
 
 
 def test_compared_options_get_the_same_number_of_trials_each_in_its_own_space(tmp_path):

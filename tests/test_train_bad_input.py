@@ -81,10 +81,10 @@ def refused(place: Path, *arguments: str) -> str:
     ("argument", "said"),
     [
         ("model=mobilnet", "model=mobilnet: no such option; did you mean mobilenet?"),
-        ("optimizer=null", "optimizer=None: no such option; there is adam, adamw, sgd"),
+        ("optimizer=null", "optimizer=None: no such option; available: adam, adamw, sgd"),
         ("model.widht=0.5", "model.widht: model has no key widht; did you mean width?"),
         ("model", "model: expected KEY=VALUE, such as model=resnet20"),
-        ("--nope", "unrecognized arguments: --nope; --help lists what there is"),
+        ("--nope", "unrecognized arguments: --nope; --help lists all options"),
         ("loss.temperature=0", "loss.temperature=0: expected a number above 0"),
         ("loss.heads.kd.temperature=-2", "loss.heads.kd.temperature=-2: expected a number above 0"),
         ("model.width=0", "model.width=0: expected a number above 0"),
@@ -101,15 +101,15 @@ def refused(place: Path, *arguments: str) -> str:
         ("trainer.strategy=dpp", "trainer.strategy=dpp: expected auto or ddp"),
         ("trainer.accumulate=3", "trainer.accumulate=3 does not divide trainer.batch_size=64 into equal parts"),
         ("model.depth=7", "model: depth=7: expected 6n + 2 layers, such as 8, 14, 20, 26 or 32"),
-        ("model.classes=7", "model has 7 outputs, but the data has 10 classes; expected as many"),
-        ("teacher.model.classes=7", "teacher.model has 7 outputs, but the data has 10 classes; expected as many"),
+        ("model.classes=7", "model has 7 outputs, but the data has 10 classes; expected 10 outputs"),
+        ("teacher.model.classes=7", "teacher.model has 7 outputs, but the data has 10 classes; expected 10 outputs"),
         ("data.classes=7", "data.classes=7, but the data set has 10; type data.classes=10"),
         ("data.mean=[a]", "data.mean.0=a: expected a number, as in data.mean.0=0.3056"),
         ("teacher.std=[0]", "teacher.std=[0.0]: expected numbers above 0"),
-        ("trainer.accelerator=gpu", "trainer.accelerator=gpu, but torch sees no such device here; leave it auto"),
-        ("data.subset=9999", "data.subset=9999: expected null or 1 to 1000, the samples there are"),
+        ("trainer.accelerator=gpu", "trainer.accelerator=gpu, but torch sees no such device; leave it auto"),
+        ("data.subset=9999", "data.subset=9999: expected null or 1 to 1000, the number of samples"),
         ("scheduler.T_max=soon", "scheduler.T_max=soon: expected a whole number, 1 or more, or steps, epochs, or a "
-                                 "part of them, steps/4"),
+                                 "fraction of them, steps/4"),
         ("loss=[]", "loss=[]: expected a loss or more, such as loss=kd; for labels alone type mode=supervised"),
         ("seed=null", "seed=null: expected a whole number, as in seed=0"),
         ("allow=[3]", "allow=[3]: expected a list of words"),
@@ -122,14 +122,15 @@ def refused(place: Path, *arguments: str) -> str:
         ("phases=[{epochs: 1, optimizer: {_target_: torch.optim.LBFGS}}]",
          "phases.0.optimizer cannot be stepped with its settings: TypeError: LBFGS.step() missing 1 required "
          "positional argument: 'closure'"),
-        ("optimizer={lr: 1}", "optimizer={'lr': 1}: no such option; there is adam, adamw, sgd"),
+        ("optimizer={lr: 1}", "optimizer={'lr': 1}: no such option; available: adam, adamw, sgd"),
         ("task.classes=7", "task.classes=7, but the data has 10 classes; leave it out"),
         ("teacher.classes=[a, b]", "teacher.classes=['a', 'b']: expected 10 entries, for each class of the data the "
                                    "teacher's class from 0 to 9 that means the same, or null"),
         ("teacher.mode=dml", "teacher.loss=[]: expected a loss or more, such as teacher.loss=kd; for labels alone type "
                              "teacher.mode=supervised"),
         ("data.unlabelled=[1]", "data.unlabelled=[1]: expected a number, 0 or more, or a folder of pictures"),
-        ("resume=PLACE/absent", "resume=PLACE/absent: no run folder; expected one with a config.yaml, as below runs/"),
+        ("resume=PLACE/absent",
+         "resume=PLACE/absent: not a run folder; expected one with a config.yaml, as below runs/"),
     ],
 )  # fmt: skip
 def test_a_wrong_key_or_value_is_one_line_and_leaves_no_trace(place, argument, said):
@@ -156,7 +157,7 @@ def test_a_wrong_key_or_value_is_one_line_and_leaves_no_trace(place, argument, s
          "scheduler cannot be stepped with its settings: ValueError: Tried to step 2 times. "
          "The specified number of total steps is 1"),
         (("trainer.devices=[]",),
-         "trainer.devices=[]: expected auto, how many, or the places of some, such as [0,1]"),
+         "trainer.devices=[]: expected auto, a number, or a list of indices such as [0,1]"),
         (("loss=ab", "loss.heads.ab.first={epochs:2,optimizer:adam}"),
          "loss.heads.ab.first.optimizer=adam: expected a group of keys, with its class as _target_"),
         (("scheduler=step", "scheduler.milestones=[a]"),
@@ -184,7 +185,7 @@ def test_a_schedule_that_can_be_is_not_refused(scheduler, epochs):
 def test_a_home_that_cannot_be_written_is_refused(place, monkeypatch):
     monkeypatch.setenv("KDLAB_HOME", str(place / "text.pt" / "below"))
     said = refused(place, *TINY)
-    assert said == "KDLAB_HOME=PLACE/text.pt/below: nothing can be written there (Not a directory)"
+    assert said == "KDLAB_HOME=PLACE/text.pt/below: not writable (Not a directory)"
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +207,7 @@ def test_a_run_whose_checkpoint_cannot_be_read_is_not_resumed_and_runs_no_code(p
     else:
         last.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"hello world")
     assert resume(place, f"resume={tmp_path / 'run'}") == (
-        f"{last} is truncated, or carries code, or is no checkpoint; without that file its training starts anew"
+        f"{last} is truncated, carries code, or is not a checkpoint; delete it to train from the start"
     )
     assert not Path("pwned").exists()
 
@@ -218,7 +219,7 @@ def test_a_run_whose_config_is_cut_short_is_not_resumed(place, stopped, tmp_path
     text = file.read_text()
     file.write_text(text[: int(end * len(text))] if isinstance(end, float) else text.partition(end)[0] + end)
     assert resume(place, f"resume={tmp_path / 'run'}") == (
-        f"resume={tmp_path / 'run'}: {file} is damaged, or of another version; start that run anew"
+        f"resume={tmp_path / 'run'}: {file} is damaged, or of another version; start a new run"
     )
 
 
@@ -237,10 +238,10 @@ def resume(place: Path, argument: str) -> str:
     [
         ("absent.pt", "there is no such file"),
         ("nothing", "there is no such file"),
-        ("empty.pt", "the file is truncated or no checkpoint"),
-        ("text.pt", "the file is truncated or no checkpoint"),
-        ("truncated.pt", "the file is truncated or no checkpoint"),
-        ("truncated.safetensors", "the file is truncated or no checkpoint"),
+        ("empty.pt", "the file is truncated or not a checkpoint"),
+        ("text.pt", "the file is truncated or not a checkpoint"),
+        ("truncated.pt", "the file is truncated or not a checkpoint"),
+        ("truncated.safetensors", "the file is truncated or not a checkpoint"),
         ("list.pt", "expected a state dict, names and tensors, as network.state_dict() gives it"),
         ("code.pt", "the file carries code, not weights alone; save the state dict with safetensors instead"),
         ("code_within.pt", "the file carries code, not weights alone; save the state dict with safetensors instead"),
@@ -370,7 +371,7 @@ def test_damaged_pictures_stop_a_run_and_one_is_named_and_all_are_counted(place,
     said = refused(place, *IMAGES, f"data.path={damaged}", f"data.resident={resident}")
     assert f"{damaged}/cat/3.png cannot be decoded" in said
     assert "1 more" in said
-    assert said.endswith("mend or remove it, or type data.on_corrupt=skip")
+    assert said.endswith("repair or remove it, or type data.on_corrupt=skip")
 
 
 def test_damaged_pictures_are_left_out_where_asked(place, damaged):
@@ -415,7 +416,7 @@ def test_a_loss_that_turns_nan_stops_the_run_at_the_last_good_checkpoint(place, 
     assert told.code == 1
     last = told.folder / "checkpoints" / "last.ckpt"
     assert told.err.splitlines()[-1] == (
-        f"kdlab: loss/broken is no finite number at step 20, in epoch 1.25; the last good checkpoint is {last}. "
+        f"kdlab: loss/broken became NaN or infinite at step 20, in epoch 1.25; the last good checkpoint is {last}. "
         "Try a lower optimizer.lr or trainer.gradient_clip=1"
     )
     assert "Traceback" not in told.err
@@ -429,7 +430,7 @@ def test_a_loss_that_turns_nan_stops_the_run_at_the_last_good_checkpoint(place, 
 def test_a_learning_rate_beyond_reason_names_the_term_it_broke(place):
     told = train(*TINY, "mode=supervised", "optimizer.lr=1e30", runs=place / "runs")
     assert told.code == 1
-    said = r"kdlab: loss/task is no finite number at step \d+, in epoch 0\.\d+; no epoch was finished before\. "
+    said = r"kdlab: loss/task became NaN or infinite at step \d+, in epoch 0\.\d+; no epoch had finished\. "
     assert re.match(said, told.err.splitlines()[-1])
 
 
@@ -448,7 +449,7 @@ def interrupted(runs: Path, checkpoint: str, *arguments: str) -> Path:
     _, err = process.communicate(timeout=60)
     (folder,) = runs.iterdir()
     assert process.returncode == 130
-    assert err.splitlines()[-1] == f"kdlab: stopped; go on with python -m kdlab.train resume={folder}"
+    assert err.splitlines()[-1] == f"kdlab: stopped; resume with python -m kdlab.train resume={folder}"
     assert "Traceback" not in err
     assert not (folder / "result.json").exists()
     return folder

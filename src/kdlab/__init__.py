@@ -3,7 +3,7 @@
     kdlab.distill(student, teacher, train, validation, loss=kdlab.KD(temperature=4))
     kdlab.load_student("runs/...")
 
-Nothing heavy is imported before it is asked for.
+Nothing heavy is imported before it is used.
 """
 
 from __future__ import annotations

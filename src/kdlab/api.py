@@ -1,6 +1,6 @@
 """`kdlab.distill(student, teacher, train, validation, loss=KD(temperature=4))`: any networks, any DataLoader.
 
-No config, no store, no run folder: the same Distiller, put together by hand.
+No config, no store, no run folder: the same Distiller, assembled directly.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from kdlab.training.phases import Phase
 from kdlab.training.setup import Parts
 
 INSTEAD = {"max_epochs": "epochs", "gradient_clip_val": "gradient_clip"}
-"""What to write in place of arguments of `lightning.Trainer`, which clips nothing that it does not step itself."""
+"""What to write instead of arguments of `lightning.Trainer`, which clips only in steps that it does itself."""
 
 
 def distill(
@@ -61,27 +61,27 @@ def distill(
     callbacks: Sequence[pl.Callback] = (),
     **trainer: Any,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Trains `student`, in place, with the labels and with what `teacher` says.
+    """Trains `student`, in place, with the labels and with `teacher`.
 
     Args:
-        student, teacher: any modules from a batch [B, ...] to logits [B, C]. A frozen copy of the teacher teaches;
-            it stays as it is itself.
-        train, validation: DataLoaders, or anything with a length that gives (input, target) pairs or dicts of them.
-        loss: one head, which counts `alpha` beside labels of 1 - alpha; or Terms with weights of their own,
-            beside labels of weight 1.
-        task: what is supervised; by default one class of as many as the teacher tells apart.
-        epochs: passes over `train`, as far as `limit_train_batches` lets them go, with a learning rate that falls
+        student, teacher: any modules from a batch [B, ...] to logits [B, C]. A frozen copy of the teacher is used; the
+            teacher itself does not change.
+        train, validation: DataLoaders, or anything with a length that yields (input, target) pairs or dicts of them.
+        loss: one head, with weight `alpha` and labels of weight 1 - alpha; or Terms with their own weights, and
+            labels of weight 1.
+        task: what is supervised; by default classification with the teacher's number of classes.
+        epochs: passes over `train`, cut short by `limit_train_batches`, with a learning rate that falls
             along half a cosine.
-        optimizer: makes it from the parameters; by default SGD with rate 0.05, momentum 0.9, weight decay 5e-4.
-        gradient_clip: the largest norm of all gradients together.
-        seed: of heads, dropout and whatever else is random here; the order is the loader's own.
+        optimizer: built from the parameters; by default SGD with rate 0.05, momentum 0.9, weight decay 5e-4.
+        gradient_clip: the largest total norm of all gradients.
+        seed: of heads, dropout and all other randomness here, except the loader's order.
         keep: `last` or `best`, the epoch whose weights the student has in the end.
-        callbacks: of Lightning, beside kdlab's own.
+        callbacks: of Lightning, besides kdlab's own.
         trainer: further arguments of `lightning.Trainer`.
 
     Returns:
-        The student, and its validation metrics: `last`, `best`, `best_epoch`, `teacher`. Where training ended before
-        it was validated, the best epoch is None, and `best` is `last`.
+        The student, and its validation metrics: `last`, `best`, `best_epoch`, `teacher`. Where training ended before a
+        validation, the best epoch is None, and `best` is `last`.
 
     Raises:
         ValueError: where the two networks cannot be compared by this loss, or another argument is wrong.
@@ -149,14 +149,14 @@ def _counted(name: str, given: Iterable[Any]) -> Foreign:
             "or a list of batches"
         ) from error
     if not count:
-        raise UsageError(f"{name}: there is no batch in it" + "; leave it out" * (name == "validation"))
+        raise UsageError(f"{name}: it has no batches" + "; leave it out" * (name == "validation"))
     return batches
 
 
 def _refuse_shares(task: Task, target: Tensor) -> None:
     if task.has_labels and target.ndim > 1:
         raise UsageError(
-            f"validation: targets {list(target.shape)} are shares of classes, which only training takes; "
+            f"validation: targets {list(target.shape)} are shares of classes, which only training supports; "
             "expected classes [N], target.argmax(1)"
         )
 
@@ -178,7 +178,7 @@ def _sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
 
 
 def _answers(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    # With precision="64-true" or the like the student is of another type than the batches, and stays so.
+    # With precision="64-true" and similar the student keeps another type than the batches.
     ask, dtype = student_of(network), next(network.parameters()).dtype
     return lambda input: ask(input.to(dtype) if input.is_floating_point() else input)
 
@@ -189,14 +189,14 @@ def _validated(
     finest = deepcopy(student)
     if (file := best.file("student")).is_file():
         finest.load_state_dict(load_file(file))
-    # All in one pass: a loader that shuffles has another order in the next.
+    # In one pass, because a loader that shuffles has another order in the next.
     answers = [_answers(network) for network in (teacher, student, finest)]
-    said, targets = predict(lambda input: torch.stack([ask(input).float() for ask in answers], dim=1), batches)
+    logits, targets = predict(lambda input: torch.stack([ask(input).float() for ask in answers], dim=1), batches)
     if keep == "best":
         student.load_state_dict(finest.state_dict())
     return {
-        "teacher": score(task, said[:, 0], targets),
-        "last": score(task, said[:, 1], targets, said[:, 0]),
-        "best": score(task, said[:, 2], targets, said[:, 0]),
+        "teacher": score(task, logits[:, 0], targets),
+        "last": score(task, logits[:, 1], targets, logits[:, 0]),
+        "best": score(task, logits[:, 2], targets, logits[:, 0]),
         "best_epoch": best.of["student"].epoch,
     }

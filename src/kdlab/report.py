@@ -33,12 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(path: Path, console: Console, *, against: str | None = None, storage: str | None = None) -> str:
-    """Prints what is at a path, and makes its page.
+    """Prints the report of a path, and writes its page.
 
     Args:
         path: the folder of a run or of a study, or one that holds runs.
         against: the setting that the others are compared with.
-        storage: where the trials of a study are, if its study.yaml does not say.
+        storage: where the trials of a study are, if its study.yaml omits it.
 
     Raises:
         UsageError: where there is nothing to report.

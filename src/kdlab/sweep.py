@@ -1,4 +1,4 @@
-"""`python -m kdlab.sweep sweeps/kd.yaml`: search over runs, train anew what was found, say what it is worth."""
+"""`python -m kdlab.sweep sweeps/kd.yaml`: search over runs, refit what was found, compare it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 USAGE = """\
 KEY=VALUE changes the study (workers=4, budget.trials=20, storage=postgresql://USER@HOST/DATABASE) or its runs
 (data=cifar10, trainer.max_epochs=10). Several of these commands, on any machines, share one study where they share
-its storage. A study that stopped, however it did, goes on with the same command."""
+its storage. A stopped study resumes with the same command, whatever stopped it."""
 
 
 def _distillation() -> TrialRunner:
-    from kdlab.study.trial import Distillation  # with torch and Lightning, seconds that a wrong study need not wait
+    from kdlab.study.trial import Distillation  # imports torch and Lightning: seconds, after the study is checked
 
     return Distillation()
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None, work: Callable[[], TrialRunner]
 
     Args:
         arguments: of the command line.
-        work: makes what the trials do, in place of distilling.
+        work: makes what the trials run, instead of distilling.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads of this process would be missing in its forks
     parser = argparse.ArgumentParser(prog="python -m kdlab.sweep", description=__doc__, epilog=USAGE)
@@ -50,10 +50,10 @@ def main(arguments: Sequence[str] | None = None, work: Callable[[], TrialRunner]
 
 
 def conduct(plan: Plan, work: Callable[[], TrialRunner] = _distillation) -> int:
-    """Carries out a study to its end, or until it is interrupted.
+    """Runs a study to its end, or until it is interrupted.
 
     Raises:
-        UsageError: before the first trial, where it cannot be.
+        UsageError: before the first trial, where it is impossible.
     """
     import optuna
     from rich.console import Console
@@ -73,15 +73,15 @@ def conduct(plan: Plan, work: Callable[[], TrialRunner] = _distillation) -> int:
         final = search.run()
         made.publish(plan, final)
     except KeyboardInterrupt:
-        print("kdlab: stopped; the same command goes on where the study stands", file=sys.stderr)
+        print("kdlab: stopped; the same command resumes the study", file=sys.stderr)
         return 130
     print(f"Everything is in {plan.folder}")
     if not search.complete:
-        print("kdlab: no trial came to its end; their reasons stand above", file=sys.stderr)
+        print("kdlab: no trial finished; see the reasons above", file=sys.stderr)
         return 1
     if final is None:
         if plan.settings.final.seeds:
-            print("No trial that came to its end keeps the constraints, so nothing is trained anew.")
+            print("No finished trial meets the constraints, so nothing is refitted.")
         return 0
     if final["settings"]:
         Console().print(refit.table(final))

@@ -19,7 +19,7 @@ keys that people change most (every key: --cfg job)
   loss.temperature=4            of the softened probabilities
   loss.alpha=0.9                weight of the teacher; 1 - alpha is that of the labels
   loss.heads.NAME.weight=1      of one of several losses, loss=[kd,fitnet]
-  model.width=0.5               how wide the student is
+  model.width=0.5               width of the student
   teacher=resnet56              any option of model; teacher.checkpoint=FILE brings your own weights
   data.path=DIR                 a copy of the data set on this machine
   trainer.max_epochs=30         epochs; the teacher's own: teacher.trainer.max_epochs
@@ -27,7 +27,7 @@ keys that people change most (every key: --cfg job)
   trainer=ddp trainer.devices=2 several devices
   optimizer.lr=0.05             learning rate; the teacher's own: teacher.optimizer.lr
   logger=csv                    no W&B
-  resume=RUN                    go on with a run that stopped
+  resume=RUN                    resume a stopped run
 
 examples
   python -m kdlab.train model=mobilenet loss=kd
@@ -37,7 +37,7 @@ examples
 
 @one_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; the exit code is 0, 2 for what the user must change, 1 for what broke."""
+    """Runs the command line; the exit code is 0, 2 for what the user must change, 1 for an error."""
     try:
         given = parse(sys.argv[1:] if arguments is None else arguments)
         folder = _resumed(given.overrides)
@@ -58,20 +58,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         unused = unused_overrides(given.overrides, used)
         return train(used, notes=[f"{override} has no effect with mode={config.names.mode}" for override in unused])
     except KeyboardInterrupt:
-        print("kdlab: stopped before anything was begun", file=sys.stderr)
+        print("kdlab: stopped before anything had started", file=sys.stderr)
         return 130
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; --help lists what there is")
+        raise UsageError(f"{message}; --help lists all options")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line: flags, and overrides of the config."""
     parser = _Parser(
         prog="python -m kdlab.train",
-        description="Distil a teacher into a student, beside the same student trained alone.",
+        description="Distil a teacher into a student, and compare with the same student trained alone.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
     )
@@ -95,7 +95,7 @@ def train(config: RunConfig, resume: Path | None = None, notes: Sequence[str] = 
 
     Args:
         config: without what its mode does not use.
-        resume: the folder of a run that stopped, to go on with.
+        resume: the folder of a stopped run to continue.
         notes: what to tell on stderr once the run is known to be possible.
     """
     from kdlab.run.preflight import Preflight
@@ -113,14 +113,14 @@ def train(config: RunConfig, resume: Path | None = None, notes: Sequence[str] = 
     try:
         folder = resume or new_folder(Path(config.runs), config.name or name_of(config))
     except OSError as error:
-        raise UsageError(f"runs={config.runs}: no folder can be made there ({error.strerror})") from error
+        raise UsageError(f"runs={config.runs}: cannot create a folder there ({error.strerror})") from error
     try:
         outcome = run(config, data=data, folder=folder, resume=resume is not None)
     except DivergedError as error:
         print(f"kdlab: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"kdlab: stopped; go on with python -m kdlab.train resume={folder}", file=sys.stderr)
+        print(f"kdlab: stopped; resume with python -m kdlab.train resume={folder}", file=sys.stderr)
         return 130
     if outcome is not None:
         print_table(outcome.result)
@@ -129,7 +129,7 @@ def train(config: RunConfig, resume: Path | None = None, notes: Sequence[str] = 
 
 
 def _resumed(overrides: Sequence[str]) -> Path | None:
-    """The run folder to go on with, if any."""
+    """The run folder to resume, if any."""
     given = next((o.removeprefix("resume=") for o in overrides if o.startswith("resume=")), "")
     if not given or given == "null":
         return None

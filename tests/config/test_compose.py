@@ -89,17 +89,17 @@ def test_one_cycle_peaks_at_the_optimizers_rate_or_at_a_number():
         ("trainer.precision=8", "trainer.precision=8: expected a word, as in trainer.precision=32-true"),
         ("optimizer.lr=-0.1", "optimizer.lr=-0.1: expected a number above 0"),
         ("seed=-1", "seed=-1: expected a whole number, 0 or more"),
-        ("~loss.heads", "~loss.heads would leave a hole; give it another value instead, loss.heads=VALUE"),
-        ("~teacher", "~teacher would leave a hole; give it another value instead, teacher=VALUE"),
+        ("~loss.heads", "~loss.heads cannot be removed; give it another value instead, loss.heads=VALUE"),
+        ("~teacher", "~teacher cannot be removed; give it another value instead, teacher=VALUE"),
         ("seed=1,2", "a list of values in one key is a study: write it in a file for python -m kdlab.sweep"),
         ("model=resnet8,resnet20", "a list of values in one key is a study: write it in a file for python -m "
                                    "kdlab.sweep"),
         ("model=[resnet8,resnet20]", "model=[resnet8,resnet20]: expected one option"),
         ("teacher.optimizer=adm", "teacher.optimizer=adm: no such option; did you mean adam?"),
         ("teacher.teacher=resnet55", "teacher.teacher=resnet55: no such option; did you mean resnet56?"),
-        ("data.path=/tmp/a=b", "data.path=/tmp/a=b: a value with such characters stands in quotes, "
+        ("data.path=/tmp/a=b", "data.path=/tmp/a=b: quote a value with such characters: "
                                "'data.path=\"/tmp/a=b\"'"),
-        ("phases=[{epochs: 1}", "phases=[{epochs: 1}: expected KEY=VALUE, and brackets that match"),
+        ("phases=[{epochs: 1}", "phases=[{epochs: 1}: expected KEY=VALUE, with matching brackets"),
         ("phases=[{epochs: 1, optimizer: adm}]", "phases.0.optimizer=adm: no such option; did you mean adam?"),
         ("trainer.max_steps=[1]", "trainer.max_steps=[1]: expected a whole number, 1 or more"),
         ("trainer.max_steps={a: 1}", "trainer.max_steps={'a': 1}: expected a whole number, 1 or more"),
@@ -133,7 +133,7 @@ def test_null_is_taken_where_the_yaml_has_it_and_for_what_a_loss_can_do_without(
 
 
 def test_alpha_is_refused_where_no_chosen_loss_reads_it():
-    with pytest.raises(UsageError, match=r"^loss.alpha=0.5 has no use: none of fitnet reads it$"):
+    with pytest.raises(UsageError, match=r"^loss.alpha=0.5 has no effect: none of fitnet reads it$"):
         compose(["loss=fitnet", "loss.alpha=0.5"])
 
 
@@ -152,7 +152,7 @@ def test_an_option_of_the_users_own_has_a_name_of_its_own(tmp_path):
     with pytest.raises(UsageError) as refused:
         compose([], [tmp_path])
     assert str(refused.value) == (
-        f"--config-dir {tmp_path}: kdlab has a model/resnet8.yaml of its own; give yours another name"
+        f"--config-dir {tmp_path}: kdlab already has a model/resnet8.yaml; give yours another name"
     )
 
 

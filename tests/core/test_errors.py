@@ -10,7 +10,7 @@ from kdlab.core.errors import nearest
     [
         ("temprature", ["alpha", "temperature"], "; did you mean temperature?"),
         ("mobilnet", {"mobilenet": 1, "resnet8": 2}, "; did you mean mobilenet?"),
-        ("qwertz", ["temperature", "alpha"], "; there is alpha, temperature"),
+        ("qwertz", ["temperature", "alpha"], "; available: alpha, temperature"),
         ("alpha", [], ""),
     ],
 )

@@ -22,7 +22,7 @@ def test_positions_count_from_either_end(asked, count, expected):
 
 @pytest.mark.parametrize("position", [3, -4])
 def test_a_stage_outside_the_network_is_refused(position):
-    with pytest.raises(IndexError, match=rf"^stage {position} was asked for, of a network with 3 stages$"):
+    with pytest.raises(IndexError, match=rf"^stage {position} was requested, but the network has 3 stages$"):
         positions((position,), 3)
 
 
@@ -34,7 +34,7 @@ def test_only_what_is_asked_for_is_left_in_its_place():
     assert part.preactivations == (None, None, None)
     assert part.embedding is None
     assert whole.only(Fields(embedding=True)).embedding is whole.embedding
-    with pytest.raises(AssertionError, match="a head read what its `needs` do not name"):
+    with pytest.raises(AssertionError, match="a head read what its `needs` do not declare"):
         part.stage(1)
 
 

@@ -154,7 +154,7 @@ def test_a_damaged_row_is_named(copy: Callable[..., Path]) -> None:
     rows[1]["img"]["bytes"] = rows[1]["img"]["bytes"][:70]
     broken = datasets.Dataset.from_list(rows).cast_column("fine_label", datasets.ClassLabel(names=NAMES))
     broken.cast_column("img", datasets.Image()).to_parquet(file)
-    with pytest.raises(DataError, match=r"^row 1 of train, column img cannot be decoded \(.*\); mend or remove"):
+    with pytest.raises(DataError, match=r"^row 1 of train, column img cannot be decoded \(.*\); repair or remove"):
         hub(path)
 
 

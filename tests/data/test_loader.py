@@ -280,7 +280,7 @@ def test_a_damaged_picture_stops_a_stream_in_one_line_or_is_left_out(
     except DataError as error:
         message = str(error)
     assert message == (
-        f"{tmp_path}/000.png cannot be decoded (not a picture); mend or remove it, or type data.on_corrupt=skip"
+        f"{tmp_path}/000.png cannot be decoded (not a picture); repair or remove it, or type data.on_corrupt=skip"
     )
     skipping = Streaming(damaged, 10, PLAIN, 0, train=False, workers=workers, on_corrupt="skip")
     with pytest.warns(UserWarning, match=r"000\.png cannot be decoded .* is left out"):

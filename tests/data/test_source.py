@@ -186,7 +186,7 @@ def test_a_damaged_picture_stops_the_run_by_name_and_number(folder: Callable[...
         Folder(str(path), size=8, channels=3)
     message = str(caught.value)
     assert message.startswith(f"{path}/cat/3.png cannot be decoded (")
-    assert message.endswith("as cannot 2 more; mend or remove it, or type data.on_corrupt=skip")
+    assert message.endswith("as cannot 2 more; repair or remove it, or type data.on_corrupt=skip")
     assert not (home() / "data").exists()
 
 

@@ -125,7 +125,7 @@ def test_a_transformers_exits_work_on_tokens():
 
 
 def test_a_network_of_one_stage_has_no_exits():
-    with pytest.raises(UsageError, match=r"^mode=byot needs a network of two stages or more, and student has 1$"):
+    with pytest.raises(UsageError, match=r"^mode=byot needs a network of two stages or more, but student has 1$"):
         BYOT(cast(Plainest), exit_task=0.7)
 
 

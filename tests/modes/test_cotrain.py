@@ -31,7 +31,9 @@ def test_the_teacher_hears_the_labels_alone_and_the_student_hears_both():
 
 
 def test_there_is_one_teacher():
-    with pytest.raises(UsageError, match=r"^mode.peers: cotrain trains one network beside the student, not 2$"):
+    with pytest.raises(
+        UsageError, match=r"^mode.peers: expected 1, as cotrain trains one network with the student, not 2$"
+    ):
         CoTrain(cast(linear, 2))
     mode = CoTrain(cast(linear, 1))
     assert [edge.name for edge in mode.edges] == ["student-peer1"]

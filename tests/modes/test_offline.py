@@ -173,7 +173,7 @@ def test_a_teacher_of_other_classes_is_heard_in_those_that_both_know():
     spread = mode.reference(input).softmax(1)
     torch.testing.assert_close(spread[:, [0, 3, 9]], t.softmax(1))
     assert spread[:, [1, 2, 4, 5, 6, 7, 8]].max() < 1e-20
-    with pytest.raises(UsageError, match="teachers of other classes are heard one by one; type separate"):
+    with pytest.raises(UsageError, match="teachers with other classes cannot be combined; type separate"):
         Offline(Cast(cast.learners, (teacher, teacher), CONTEXT, batch()))
 
 
@@ -201,7 +201,9 @@ def test_a_reused_classifier_answers_in_the_students_classes_or_is_refused():
         UsageError, match=r"^loss=simkd needs the teacher's classifier, which this run does not provide$"
     ):
         assemble(compose_run([*tiny, "teacher.classes=[null,1,2,3,4,5,6,7,8,9]"]))
-    with pytest.raises(UsageError, match=r"^loss=catkd needs the teacher's classifier, which are not to be had here$"):
+    with pytest.raises(
+        UsageError, match=r"^loss=catkd needs the teacher's classifier, which this run does not provide$"
+    ):
         assemble(compose_run([*tiny, "loss=catkd", "teacher.classes=[null,1,2,3,4,5,6,7,8,9]"]))
 
 

@@ -350,8 +350,8 @@ def test_hooks_set_after_compiling_are_an_error_that_says_so(network: Net, taps:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (Fields(stages=(2,)), r"stages \(2,\) asked of Net, which offers stages 0 \(layer1\), 1 \(layer2\)"),
-        (Fields(preactivations=(-3,)), r"preactivations \(-3,\) asked of Net"),
+        (Fields(stages=(2,)), r"stages \(2,\) requested from Net, which offers stages 0 \(layer1\), 1 \(layer2\)"),
+        (Fields(preactivations=(-3,)), r"preactivations \(-3,\) requested from Net"),
         (Fields(preactivations=(0,)), r"preactivations \(0,\) asked.*preactivations 1 \(layer2\.bn2\)"),
         (Fields(normalisations=True), r"normalisations asked.*normalisations none"),
         (Fields(embedding=True), r"classifier asked.*classifier none"),
@@ -374,7 +374,7 @@ def test_all_preactivations_are_those_that_there_are(network: Net, images: Tenso
 
 
 def test_all_stages_of_a_network_without_any_are_refused(network: Net) -> None:
-    with pytest.raises(UsageError, match="stages all asked of Net, which offers stages none"):
+    with pytest.raises(UsageError, match="stages all requested from Net, which offers stages none"):
         Observer(network, Taps(classifier="fc"), Fields(stages="all"))
 
 

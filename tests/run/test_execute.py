@@ -131,7 +131,7 @@ def test_a_last_batch_that_cannot_be_shared_is_left_out_and_the_run_says_so(tmp_
         told = train(*TINY, "mode=supervised", "trainer.max_epochs=1", override, runs=tmp_path / "runs")
     assert read_metrics(told.folder / "metrics.csv")[-1]["step"] == steps
     message = (
-        "kdlab: an epoch leaves out 40 samples, a last batch that does not divide into 16 shares of two samples or "
+        "kdlab: an epoch leaves out 40 samples: its last batch does not divide into 16 shares of two samples or "
         "more (devices times trainer.accumulate)"
     )
     assert (message in told.err.splitlines()) == says

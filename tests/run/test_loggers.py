@@ -131,7 +131,7 @@ def test_a_run_without_its_dashboard_goes_on_offline_and_says_so_once(tmp_path, 
     ends = [logged(tmp_path / place) for place in ("one", "two")]
     assert [(run.exit_code, run.summary["done"]) for run in ends] == [(0, True)] * 2
     why = "connection refused" if where == "init" else "API key must have 40+ characters"
-    assert capsys.readouterr().err == f"kdlab: W&B goes on offline, for wandb sync to send later: {why}\n"
+    assert capsys.readouterr().err == f"kdlab: W&B continues offline, upload later with wandb sync: {why}\n"
     assert waited == ([15] if where == "init" else [])
 
 

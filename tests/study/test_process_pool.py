@@ -31,7 +31,7 @@ def refuse(line):
 
 
 def diverge(line):
-    raise DivergedTrialError("loss/kd is no finite number")
+    raise DivergedTrialError("loss/kd became NaN or infinite")
 
 
 def fail(line):
@@ -67,11 +67,11 @@ def test_a_process_reports_is_answered_and_ends(tmp_path):
 @pytest.mark.parametrize(
     ("do", "message"),
     [
-        (die, Failed("its process was killed by SIGKILL, as where memory runs out", again=True)),
-        (leave, Failed("its process left with exit code 3", again=True)),
+        (die, Failed("its process was killed by SIGKILL, perhaps out of memory", again=True)),
+        (leave, Failed("its process ended with exit code 3", again=True)),
         (refuse, Failed("loss=fsp: no", again=False)),
         (fail, Failed("MemoryError: CUDA out of memory", again=True)),
-        (diverge, Diverged("loss/kd is no finite number")),
+        (diverge, Diverged("loss/kd became NaN or infinite")),
     ],
 )
 def test_an_end_is_told_with_its_reason_and_the_others_go_on(tmp_path, do, message):

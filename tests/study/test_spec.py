@@ -136,17 +136,17 @@ WRONG = {
     "loss.temprature: loss has no key temprature; did you mean temperature?": space(
         loss__temprature={"low": 1.0, "high": 2.0}
     ),
-    "nothing lies between low 4.0 and high 2.0": space(loss__temperature={"low": 4.0, "high": 2.0}),
+    "low 4.0 is not below high 2.0": space(loss__temperature={"low": 4.0, "high": 2.0}),
     "the published 4.0, which is always tried first, is not among 1.0 to 2.0": space(
         loss__temperature={"low": 1.0, "high": 2.0}
     ),
     "loss.temperature=0.0: expected a number above 0": space(loss__temperature={"low": 0.0, "high": 8.0}),
     "YAML reads 1e-3 as a word": space(optimizer__lr={"low": "1e-3", "high": 1.0}),
-    "space.model: resnet9 is no option; did you mean": space(model={"choices": ["mobilenet", "resnet9"]}),
-    "space.loss.temperature.hihg: a range has no such key; did you mean high?": space(
+    "space.model: resnet9 is not an option; did you mean": space(model={"choices": ["mobilenet", "resnet9"]}),
+    "space.loss.temperature.hihg: not a key of a range; did you mean high?": space(
         loss__temperature={"low": 1.0, "hihg": 2.0}
     ),
-    "no choice above it is called so": space(loss__temperature={"low": 1.0, "high": 8.0, "when": {"loss": "kd"}}),
+    "no choice above it has this name": space(loss__temperature={"low": 1.0, "high": 8.0, "when": {"loss": "kd"}}),
     "expected one of sgd, adamw": {
         **KD, "space": {"optimizer": CHOICE["optimizer"], "optimizer.lr": {**CHOICE["optimizer.lr"][0],
                                                                          "when": {"optimizer": "adam"}}}},
@@ -154,16 +154,17 @@ WRONG = {
                                         "optimizer.momentum": {"low": 0.5, "high": 0.95}}},
     "no run writes latency; did you mean latency_ms?": {**KD, "objectives": {"validation.accuracy": "maximize",
                                                                "latency": "minimize"}},
-    "a study sees validation alone": {**KD, "objectives": {"test.accuracy": "maximize"}},
-    "expected one of the validation part": {**KD, "objectives": {"parameters": "minimize"}},
+    "a study reads only validation": {**KD, "objectives": {"test.accuracy": "maximize"}},
+    "expected at least one on the validation part": {**KD, "objectives": {"parameters": "minimize"}},
     "expected maximize or minimize": {**KD, "objectives": {"validation.accuracy": "max"}},
     "expected METRIC <= NUMBER": {**KD, "constraints": ["parameters < 3"]},
-    "Optuna's pruners know one objective, and here are 2": {
+    "Optuna's pruners support one objective, but there are 2": {
         **KD, "objectives": {"validation.accuracy": "maximize", "parameters": "minimize"},
         "pruner": {"_target_": "optuna.pruners.MedianPruner"}},
     "is defined in json, which is not allowed": {
         **KD, "sampler": {"_target_": "optuna.samplers._tpe.sampler.json.dumps"}},
-    "sampler.seed: a study has one seed": {**KD, "sampler": {"_target_": "optuna.samplers.TPESampler", "seed": 1}},
+    "sampler.seed: the sampler takes the study's seed": {
+        **KD, "sampler": {"_target_": "optuna.samplers.TPESampler", "seed": 1}},
     "grace=2: expected a share": {**KD, "pruner": {"_target_": "kdlab.study.pruner.DominatedPruner", "grace": 2}},
     "bugdet: there is no such key; did you mean budget?": {**KD, "bugdet": {"trials": 3}},
     "budget.trails: there is no such key; did you mean trials?": {**KD, "budget": {"trails": 3}},
@@ -171,14 +172,14 @@ WRONG = {
     "final.same: model.width is not in the space": {**KD, "final": {"same": ["model.width"]}},
     "first: loss.alpha is not in the space": {**KD, "first": [{"loss.alpha": 0.5}]},
     "first: loss.temperature=9 is not among 1.0 to 8.0": {**KD, "first": [{"loss.temperature": 9}]},
-    "compare.loss: kdd is no option; did you mean": {**KD, "compare": {"loss": ["kd", "kdd"]}},
+    "compare.loss: kdd is not an option; did you mean": {**KD, "compare": {"loss": ["kd", "kdd"]}},
     "data.validation=0: a study selects by validation": {**KD, "overrides": ["loss=kd", "data.validation=0"]},
     "trainer.devices=2: a study trains each trial on one device": {
         **KD, "overrides": ["loss=kd", "trainer.devices=2"]},
-    "objectives.student.seconds: kdlab.study.pruner.DominatedPruner prunes by one metric": {
+    "objectives.student.seconds: kdlab.study.pruner.DominatedPruner prunes by one validation metric": {
         **KD, "objectives": {"seconds": "minimize", "validation.accuracy": "maximize"},
         "pruner": {"_target_": "kdlab.study.pruner.DominatedPruner"}},
-    "objectives.validation.calibration_error: kdlab.study.pruner.DominatedPruner prunes by one metric": {
+    "objectives.validation.calibration_error: kdlab.study.pruner.DominatedPruner prunes by one validation metric": {
         **KD, "objectives": {"validation.accuracy": "maximize", "validation.calibration_error": "minimize"},
         "pruner": {"_target_": "kdlab.study.pruner.DominatedPruner"}},
     "pruner=median: expected a class, {_target_: optuna.pruners.MedianPruner}": {**KD, "pruner": "median"},
@@ -226,10 +227,10 @@ def test_a_key_of_the_command_line_is_the_studys_or_else_its_runs(tmp_path):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("workers.x=3", "workers.x=3: workers has no keys of its own; expected workers=VALUE"),
-        ("name.x=2", "name.x=2: name has no keys of its own; expected name=VALUE"),
-        ("space={a: [", "space={a: [: this is no YAML: "),
-        ("budget.trials={a: [", "budget.trials={a: [: this is no YAML: "),
+        ("workers.x=3", "workers.x=3: workers is a single value; expected workers=VALUE"),
+        ("name.x=2", "name.x=2: name is a single value; expected name=VALUE"),
+        ("space={a: [", "space={a: [: not valid YAML: "),
+        ("budget.trials={a: [", "budget.trials={a: [: not valid YAML: "),
         ("pruner=median", "pruner=median: expected a class"),
         ("pruner.grace=0.2", "pruner._target_=None: expected the path of a class"),
         ("final.same=model.width", "final.same=model.width: expected a list of keys"),

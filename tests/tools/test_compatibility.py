@@ -10,12 +10,12 @@ from kdlab.tools.compatibility import grid, print_grid, print_measured
 
 def test_the_table_has_a_row_per_loss_a_column_per_mode_and_the_reasons_below():
     cells = {("kd", "dml"): None, ("kd", "tf_kd"): None, ("at", "dml"): None,
-             ("at", "tf_kd"): "loss=at needs the teacher's stages, which are not to be had here"}  # fmt: skip
+             ("at", "tf_kd"): "loss=at needs the teacher's stages, which this run does not provide"}  # fmt: skip
     console = Console(record=True, width=100, file=StringIO())
     print_grid(cells, console)
     shown = console.export_text()
     assert "3 of 4 work." in shown
-    assert "1: needs the teacher's stages, which are not to be had here" in shown
+    assert "1: needs the teacher's stages, which this run does not provide" in shown
     assert [line.count("✓") for line in shown.splitlines() if line.startswith("│ ")] == [2, 1]
 
 

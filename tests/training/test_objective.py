@@ -202,7 +202,7 @@ def test_what_a_mode_does_not_provide_is_refused_by_name():
     assert str(refused.value) == (
         "loss=everything needs the teacher's embedding and the teacher's stages and the teacher's preactivations and "
         "the teacher's classifier and the teacher's normalisations and fixed places in the training set, "
-        "which are not to be had here"
+        "which this run does not provide"
     )
 
 
@@ -217,7 +217,7 @@ def test_a_task_of_another_kind_needs_no_change_of_anything():
     by_hand = (lessons[0].learner.logits[kept] - whole["target"][kept]).square().mean(1).mean()
     torch.testing.assert_close(task, by_hand.detach())
     labelled = Objective(mode, Regression(), [Term("everything", Everything, 1.0)], 1.0, CONTEXT)
-    with pytest.raises(UsageError, match="loss=everything needs class labels, which are not to be had here"):
+    with pytest.raises(UsageError, match="loss=everything needs class labels, which this run does not provide"):
         labelled.refuse_impossible(mode)
 
 

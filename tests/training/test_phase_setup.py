@@ -93,7 +93,7 @@ def test_a_loss_speaks_in_the_modes_of_its_phases_and_is_refused_in_others():
     phases = "[{{epochs:1,mode:dml,heads:[fitnet]}},{{epochs:1,mode:tf_kd,heads:[{}]}}]"
     parts = put_together(phases.format("kd"), "loss=[kd,fitnet]")
     assert [setup.objective.names for setup in parts.setups] == [("task", "fitnet"), ("task", "kd")]
-    with pytest.raises(UsageError, match=r"^loss=fitnet needs the teacher's stages, which are not to be had here$"):
+    with pytest.raises(UsageError, match=r"^loss=fitnet needs the teacher's stages, which this run does not provide$"):
         put_together(phases.format("fitnet"), "loss=[kd,fitnet]")
 
 
@@ -106,7 +106,11 @@ def test_a_phase_has_the_schedule_of_its_mode():
     ("phases", "overrides", "said"),
     [
         ("[{epochs:1,mode:dmll}]", (), r"^mode=dmll: no such option; did you mean dml\?$"),
-        ("[{epochs:1,mode:dml},{epochs:1,mode:ema}]", ("trainer.compile=true",), r"^trainer.compile=true: networks"),
+        (
+            "[{epochs:1,mode:dml},{epochs:1,mode:ema}]",
+            ("trainer.compile=true",),
+            r"^trainer.compile=true: compiled networks",
+        ),
     ],
 )
 def test_a_curriculum_is_checked_before_training(phases, overrides, said):

@@ -1,4 +1,4 @@
-"""`python -m kdlab.bench [step|losses|modes]`: the cost of the platform, beside loops written by hand."""
+"""`python -m kdlab.bench [step|losses|modes]`: the cost of the platform, compared with hand-written loops."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from kdlab.config.compose import groups
 from kdlab.core.errors import one_line
 
 WHAT = {
-    "step": "the training step beside a loop written by hand; both pairs",
-    "losses": "every loss beside kd: time of a step, peak memory; the standard pair",
-    "modes": "every mode beside the sum of its forward passes, a backward pass and an update; the standard pair",
+    "step": "the training step against a hand-written loop; both pairs",
+    "losses": "every loss against kd: time of a step, peak memory; the standard pair",
+    "modes": "every mode against the sum of its forward passes, a backward pass and an update; the standard pair",
 }
 
 BLOCKS = {"step": (30, 25), "losses": (10, 10), "modes": (10, 10)}

@@ -1,4 +1,4 @@
-"""Keeps page faults out of what is timed."""
+"""Keeps page faults out of the timings."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def keep_memory() -> None:
-    """Has glibc keep whatever it was given, in one place for all threads; does nothing where there is no glibc.
+    """Makes glibc keep freed memory, in one arena for all threads; does nothing without glibc.
 
-    By default it gives large tensors back to the system when they are freed, or does not, as the thread and the
-    history of the process have it; fetching their pages anew can take a third of a step on a CPU, in either loop.
+    By default it returns large freed tensors to the system or not, depending on the thread and the history of
+    the process; faulting their pages in again can take a third of a step on a CPU, in either loop.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

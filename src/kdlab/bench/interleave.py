@@ -1,7 +1,7 @@
 """Times two training loops in alternation: each runs a block of steps and pauses while the other runs.
 
 A B A B ... in one process, so that drift (clock rates, other users of the machine) affects both alike.
-A block is timed whole, from asking for its first batch until the work of its last step is done: fetching,
+A block is timed as a whole, from requesting its first batch to finishing its last step: fetching,
 hooks and bookkeeping between two steps count like the steps themselves.
 """
 
@@ -26,10 +26,10 @@ Throttle = Callable[[Iterable[Batch]], Iterator[Batch]]
 
 
 class TimedLoop(Generic[T]):
-    """A training loop in a thread of its own, which pauses after each block of steps.
+    """A training loop in its own thread, which pauses after each block of steps.
 
     Args:
-        loop: trains on the batches that the throttle passes on, until there are no more.
+        loop: trains on the batches from the throttle, until there are no more.
     """
 
     def __init__(self, loop: Callable[[Throttle], T]) -> None:
@@ -42,7 +42,7 @@ class TimedLoop(Generic[T]):
         self._wait()
 
     def block(self, steps: int) -> float:
-        """Runs so many steps; returns milliseconds per step."""
+        """Runs `steps` steps; returns milliseconds per step."""
         self._steps = steps
         start = time.perf_counter()
         self._go.release()

@@ -1,8 +1,8 @@
-"""What each distillation loss costs over plain `kd`: time of a training step and peak memory, all in the platform.
+"""The cost of each distillation loss over plain `kd`: time of a training step and peak memory, in the platform.
 
-Peak memory is that of everything between assembling a run and the end of its third step: on a GPU what
-`max_memory_allocated` says; on a CPU the largest running sum of torch's allocations and frees, which the profiler
-records. Both leave out what was allocated before, such as the images on a CPU.
+Peak memory is that of everything between assembling a run and the end of its third step: on a GPU
+`max_memory_allocated`; on a CPU the largest running sum of torch's allocations and frees, from the profiler. Both leave
+out what was allocated before, such as the images on a CPU.
 """
 
 from __future__ import annotations
@@ -25,17 +25,16 @@ from kdlab.config.schema import RunConfig
 from kdlab.core.knowledge import Batch
 from kdlab.data.dataset import Data
 
-# All heads from the first step on, whatever phases and ramps they propose, with the views that some of them read;
-# noise teaches nothing, so the weights hardly move.
+# All heads from the first step on, without their phases and ramps, with the views that some of them read;
+# there is nothing to learn from noise, so the weights hardly change.
 ALL_AT_ONCE = ("phases=[{epochs: 1}]", "+data.views.strong={}", "optimizer.lr=1e-6")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one loss.
+    """The cost of one loss.
 
-    times: beside kd's.
-    memory, over_kd: peak MiB, and that less kd's.
+    times: against kd's. memory, over_kd: peak MiB, and the difference from kd's.
     """
 
     times: PairedTimes
@@ -70,7 +69,7 @@ def peak_mib(config: RunConfig, data: Data) -> float:
 
 
 class _Enough(Exception):  # noqa: N818
-    """Three steps were made."""
+    """Three steps were run."""
 
 
 def _three_steps(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -87,7 +86,7 @@ def peak_on_gpu(loop: Callable[[], object]) -> float:
 
 
 def peak_on_cpu(loop: Callable[[], object]) -> float:
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells standard error when it starts and stops
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes to standard error when it starts and stops
     with (
         profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler,
         suppress(_Enough),

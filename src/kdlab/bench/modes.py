@@ -1,9 +1,9 @@
 """A mode's training step against the sum of its parts: its forward passes, one backward pass, one update.
 
 The passes are recorded in a step of the mode: which network, on what input, with gradients or without. They are
-repeated by hand, in the same order, over the same networks, with a mean of squares in place of all losses. So a
-mode that runs a network twice is shown to, and one that does more than its passes is slower than their sum; one
-whose networks share a trunk, as the branches of `one` do, is faster.
+repeated by hand, in the same order, over the same networks, with a mean of squares instead of all losses. So the table
+shows a mode that runs a network twice, and one that does more than its passes is slower than their sum; one whose
+networks share a trunk, as the branches of `one` do, is faster.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def time_mode(workload: Workload, name: str) -> tuple[PairedTimes, str]:
 
 
 def passes_of(mode: Mode, batches: Sequence[Batch], progress: Progress) -> list[Pass]:
-    """The passes of a mode's last step, after the other batches: some modes remember a step."""
+    """The passes of a mode's last step, after the other batches: some modes remember the step before."""
     mode.begin_epoch(progress)
     for batch in batches:
         with _recorded_passes(mode) as passes:

@@ -1,8 +1,8 @@
 """The platform's training step against a loop written by hand over the same two networks.
 
-Both start from the same weights and train on the same batches, so they must end with the same weights: that
-is checked afterwards, and shows that the two did the same work. By hand means: batches that are
-prepared on the device, the teacher in eval mode and without gradients, nothing logged, nothing saved.
+Both start from the same weights and train on the same batches, so they must end with the same weights: this is
+checked afterwards, and shows that both did the same work. The hand-written loop has batches prepared on the
+device, the teacher in eval mode without gradients, no logging and no saving.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from kdlab.run.builder import assemble
 
 
 def time_step(workload: Workload) -> tuple[PairedTimes, float]:
-    """Times the platform against the loop written by hand.
+    """Times the platform against the hand-written loop.
 
     Returns:
-        The times, and the largest difference between the weights with which the two end.
+        The times, and the largest difference between their final weights.
     """
     config, device = workload.config("loss=kd"), workload.device
     data = workload.data(config)
@@ -48,10 +48,10 @@ def time_step(workload: Workload) -> tuple[PairedTimes, float]:
 def by_hand(
     config: RunConfig, batches: Sequence[Batch], device: torch.device, epoch: int
 ) -> Callable[[Throttle], StateDict]:
-    """Distillation by Hinton et al. as one writes it without a platform; gives the student's weights.
+    """Distillation by Hinton et al. as written without a platform; returns the student's weights.
 
     Args:
-        config: whose networks, optimizer and loss these are.
+        config: of the networks, optimizer and loss.
         batches: prepared in advance.
         device: where they are.
         epoch: steps over which the learning rate falls.

@@ -1,4 +1,4 @@
-"""What the benchmarks run on: two pairs of networks, random images, and kdlab's own training of them."""
+"""The workload of the benchmarks: two pairs of networks, random images, and their training by kdlab."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from kdlab.run.fit import Trained, fit
 from kdlab.run.result import provenance
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
-"""Those that the loop written by hand supports too."""
+"""Those that the hand-written loop supports too."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A teacher and a student. target: the most that a step may cost, relative to a loop written by hand."""
+    """A teacher and a student. target: the most that a step may cost, relative to a hand-written loop."""
 
     title: str
     overrides: tuple[str, ...]

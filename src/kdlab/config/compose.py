@@ -1,7 +1,7 @@
-"""Composes a run's config from `conf/`, and refuses a wrong one in one line. With `overrides.py` all that knows Hydra.
+"""Composes a run's config from `conf/`, and refuses a wrong one in one line. Only this and `overrides.py` use Hydra.
 
-The YAML files are the schema: a key must exist there, and its value keeps the type it has there; what a type
-cannot say stands in `ranges.py`. Nothing here imports torch, so that a slip of the keyboard is answered at once.
+The YAML files are the schema: a key must exist there, and its value keeps the type it has there; ranges are
+in `ranges.py`. Nothing here imports torch, so that a typo is reported at once.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Plain = dict[str, Any]
 
 
 def conf_folder() -> Path:
-    """The folder of the config files: beside `src/` in a checkout, inside the package in a wheel."""
+    """The folder of the config files: next to `src/` in a checkout, inside the package in a wheel."""
     checkout = Path(__file__).parents[3] / "conf"
     return checkout if (checkout / "train.yaml").is_file() else Path(__file__).parents[1] / "conf"
 
 
 def groups(folders: Sequence[Path] = ()) -> dict[str, list[str]]:
-    """Every group of the config with its options, from the folders of YAML files; nested groups by `a/b`."""
+    """Every group of the config with its options, from the folders of YAML files; nested options are `a/b`."""
     found: dict[str, set[str]] = {}
     for folder in (conf_folder(), *folders):
         for file in folder.rglob("*.yaml"):
@@ -48,7 +48,7 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
 
     Args:
         overrides: as on the command line, `model=mobilenet`, `loss.temperature=2`, `teacher=resnet56`.
-        folders: further folders of config files, whose options stand beside kdlab's own.
+        folders: further folders of config files, whose options join kdlab's own.
         root: the root file.
 
     Raises:
@@ -81,7 +81,7 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
 def _composed(
     overrides: Sequence[str], folders: Sequence[Path], known: Mapping[str, list[str]], root: str
 ) -> tuple[Plain, Plain]:
-    """The config with all that the user chose and set, its references not resolved, and the names of the choices."""
+    """The config with what the user chose and set, its references not resolved, and the names of the choices."""
     from omegaconf import OmegaConf
 
     def composed(options: Sequence[str]) -> DictConfig:
@@ -156,14 +156,15 @@ def _refuse_folder(folder: Path) -> None:
         raise UsageError(f"--config-dir {folder.resolve()}: there is no such folder")
     for file in folder.rglob("*.yaml"):
         if (conf_folder() / (own := file.relative_to(folder))).is_file():
-            raise UsageError(f"--config-dir {folder}: kdlab has a {own} of its own; give yours another name")
+            raise UsageError(f"--config-dir {folder}: kdlab already has a {own}; give yours another name")
 
 
 def _follow_generations(config: Plain) -> None:
-    """`generations=3`: three students in a row, each taught by the one before, the first by one trained alone.
+    """`generations=3`: three students in a row, each taught by the one before, the first trained alone.
 
-    Furlanello et al. Born-Again Neural Networks. ICML 2018. The teachers are students themselves, each with
-    a seed of its own, and all else as this run has it.
+    Furlanello et al. Born-Again Neural Networks. ICML 2018. The teachers are students themselves, each with its own
+    seed
+    and otherwise the settings of this run.
     """
     generations = config.pop("generations")
     if generations is None:

@@ -1,7 +1,7 @@
-"""Turns plain config into objects: `{_target_: package.Class, key: value}`, and nothing that is not allowed.
+"""Turns plain config, `{_target_: package.Class, key: value}`, into objects of allowed classes only.
 
-A prefix list of module names would be a hole: `torch.os.system` starts with `torch.`. So the object that a
-path resolves to is judged itself: by the module it was defined in, and by its type.
+A prefix list of module names would be a hole: `torch.os.system` starts with `torch.`. So the object that a path
+resolves to is judged: by the module that defines it, and by its type.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 """Per group of the config, the packages whose classes may be built; a run adds its own with `allow=[...]`."""
 
 FACTORIES = ("kdlab", "torchvision.models", "timm")
-"""Those of which functions may be called too, where they are annotated to return what is wanted."""
+"""Packages whose functions may be called too, where they are annotated to return the wanted type."""
 
 SETTINGS = "transformers.configuration_utils"
-"""Where the base of classes is defined that only hold a network's settings: these may stand within a network's."""
+"""The module of the base class of network settings, which may be nested within a network's config."""
 
 
 def build(
     config: Mapping[str, Any], kind: type[T], key: str, *, allow: Sequence[str] = (), nested: bool = False,
     **arguments: Any,
 ) -> T:  # fmt: skip
-    """The object that `config` describes, with `arguments` added to its own.
+    """The object that `config` describes, with `arguments` added to its keys.
 
     Args:
         config: plain data with `_target_`; nested mappings with a `_target_` are built first.
         kind: what the result must be an instance of.
-        key: where the config stands, `teacher.model`; its group decides which packages are allowed.
+        key: of the config, `teacher.model`; its group decides which packages are allowed.
         allow: further packages.
         nested: see `resolve`.
-        arguments: further ones of the target.
+        arguments: further ones for the target.
 
     Raises:
         UsageError: where the target is missing, not allowed, of another type, or refuses its arguments.
@@ -80,7 +80,7 @@ def resolve(path: object, kind: type, key: str, *, allow: Sequence[str] = (), ne
 
     Args:
         path, kind, key, allow: see `build`.
-        nested: it stands within the settings of another, so it may be settings itself, or any class of `allow`.
+        nested: within the settings of another, so that it may itself be settings, or any class of `allow`.
 
     Raises:
         UsageError: see `build`.
@@ -104,7 +104,9 @@ def resolve(path: object, kind: type, key: str, *, allow: Sequence[str] = (), ne
         )
     fits = _makes(found, kind) and (isinstance(found, type) or _within(home, (*FACTORIES, *allow)))
     if not fits and not (nested and isinstance(found, type) and (_settles(found) or _within(home, allow))):
-        raise UsageError(f"{key}._target_={path}: expected a {kind.__name__}, a class or a factory annotated so")
+        raise UsageError(
+            f"{key}._target_={path}: expected a {kind.__name__} class, or a factory annotated to return one"
+        )
     return found
 
 

@@ -1,4 +1,4 @@
-"""The dials of a run's losses, `loss.alpha` and `loss.temperature`, and the weight of the labels beside them."""
+"""The dials of a run's losses, `loss.alpha` and `loss.temperature`, and the weight of the supervised loss."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Config = dict[str, Any]
 DIALS = ("alpha", "temperature")
 
 ANY = {"ramp": None, "ramp_shape": "linear", "first": None}
-"""The keys that every loss has, whether its YAML names them or not: its weight may rise, and it may have a phase of
-its own before all others."""
+"""The keys that every loss has, whether its YAML names them or not: its weight may ramp up, and it may start with its
+own phase."""
 
 
 def tune(loss: Any) -> None:
-    """Gives the chosen losses the settings that an overlay has for them in `loss.tuned`, and drops the others'."""
+    """Gives the chosen losses their settings from an overlay's `loss.tuned`, and drops those of the others."""
     from omegaconf import OmegaConf
 
     for name, settings in loss.pop("tuned", {}).items():
@@ -28,7 +28,7 @@ def tune(loss: Any) -> None:
 
 
 def open_dials(config: Any) -> None:
-    """Gives every loss the keys that any may have, and a taught teacher's those of a run's, so that they can be set."""
+    """Gives every loss the optional keys, in the run and in taught teachers, so that they can be set."""
     for _, teacher in _teachers(config):
         open_dials(teacher)
     if config.get("loss") is not None:
@@ -40,10 +40,10 @@ def open_dials(config: Any) -> None:
 
 
 def set_dials(config: Config, path: str = "") -> None:
-    """Fills `loss.alpha` and `loss.temperature` from what the chosen losses publish, and drops what only tells that.
+    """Fills `loss.alpha` and `loss.temperature` from the published values of the chosen losses, then drops those.
 
     A loss reads a dial where its settings refer to it, `${...temperature}`: by a relative path, so that the
-    losses of a run and those of its teacher's own training each have dials of their own.
+    losses of a run and those of its teacher's training each have their own dials.
     """
     for place, teacher in _teachers(config):
         set_dials(teacher, f"{path}{place}.")
@@ -62,10 +62,10 @@ def set_dials(config: Config, path: str = "") -> None:
         if loss.setdefault(dial, None) is not None:
             if not readers:
                 chosen = ", ".join(heads)
-                raise UsageError(f"{path}loss.{dial}={loss[dial]} has no use: none of {chosen} reads it")
+                raise UsageError(f"{path}loss.{dial}={loss[dial]} has no effect: none of {chosen} reads it")
         elif len(set(proposals.values())) > 1:
-            said = ", ".join(f"{name} {value}" for name, value in proposals.items())
-            raise UsageError(f"{path}loss.{dial}: the chosen losses disagree ({said}); set {path}loss.{dial}=VALUE")
+            values = ", ".join(f"{name} {value}" for name, value in proposals.items())
+            raise UsageError(f"{path}loss.{dial}: the chosen losses disagree ({values}); set {path}loss.{dial}=VALUE")
         elif proposals:
             loss[dial] = next(iter(proposals.values()))
     for dial in DIALS:  # before anything is computed from them

@@ -1,9 +1,8 @@
-"""What a mode proposes to the rest of a run: `proposes` in its YAML, of options of groups and of values of keys.
+"""Defaults that a mode proposes for the rest of a run: options of groups and values of keys, `proposes` in its YAML.
 
-A method that says who teaches whom was published with a loss, its weights, sometimes a schedule. They hold
-where neither the user nor an experiment chose anything of the kind: an option of a group wins over all that is
-proposed for that group; a key, or a dial that it reads, wins over the value that is proposed for it. What an
-experiment says of other groups leaves them as they are.
+A mode was published with a loss, its weights, sometimes a schedule. These hold unless the user or an experiment
+chose otherwise: an option of a group wins over all that is proposed for that group; a key, or a dial that it reads,
+wins over the value proposed for it. An experiment's settings of other groups leave them as they are.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def proposals(
         groups: of the config.
 
     Raises:
-        UsageError: where they propose one thing each, and the user chose neither.
+        UsageError: where their proposals differ, and the user chose neither.
     """
     each = {name: _free(mode, given, groups) for name, mode in modes.items()}
     free: Config = next(iter(each.values()), {})
@@ -49,8 +48,8 @@ def proposals(
         if other != free:
             keys = sorted(key for key in {*free, *other} if free.get(key) != other.get(key))
             raise UsageError(
-                f"phases: {next(iter(each))} and {name} were published with other settings of {', '.join(keys)}; "
-                f"say which, as in {keys[0].split('.')[0]}=kd"
+                f"phases: {next(iter(each))} and {name} were published with different settings of {', '.join(keys)}; "
+                f"choose one, as in {keys[0].split('.')[0]}=kd"
             )
     options = [f"{key}={value}".replace("'", "") for key, value in free.items() if key in groups and key not in given]
     return options, {key: value for key, value in free.items() if key not in groups}
@@ -62,11 +61,11 @@ def _free(mode: Mapping[str, Any], given: Sequence[str], groups: Mapping[str, An
 
 
 def holds(key: str, config: Mapping[str, Any], default: object, given: Sequence[str]) -> bool:
-    """Whether the value that is proposed for a key is still wanted.
+    """Whether the value proposed for a key still applies.
 
     Args:
         config: as the user's overrides left it, not resolved.
-        default: what stood there before them: where it reads a dial, `${...alpha}`, the user may have set that.
+        default: the value before them: where it reads a dial, `${...alpha}`, the user may have set that.
         given: the keys of the overrides, and those that the experiments set.
     """
     dials = re.findall(r"\$\{\.\.\.(\w+)\}", str(default))

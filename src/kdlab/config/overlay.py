@@ -1,4 +1,4 @@
-"""What an experiment overlay itself chooses and sets: read from its own YAML, and from the overlays that it lists."""
+"""What an experiment overlay chooses and sets: read from its YAML, and from the overlays that it lists."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _OWN = "_self_"
 
 
 def set_by(overlays: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """The groups of which overlays choose an option, `loss`, `scheduler@teacher.scheduler`, and the keys they set.
+    """The groups that overlays choose an option of, `loss`, `scheduler@teacher.scheduler`, and the keys they set.
 
-    `loss.tuned.NAME.KEY`, which is set where that loss is chosen, is given as `loss.heads.NAME.KEY`.
+    `loss.tuned.NAME.KEY`, which applies where that loss is chosen, is returned as `loss.heads.NAME.KEY`.
 
     Args:
         overlays: options of the group `experiment`, `cifar100/protocol`.

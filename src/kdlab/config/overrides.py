@@ -1,4 +1,4 @@
-"""What people may type, spelled as Hydra wants it: `teacher=resnet56`, `teacher.teacher=resnet110`, `~/file`."""
+"""Turns what a user may type into Hydra's syntax: `teacher=resnet56`, `teacher.teacher=resnet110`, `~/file`."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ Known = Mapping[str, Sequence[str]]
 
 
 class Mark(Enum):
-    """How an override is meant."""
+    """How an override is to be read."""
 
-    SAID = "as it is written"
-    CHOSEN = "an option for a group of keys within a teacher, whether it has one already or not"
-    IMPLIED = "the same, where nothing else says which"
+    AS_WRITTEN = "as it is written"
+    CHOSEN = "an option for a group of keys within a teacher, whether or not it has one already"
+    IMPLIED = "the same, unless the user chose one"
 
 
 Spelled = tuple[Mark, str]
 
 _TEACHER = r"teacher(?:\.teacher|\.members\.\w+)*"
 _WITHIN = re.compile(rf"({_TEACHER})\.(model|optimizer|scheduler|mode|loss|teacher)")
-"""The groups of keys of a teacher that are made of an option."""
+"""The groups of a teacher that are chosen by an option."""
 
 
 def read(overrides: Sequence[str], known: Known) -> list[tuple[Mark, Override]]:
-    """The overrides, spelled out and parsed.
+    """The overrides, in Hydra's syntax and parsed.
 
     Raises:
-        UsageError: where one cannot be read, takes a key away, names an unknown option or lists values.
+        UsageError: where one cannot be parsed, removes a key, names an unknown option or lists values.
     """
     found = [(mark, _parsed(text)) for override in overrides for mark, text in _spelled(override, known)]
     for _, override in found:
@@ -46,7 +46,7 @@ def read(overrides: Sequence[str], known: Known) -> list[tuple[Mark, Override]]:
             raise UsageError("a list of values in one key is a study: write it in a file for python -m kdlab.sweep")
         if override.is_delete():
             key = group_of(str(override.input_line))
-            raise UsageError(f"~{key} would leave a hole; give it another value instead, {key}=VALUE")
+            raise UsageError(f"~{key} cannot be removed; give it another value instead, {key}=VALUE")
         is_choice(override.key_or_group, override.value(), known, where=override.package)
     return found
 
@@ -55,10 +55,10 @@ def is_choice(group: str, value: Any, known: Known, where: str | None = None) ->
     """Whether an override chooses options of a group.
 
     Args:
-        group: that of the options, or a key.
+        group: of the options, or a key.
         value: one option, or a list of losses or experiments.
         known: the groups.
-        where: the key that it is chosen for, where that is not the group's own.
+        where: the key that it is chosen for, where that is not the group.
 
     Raises:
         UsageError: where there is no such option.
@@ -75,23 +75,23 @@ def is_choice(group: str, value: Any, known: Known, where: str | None = None) ->
 
 
 def settled(choices: Sequence[Spelled], compose: Callable[[list[str]], Mapping[str, Any]]) -> list[str]:
-    """The choices, added where nothing is chosen yet and overriding where something is, as Hydra tells apart.
+    """The choices, added where nothing is chosen yet, else overriding; Hydra distinguishes the two.
 
     Args:
         choices: overrides that choose options.
         compose: the config that some of the choices make.
     """
-    if all(mark is Mark.SAID for mark, _ in choices):
+    if all(mark is Mark.AS_WRITTEN for mark, _ in choices):
         return [text for _, text in choices]
-    made = compose([text for mark, text in choices if mark is Mark.SAID and "@" not in text])
-    said = {group_of(text) for mark, text in choices if mark is not Mark.IMPLIED}
+    made = compose([text for mark, text in choices if mark is Mark.AS_WRITTEN and "@" not in text])
+    explicit = {group_of(text) for mark, text in choices if mark is not Mark.IMPLIED}
     found = []
     for mark, text in choices:
         group = group_of(text)
         there = lookup(made, group.partition("@")[2]) not in (None, ABSENT)
-        if mark is not Mark.IMPLIED or not (there or group in said):
-            found.append(text if mark is Mark.SAID or there else f"+{text}")
-    return sorted(found, key=lambda text: group_of(text).count("."))  # a teacher is there before its own
+        if mark is not Mark.IMPLIED or not (there or group in explicit):
+            found.append(text if mark is Mark.AS_WRITTEN or there else f"+{text}")
+    return sorted(found, key=lambda text: group_of(text).count("."))  # a teacher comes before its own
 
 
 def group_of(text: str) -> str:
@@ -100,7 +100,7 @@ def group_of(text: str) -> str:
 
 
 def experiments_of(choices: Sequence[str]) -> list[str]:
-    """The overlays that are chosen, in their order."""
+    """The chosen overlays, in order."""
     values = [text.partition("=")[2] for text in choices if group_of(text) == "experiment"]
     return [name for value in values for name in _names(value)]
 
@@ -115,14 +115,14 @@ def _parsed(text: str) -> Override:
     except HydraException as error:
         key, _, value = text.partition("=")
         quoted = f"{key}={json.dumps(value, ensure_ascii=False)}"
-        said = f"{text}: expected KEY=VALUE, and brackets that match"
+        message = f"{text}: expected KEY=VALUE, with matching brackets"
         if value[:1] not in ("[", "{"):
             try:
                 parser.parse_override(quoted)
-                said = f"{text}: a value with such characters stands in quotes, '{quoted}'"
+                message = f"{text}: quote a value with such characters: '{quoted}'"
             except HydraException:
                 pass
-        raise UsageError(said) from error
+        raise UsageError(message) from error
 
 
 def _spelled(override: str, known: Known) -> list[Spelled]:
@@ -133,20 +133,20 @@ def _spelled(override: str, known: Known) -> list[Spelled]:
         override = f"{key}={Path(value).expanduser()}"
     if key == "mode.peers" and value.startswith("["):
         places = enumerate(_names(value), start=1)
-        return [(Mark.SAID, f"+model@mode.peers.peer{place}={name}") for place, name in places]
+        return [(Mark.AS_WRITTEN, f"+model@mode.peers.peer{place}={name}") for place, name in places]
     if key == "experiment":
-        return [] if value == "null" else [(Mark.SAID, text) for text in _overlay(value, known)]
+        return [] if value == "null" else [(Mark.AS_WRITTEN, text) for text in _overlay(value, known)]
     within = _WITHIN.fullmatch(key)
     if not equals or value.startswith("{") or value == "null" or not (key == "teacher" or within):
-        return [(Mark.SAID, override)]
+        return [(Mark.AS_WRITTEN, override)]
     if within is None:
         return [(mark, text) for mark, text in _teacher(key, value, known)]
     teacher, group = within.groups()
     if group in ("model", "optimizer", "scheduler"):  # which every teacher has
-        return [(Mark.SAID, f"{group}@{key}={value}")]
+        return [(Mark.AS_WRITTEN, f"{group}@{key}={value}")]
     if group != "teacher":
         return [(Mark.CHOSEN, f"{group}@{key}={value}")]
-    # A teacher has a teacher to learn from it, as a student does that says nothing else.
+    # A teacher with a teacher learns by offline KD unless the user chose otherwise, as a student does.
     implied = [f"mode@{teacher}.mode=offline", f"loss@{teacher}.loss=[kd]"]
     return [*_teacher(key, value, known), *((Mark.IMPLIED, text) for text in implied)]
 
@@ -154,21 +154,21 @@ def _spelled(override: str, known: Known) -> list[Spelled]:
 def _teacher(key: str, value: str, known: Known) -> list[Spelled]:
     """`teacher=resnet56` stands for one teacher of that model, `teacher=[resnet56,vgg13]` for two.
 
-    `teacher.teacher=resnet110` is the teacher's own. A model that stands twice in a list has two seeds.
+    `teacher.teacher=resnet110` is the teacher's own. A model listed twice gets two seeds.
     """
     group = key if key == "teacher" else f"teacher@{key}"
-    mark = Mark.SAID if key == "teacher" else Mark.CHOSEN
+    mark = Mark.AS_WRITTEN if key == "teacher" else Mark.CHOSEN
     if not value.startswith("["):
         if value in known["teacher"] or value not in known["model"]:
             return [(mark, f"{group}={value}")]
         single = [] if key == "teacher" else [(Mark.IMPLIED, f"{group}=single")]
-        return [*single, (Mark.SAID, f"model@{key}.model={value}")]
+        return [*single, (Mark.AS_WRITTEN, f"model@{key}.model={value}")]
     found = [(mark, f"{group}=ensemble")]
     for place, name in enumerate(members := _names(value)):
         member = f"{key}.members.m{place}"
         texts = (f"+teacher@{member}=single", f"model@{member}.model={name}",
                  f"{member}.seed={members[:place].count(name)}")  # fmt: skip
-        found += [(Mark.SAID, text) for text in texts]
+        found += [(Mark.AS_WRITTEN, text) for text in texts]
     return found
 
 

@@ -1,6 +1,6 @@
-"""What a value of the config may be: a key that exists, of the type it has in the YAML, within its range.
+"""Checks config values: the key exists, the type is that of the YAML, the value is within its range.
 
-A range is known by the last part of its key, wherever that stands. Nothing here imports torch.
+A range is found by the last part of its key. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WORDS: Rule = (
 )
 _LENGTH: Rule = (
     lambda value: value >= 1 if isinstance(value, int) else bool(re.fullmatch(r"(epochs|steps)(/[1-9]\d*)?", value)),
-    "a whole number, 1 or more, or steps, epochs, or a part of them, steps/4",
+    "a whole number, 1 or more, or steps, epochs, or a fraction of them, steps/4",
 )
 
 
@@ -93,15 +93,15 @@ _WORDS_OR_NUMBERS = ("devices", "resident", "T_max", "T_0", "total_steps", "max_
 """Keys whose value may be a number where the YAML has a word."""
 
 _SHARES = ("validation", "ramp")
-"""Keys that may be a share, below 1, where the YAML has a count: of the training samples, of a phase's epochs."""
+"""Keys that may be a fraction below 1 where the YAML has a count: of the training samples, of a phase's epochs."""
 
 _NULLABLE = ("first", "ramp", "view", "taps")
-"""Keys that may be null where the YAML has something: a loss can do without its first phase or its ramp, a mode
-without a view of its own, and taps can be found by a dry run."""
+"""Keys that may be null although the YAML has a value: a loss works without its first phase or its ramp, a mode without
+its own view, and taps can be found by a dry run."""
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Refuses a value outside its range, wherever it stands.
+    """Refuses a value outside its range.
 
     Raises:
         UsageError: naming key, value and range.
@@ -136,7 +136,7 @@ def expected(key: str, value: Any) -> str | None:
 
 
 def leaves(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) for every value of a nested config that is no mapping, nor a list of them."""
+    """(dotted key, value) for every value of a nested config that is neither a mapping nor a list of mappings."""
     if isinstance(config, list) and config and all(isinstance(entry, Mapping) for entry in config):
         config = dict(enumerate(config))
     if not isinstance(config, Mapping):
@@ -151,15 +151,15 @@ def check_known(key: str, shape: Mapping[str, Any]) -> None:
         return
     known = [name for name, _ in leaves(shape)] + list(shape)
     where, _, last = key.rpartition(".")
-    beside = lookup(shape, where) if where else shape
-    if isinstance(beside, Mapping) and beside:
-        near = nearest(last, map(str, beside))
+    level = lookup(shape, where) if where else shape
+    if isinstance(level, Mapping) and level:
+        near = nearest(last, map(str, level))
         raise UsageError(f"{key}: {where or 'the config'} has no key {last}{near}")
     raise UsageError(f"{key}: there is no such key{nearest(key, known)}")
 
 
 def check_value(key: str, value: Any, default: Any) -> None:
-    """Refuses a value that is not of the type that its key has in the YAML; null where it is not null there.
+    """Refuses a value whose type is not that of the YAML, and null where the YAML has a value.
 
     Raises:
         UsageError: naming key, value and what would be right.
@@ -191,12 +191,12 @@ def check_value(key: str, value: Any, default: Any) -> None:
     if not fits:
         names = {float: "a number", int: "a whole number", bool: "true or false", str: "a word", list: "a list",
                  dict: "a group of keys"}  # fmt: skip
-        said = f"{names.get(expected, expected.__name__)}, as in {key}={_shown(default)}"
+        expectation = f"{names.get(expected, expected.__name__)}, as in {key}={_shown(default)}"
         if isinstance(default, Mapping):
-            said = names[dict]
+            expectation = names[dict]
         elif "${" in str(default):
-            said = "a value"
-        raise UsageError(f"{key}={_shown(value)}: expected {said}")
+            expectation = "a value"
+        raise UsageError(f"{key}={_shown(value)}: expected {expectation}")
 
 
 def _shown(value: Any) -> Any:

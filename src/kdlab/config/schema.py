@@ -1,7 +1,7 @@
-"""What a run is made of, typed: composed once (`kdlab.config.compose`), checked once, then read by attribute.
+"""The typed config of a run: composed once (`kdlab.config.compose`), checked once, then read by attribute.
 
-Components (networks, optimizers, schedules, tasks) are plain mappings with a `_target_`, whose further keys are
-arguments of that class; see `kdlab.config.instantiate`. Ranges of values stand in `kdlab.config.ranges`.
+Components (networks, optimizers, schedules, tasks) are plain mappings with a `_target_`, whose other keys are
+arguments of that class; see `kdlab.config.instantiate`. Ranges of values are in `kdlab.config.ranges`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ S = TypeVar("S", bound="Settings")
 
 
 class Settings(BaseModel):
-    """A group of keys: immutable, and none but those declared."""
+    """A group of keys: immutable, without undeclared keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -30,12 +30,12 @@ class Settings(BaseModel):
         return self.model_copy(update=changes)
 
     def plain(self) -> dict[str, Any]:
-        """Plain data, as YAML and JSON hold them; keys that were never set are left out."""
+        """Plain data for YAML and JSON; keys that were never set are left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 class Targeted(Settings):
-    """A component of which kdlab reads some keys itself; all others are arguments of its class."""
+    """A component with some keys read by kdlab; all others are arguments of its class."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -48,7 +48,7 @@ class Targeted(Settings):
 
     @property
     def component(self) -> dict[str, Any]:
-        """Its class and the arguments of that, for `kdlab.config.instantiate.build`."""
+        """Its class and the arguments, for `kdlab.config.instantiate.build`."""
         return {"_target_": self.target, **self.options}
 
 
@@ -65,7 +65,7 @@ class Phase(Settings):
     """A stretch of training.
 
     heads: those that take part; None: all. prepare: they are fitted to the teacher alone (`Head.prepare`).
-    task_weight: of the supervised loss; None: the run's. train: all that can, the learners' bodies (all
+    task_weight: of the supervised loss; None: the run's. train: everything trainable, the learners' bodies (all
     but the classifier) with the heads, or the heads alone. optimizer, scheduler, mode: None: the run's; an
     optimizer without `_target_` is the run's with those settings changed, {lr: 0.01}.
     """
@@ -81,7 +81,7 @@ class Phase(Settings):
 
 
 class FirstPhase(Phase):
-    """The phase that a loss proposes for itself, before all others; unless it `stays`, the loss ends with it."""
+    """The phase before all others that a loss proposes; unless it `stays`, the loss ends with it."""
 
     stays: StrictBool = True
 
@@ -117,7 +117,7 @@ class FitConfig(Settings):
 
 
 class TrainerConfig(FitConfig):
-    """All settings of training; those declared here decide how fast it goes and what is written on the way."""
+    """All settings of training; those declared here affect only its speed and what is written meanwhile."""
 
     compile: StrictBool = False
     channels_last: StrictBool = False
@@ -131,10 +131,10 @@ class TrainerConfig(FitConfig):
 
 
 class TeacherConfig(Settings):
-    """A teacher: a network of the store, trained first where it is not there, or weights from a file.
+    """A teacher: a network of the store, trained first if missing, or weights from a file.
 
-    mean, std, size, classes: its own input and outputs, where they differ from the data's.
-    mode, loss, phases, teacher: of its own training, where it was itself taught; None: labels alone.
+    mean, std, size, classes: its input and outputs, where they differ from the data's.
+    mode, loss, phases, teacher: of its training, where it was itself taught; None: labels alone.
     """
 
     model: Component
@@ -176,7 +176,7 @@ OneOrSeveral = Annotated[
 
 
 class DataConfig(Targeted):
-    """A data set: its source, how it is split and what becomes of a sample; further keys are the source's own."""
+    """A data set: its source, its split and the transforms of a sample; other keys are the source's."""
 
     classes: int | None = None
     channels: int | None = None
@@ -196,7 +196,7 @@ class DataConfig(Targeted):
 
 
 class LoggerConfig(Settings):
-    """Where numbers go beside metrics.csv."""
+    """Where numbers go besides metrics.csv."""
 
     wandb: StrictBool = False
     project: str = "kdlab"
@@ -219,7 +219,7 @@ class Names(Settings):
 class RunConfig(Settings):
     """A run.
 
-    keep: which student is written. phases: None: those that the losses propose, and a main one.
+    keep: which weights of the student are written. phases: None: those that the losses propose, and a main one.
     allow: packages outside kdlab whose classes a `_target_` may name.
     """
 
@@ -274,7 +274,7 @@ def parse(kind: type[S], given: Mapping[str, Any], key: str = "") -> S:
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        raise UsageError(_said(kind, key, error)) from error
+        raise UsageError(_message(kind, key, error)) from error
 
 
 _EXPECTED = {
@@ -283,11 +283,11 @@ _EXPECTED = {
 }  # fmt: skip
 
 
-def _said(kind: type[Settings], key: str, error: ValidationError) -> str:
-    # A key that is misspelled is also missing. Of a value that fits none of several types, pydantic tells all errors;
-    # what lies deepest is what was meant.
+def _message(kind: type[Settings], key: str, error: ValidationError) -> str:
+    # A misspelled key is also missing. For a value that fits none of several types, pydantic reports all errors;
+    # the deepest one is about what was meant.
     first = max(error.errors(), key=lambda each: (len(each["loc"]), each["type"] == "extra_forbidden"))
-    # Between the keys it also names the types that it tried.
+    # Between the keys it also lists the types that it tried.
     loc = [str(part) for part in first["loc"] if isinstance(part, int) or part.islower() or not part.isalpha()]
     loc = [part for part in loc if part != "[key]"]
     path = ".".join(filter(None, (key, *loc)))
@@ -311,15 +311,15 @@ def _said(kind: type[Settings], key: str, error: ValidationError) -> str:
 
 
 def _declared(kind: type[BaseModel], path: Sequence[str]) -> tuple[FieldInfo | None, list[str]]:
-    """The last declared field on a path of keys, and the keys beside the last one."""
-    found, beside = None, kind
+    """The last declared field on a path of keys, and the keys on its level."""
+    found, level = None, kind
     for part in path:
-        beside = kind
+        level = kind
         fields = {field.alias or name: field for name, field in kind.model_fields.items()}
         if part in fields:  # else it is a name, or a place in a list
             found = fields[part]
             kind = next(_settings_in(found.annotation), kind)
-    return found, [field.alias or name for name, field in beside.model_fields.items()]
+    return found, [field.alias or name for name, field in level.model_fields.items()]
 
 
 def _settings_in(annotation: Any) -> Iterator[type[BaseModel]]:

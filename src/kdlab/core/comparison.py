@@ -1,7 +1,7 @@
-"""Methods compared with others over seeds: paired, corrected for their number, and put into words.
+"""Compares methods over seeds: paired, corrected for the number of comparisons, and put into words.
 
-Reports, studies and tools all compare through here, so that one rule says what is better: the paired t test, its p
-corrected after Holm where there are several comparisons. `kdlab.core.statistics` has the numbers.
+Reports, studies and tools all compare here, so that one rule decides what is better: the paired t test, its p
+Holm-corrected where there are several comparisons. `kdlab.core.statistics` computes the numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Values = Mapping[int, float]
 class Comparison:
     """One method against another on the seeds that both have.
 
-    p_holm, wilcoxon_holm: p of the t test and of the signed-rank test, corrected after Holm for `tests` comparisons.
+    p_holm, wilcoxon_holm: p of the t test and of the signed-rank test, Holm-corrected for `tests` comparisons.
     """
 
     label: str
@@ -35,11 +35,11 @@ class Comparison:
         return f"{self.label} − {self.against}"
 
     def better(self, direction: str) -> bool | None:
-        """Whether the method is better or worse, where `max` or `min` is best; None where neither is significant."""
+        """Whether the method is better or worse, where `max` or `min` is better; None where neither is significant."""
         return better(self.paired.mean, self.p_holm, direction)
 
     def sentence(self, direction: str, *, every_test: bool = True) -> str:
-        """The result in words. every_test: with bootstrap and Wilcoxon, of a comparison that stands alone."""
+        """The result in words. every_test: with bootstrap and Wilcoxon, for a single comparison."""
         verdict = sentence(self.label, self.against, self.paired.mean, self.p_holm, self.tests, direction)
         if self.paired.bootstrap is None or self.tests > 1 or not every_test:
             return verdict
@@ -67,26 +67,28 @@ def better(difference: Mean, p: float, direction: str) -> bool | None:
 
 
 def sentence(label: str, against: str, difference: Mean, p: float, tests: int, direction: str, metric: str = "") -> str:
-    """What a comparison says, in words.
+    """The result of a comparison, in words.
 
     Args:
         label, against: the methods.
         difference: between them, over seeds.
-        p: of the t test, after Holm.
+        p: of the t test, Holm-corrected.
         tests: how many comparisons p was corrected for.
-        direction: `max` or `min`, whichever is best.
-        metric: what the difference is of, where that is not clear from the context.
+        direction: `max` or `min`, whichever is better.
+        metric: what differs, where that is not clear from the context.
     """
     value = f"{metric} {format_difference(difference.value)}".strip()
     if difference.interval is None:
         return f"{label} − {against}: {value} with one seed, which says little."
     verdict = {None: "does not differ significantly from", True: "is better than", False: "is worse than"}
-    said = (
+    result = (
         f"{label} {verdict[better(difference, p, direction)]} {against}: {value} on average over {difference.n} seeds, "
         f"95 % interval {format_interval(difference.interval)}"
     )
     return (
-        f"{said}." if tests == 1 else f"{said} uncorrected; t test, Holm-corrected for {tests} comparisons: p {p:.3g}."
+        f"{result}."
+        if tests == 1
+        else f"{result} uncorrected; t test, Holm-corrected for {tests} comparisons: p {p:.3g}."
     )
 
 
@@ -101,7 +103,7 @@ def format_interval(interval: Interval | None) -> str:
 
 
 def format_mean(values: Sequence[float], separator: str = "\n", *, deviation: bool = False) -> str:
-    """`0.9683 ± 0.0042`, the 95 % t interval or the standard deviation; nothing after values that are all the same."""
+    """`0.9683 ± 0.0042`, the 95 % t interval or the standard deviation; no spread after identical values."""
     if not values:
         return ""
     found = mean(values)

@@ -1,4 +1,4 @@
-"""How many ranks a run has, and what each must see, so that what it remembers is the same everywhere."""
+"""How many ranks a run has, and rows gathered over them, so that memories are the same on every rank."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def processes(accelerator: str, devices: int | str | Sequence[int], nodes: int) 
 
 
 def gathered(rows: Tensor) -> Tensor:
-    """Rows of all ranks, in the order of the ranks; shapes must be equal. Alone: the rows themselves."""
+    """Rows of all ranks, in rank order; shapes must be equal. On one rank: the rows themselves."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return rows
     parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
@@ -25,7 +25,7 @@ def gathered(rows: Tensor) -> Tensor:
 
 
 def own_share(rows: Tensor) -> Tensor:
-    """This rank's part of rows of all ranks, as `gathered` put them together."""
+    """This rank's part of the rows that `gathered` put together."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return rows
     return rows.chunk(distributed.get_world_size())[distributed.get_rank()]

@@ -1,4 +1,4 @@
-"""The one error that means: what was asked for cannot be done, and here is what to type instead."""
+"""The error for what a user typed that cannot be done; its message says what to type instead."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ P = ParamSpec("P")
 
 
 class UsageError(ValueError):
-    """A mistake in what the user gave. Entry points print it in one line and leave with code 2."""
+    """A mistake in what the user gave. Entry points print it in one line and exit with code 2."""
 
 
 def nearest(word: str, known: Iterable[str], *, most: int = 1) -> str:
-    """`; did you mean X?` where something known is near, else the first few of what is known."""
+    """`; did you mean X?` where a known word is close, else the first 30 known words."""
     known = sorted(set(known))
     close = get_close_matches(word, known, n=most, cutoff=0.6)
     if close:
         return f"; did you mean {' or '.join(close)}?"
-    return f"; there is {', '.join(known[:30])}" if known else ""
+    return f"; available: {', '.join(known[:30])}" if known else ""
 
 
 def one_line(command: Callable[P, int]) -> Callable[P, int]:
-    """A command whose user's mistakes are told in one line on stderr, with exit code 2."""
+    """A command that prints a UsageError in one line on stderr and exits with code 2."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> int:

@@ -1,6 +1,6 @@
-"""What networks say about a batch, and what a head may ask them for.
+"""What networks compute for a batch, and what a head may read of it.
 
-The ground floor of kdlab: every other file may import this one, and it knows torch alone.
+The ground floor of kdlab: every other file may import this one, and it imports only torch.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ Positions = tuple[int, ...] | Literal["all"]
 
 @dataclass(frozen=True, eq=False)
 class Knowledge:
-    """What one network says about one batch of B samples, N predictions and C outputs.
+    """What one network computes for one batch of B samples, N predictions and C outputs.
 
     logits: [N, C], one row per prediction.
-    embedding: [N, D], what the classifier reads; None where nothing asked for it.
-    stages: shallow to deep, [B, D, H, W] or [B, L, D]; positions are fixed, None where nothing asked.
+    embedding: [N, D], what the classifier reads; None where not requested.
+    stages: shallow to deep, [B, D, H, W] or [B, L, D]; positions are fixed, None where not requested.
     preactivations: the same maps before their last activation.
     rows: [N], the sample that each prediction belongs to.
     members: the logits of each member, where this is an ensemble.
     final_map: [B, D, H, W] or [B, L, D], the map before pooling, whose mean over positions is the embedding.
-    stem: the map that the stages start from, [B, D, H, W]; None where nothing asked, or there is none.
+    stem: the map that the stages start from, [B, D, H, W]; None where not requested, or there is none.
     """
 
     logits: Tensor
@@ -60,7 +60,7 @@ class Knowledge:
         return _present(self.final_map)
 
     def detach(self) -> Knowledge:
-        """The same knowledge, cut from the graph that computed it."""
+        """The same knowledge, detached from its graph."""
         return self._map(Tensor.detach)
 
     def raised(self) -> Knowledge:
@@ -68,11 +68,11 @@ class Knowledge:
         return self._map(raised)
 
     def part(self, start: int, stop: int) -> Knowledge:
-        """The knowledge of the samples from `start` up to `stop`, of which each has one row."""
+        """The knowledge of the samples from `start` up to `stop`; each must have one row."""
         return replace(self._map(lambda value: value[start:stop]), rows=self.rows[: stop - start])
 
     def only(self, fields: Fields) -> Knowledge:
-        """What `fields` asks for and no more, so that a head cannot read what it did not declare."""
+        """Only what `fields` asks for, so that a head cannot read what it did not declare."""
         return replace(
             self,
             embedding=self.embedding if fields.embedding else None,
@@ -107,8 +107,8 @@ class Lesson:
     index: [B], the samples' places in the training set.
     weight: [K, N], one factor per teacher and row; 0 masks the row. A scalar head counts by a teacher's mean.
     task: the factor of the supervised loss, one for all rows or [N]; 0: it does not apply.
-    whole: the targets of all that the supervised loss is a mean over, where that is not the batch of this step.
-    views: further views of the same samples, where the mode or a head asked.
+    whole: the targets that the supervised loss is averaged over, where they are not this step's batch.
+    views: further views of the same samples, where the mode or a head requested them.
     """
 
     learner: Knowledge
@@ -123,11 +123,11 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Fields:
-    """What is read of one network beside its logits, or what one network can offer.
+    """What is read from one network besides its logits, or what it can provide.
 
     `stages="all"` asks for every stage the network has, and at least one; `preactivations="all"` for those
-    that its stages have, be it none; `stem` for the stem, where there is one. `classifier` and `normalisations`
-    are modules, handed over once, in the Example.
+    that its stages have, if any; `stem` for the stem, where there is one. `classifier` and `normalisations` are
+    modules, passed once, in the Example.
     """
 
     embedding: bool = False
@@ -152,12 +152,12 @@ class Fields:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a head needs before it can mean anything; the one source of what can be combined with what.
+    """What a head needs in order to work; alone decides what can be combined with what.
 
     labels: hard class labels, of the batch (Lesson.target) and of the training set (Context.labels).
     index: a place in the training set that names the same sample in every epoch.
     views: names of further views of each sample, read from Lesson.views.
-    supervised: those of the views whose labels the supervised loss is to count too.
+    supervised: those views that also enter the supervised loss.
     """
 
     learner: Fields = Fields()
@@ -168,7 +168,7 @@ class Needs:
     supervised: tuple[str, ...] = ()
 
     def unmet(self, offer: Offer) -> list[str]:
-        """What is needed and not offered, in words; empty where the head can work."""
+        """What is needed but not offered, in words; empty where the head can work."""
         found = [
             f"{side}'s {_WORDS.get(name, name)}"
             for side, asked, given in (
@@ -197,7 +197,7 @@ class Offer:
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One network's knowledge of a small batch, with the modules that a head may read of it.
+    """One network's knowledge of a small batch, with its modules that a head may read.
 
     classifier: the linear layer that turns the embedding into logits; None where there is none.
     normalisations: per stage, the last normalisation before its last activation, or None.
@@ -217,7 +217,8 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What a head may know of the training set: classes, samples and, where it asked, labels [samples]."""
+    """What a head may know of the training set: counts of classes and samples and, where requested, labels
+    [samples]."""
 
     classes: int
     samples: int
@@ -252,12 +253,12 @@ def positions(asked: Positions, count: int) -> tuple[int, ...]:
         return tuple(range(count))
     for position in asked:
         if not -count <= position < count:
-            raise IndexError(f"stage {position} was asked for, of a network with {count} stages")
+            raise IndexError(f"stage {position} was requested, but the network has {count} stages")
     return tuple(sorted({position % count for position in asked}))
 
 
 def _present(value: Tensor | None) -> Tensor:
-    assert value is not None, "a head read what its `needs` do not name"
+    assert value is not None, "a head read what its `needs` do not declare"
     return value
 
 
@@ -275,7 +276,7 @@ def _union(one: Positions, other: Positions) -> Positions:
 
 
 def shares(batch: Batch, count: int) -> Iterator[Batch]:
-    """A batch in so many parts of equal size, or nearly so, its further views too."""
+    """A batch in `count` parts of equal size, or nearly so, its further views too."""
     if count == 1:
         yield batch
         return

@@ -21,7 +21,7 @@ def seed_all(seed: int) -> None:
 
 
 def random_state() -> RandomState:
-    """The generators of this process: torch on the CPU and on its present GPU, NumPy, Python."""
+    """The generators of this process: torch on the CPU and on its current GPU, NumPy, Python."""
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
@@ -32,7 +32,7 @@ def random_state() -> RandomState:
 
 
 def set_random_state(state: RandomState) -> None:
-    """Puts the generators back where `random_state` found them."""
+    """Restores the generators to what `random_state` returned."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
@@ -43,7 +43,7 @@ def set_random_state(state: RandomState) -> None:
 
 
 def gather_random_state() -> list[RandomState]:
-    """Every rank's state, in the order of ranks."""
+    """Every rank's state, in rank order."""
     if not (dist.is_available() and dist.is_initialized()):
         return [random_state()]
     states: list[Any] = [None] * dist.get_world_size()
@@ -52,6 +52,6 @@ def gather_random_state() -> list[RandomState]:
 
 
 def seed_of(seed: int, *names: str) -> int:
-    """A seed of 63 bits for one named part of a run, independent of every other part's."""
+    """A 63-bit seed for one named part of a run, independent of all other parts."""
     digest = hashlib.sha256("/".join((str(seed), *names)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -31,8 +31,8 @@ def soft_targets(
 def soft_logits(teacher: Knowledge) -> Tensor:
     """A teacher's logits [N, C].
 
-    An ensemble's are the logarithm of its members' mean probability, on the members' mean level, so that
-    members that agree give their own logits.
+    An ensemble's are the logarithm of its members' mean probability, shifted by the members' mean log-sum-exp,
+    so that members that agree give their own logits.
     """
     if not teacher.members:
         return raised(teacher.logits)

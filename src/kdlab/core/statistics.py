@@ -1,11 +1,11 @@
-"""What a handful of seeds can tell: means with intervals, paired differences, and tests of many methods at once.
+"""Statistics over a handful of seeds: means with intervals, paired differences, and tests of many methods at once.
 
-Intervals hold the mean with 95 %, seeds being what varies:
-- Student's t, mean ± t(n − 1) · s / √n: right for values that are about normal, wide where there are few;
-- percentile bootstrap over seeds, 9999 draws: assumes no shape, and with five seeds is too narrow.
+Intervals are 95 % intervals of the mean over seeds:
+- Student's t, mean ± t(n − 1) · s / √n: right for roughly normal values, wide for few;
+- percentile bootstrap over seeds, 9999 draws: assumes no distribution, too narrow with five seeds.
 
-Several comparisons at once are judged by their paired t tests, p corrected after Holm; a single one therefore by
-its t interval.
+Several comparisons at once are judged by their paired t tests, p Holm-corrected; a single one therefore by its t
+interval.
 
 Student. The Probable Error of a Mean. Biometrika, 1908. Efron, Tibshirani. An Introduction to the Bootstrap. 1993.
 Wilcoxon. Individual Comparisons by Ranking Methods. Biometrics Bulletin, 1945.
@@ -26,9 +26,9 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over seeds. Of a single seed, `deviation` and `margin` are None.
+    """A mean over seeds. For a single seed, `deviation` and `margin` are None.
 
-    n: how many values. deviation: their standard deviation, n − 1 below. margin: half of the 95 % t interval.
+    n: how many values. deviation: their standard deviation, over n − 1. margin: half of the 95 % t interval.
     """
 
     n: int
@@ -46,8 +46,8 @@ class Mean:
 class Paired:
     """A method against another, seed by seed.
 
-    differences: by seed. mean: of them, with its t interval. bootstrap: the interval by bootstrap, None of a single
-    seed. p, wilcoxon: of the t test and of the signed-rank test, two-sided.
+    differences: by seed. mean: of them, with its t interval. bootstrap: the bootstrap interval, None for a single seed.
+    p, wilcoxon: of the t test and of the signed-rank test, two-sided.
     """
 
     differences: tuple[float, ...]
@@ -69,7 +69,7 @@ def mean(values: Sequence[float]) -> Mean:
 
 
 def bootstrap(values: Sequence[float]) -> Interval | None:
-    """The 95 % interval of the mean by percentile bootstrap, the same at every call; None of a single value."""
+    """The 95 % interval of the mean by percentile bootstrap, the same at every call; None for a single value."""
     if len(values) == 1:
         return None
     if len(set(values)) == 1:
@@ -84,9 +84,9 @@ def bootstrap(values: Sequence[float]) -> Interval | None:
 
 
 def t_test(found: Mean) -> float:
-    """Two-sided p of the t test that a mean is zero: below 0.05 where its 95 % interval leaves zero out.
+    """Two-sided p of the t test that a mean is zero: below 0.05 where its 95 % interval excludes zero.
 
-    1 of a single value. Values that are all the same leave nothing to chance: 0, unless they are zero.
+    1 for a single value; for identical values 0, or 1 where they are zero.
     """
     if found.deviation is None:
         return 1.0
@@ -100,8 +100,8 @@ def t_test(found: Mean) -> float:
 def wilcoxon(differences: Sequence[float]) -> float:
     """Two-sided p of the signed-rank test that differences are symmetric about zero; 1 where all are zero.
 
-    Exact up to 50 seeds, up to 13 where some are equal. Differences of zero are left out. Accuracies are fractions
-    of a test set, in float32: rounded to six digits, differences by as many samples tie.
+    Exact up to 50 seeds, up to 13 where some are equal. Differences of zero are left out. Accuracies are
+    float32 fractions of a test set: rounded to six digits, differences by equally many samples tie.
     """
     rounded = [round(difference, 6) for difference in differences]
     if not any(rounded):
@@ -120,7 +120,7 @@ def paired(values: Sequence[float], others: Sequence[float]) -> Paired:
     """A method against another on the same seeds, in the same order.
 
     Raises:
-        ValueError: where they are not equally many.
+        ValueError: where their numbers differ.
     """
     differences = tuple(value - other for value, other in zip(values, others, strict=True))
     found = mean(differences)
@@ -133,11 +133,11 @@ def significant_sign(difference: float, p: float) -> int:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p corrected for being the results of so many tests, after Holm; in the order given.
+    """Holm-corrected p, in the order given.
 
-    The smallest counts as often as there are tests, the next once less, and so on; none becomes smaller than one
-    that was smaller before, or greater than 1. A corrected p below 0.05 holds the chance of even one false
-    positive among all tests below 5 %, however they depend on each other.
+    The smallest is multiplied by the number of tests, the next by one less, and so on; their order is kept and none
+    exceeds 1. Rejecting below 0.05 keeps the chance of even one false positive among all tests below 5 %, however
+    they depend on each other.
     """
     corrected = [0.0] * len(p)
     least = 0.0

@@ -1,4 +1,4 @@
-"""Any DataLoader, or any iterable of batches, as a loader of kdlab's own kind."""
+"""Any DataLoader, or any iterable of batches, as a kdlab loader."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from kdlab.data.check import DataError
 
 
 class Foreign:
-    """Gives out the batches of another loader, with `index` a running number and `view` the epoch.
+    """Yields the batches of another loader, with `index` a running number and `view` the epoch.
 
     The order is the other loader's, so a resumed epoch repeats the one that was interrupted only if that
     loader does; the batches already drawn are skipped. Where it shuffles, an index names another sample in
     every epoch, and heads that remember samples are refused.
 
     Args:
-        batches: gives (input, target) pairs, or dicts with `input` and `target` and, where it knows it, `index`.
+        batches: yields (input, target) pairs, or dicts with `input`, `target` and possibly `index`.
         indexed: the batches come in the same order in every epoch, or bring an `index`.
     """
 
@@ -34,7 +34,7 @@ class Foreign:
         return len(self.batches)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch = -(-(self.drawn - self._skip) // len(self))  # an epoch that was broken off is not gone on with
+        epoch = -(-(self.drawn - self._skip) // len(self))  # an interrupted epoch is not continued
         skip, self._skip = self._skip, 0
         self.drawn = epoch * len(self) + skip
         samples = 0
@@ -46,7 +46,7 @@ class Foreign:
                 yield batch
 
     def set_epoch(self, epoch: int) -> None:
-        """Goes to the start of an epoch, unless a resumed run is somewhere in it already."""
+        """Goes to the start of an epoch, unless a resumed run is already within it."""
         if self.drawn // len(self) != epoch:
             self.drawn, self._skip = epoch * len(self), 0
         sampler: Any = getattr(self.batches, "sampler", None)
@@ -54,17 +54,17 @@ class Foreign:
             sampler.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, int]:
-        """Where the loader is."""
+        """The position of the loader."""
         return {"drawn": self.drawn}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Goes on with the batch that would have come, if the other loader repeats its order."""
+        """Continues with the next batch, if the other loader repeats its order."""
         self.drawn = state["drawn"]
         self._skip = self.drawn % len(self)
 
 
 def as_batch(given: Any, first: int, epoch: int) -> Batch:
-    """A batch of another loader as one of ours.
+    """A batch of another loader as a kdlab batch.
 
     Args:
         given: an (input, target) pair, or a dict.

@@ -1,7 +1,7 @@
-"""Augmentation, one batch at a time, on whichever device the batch lies.
+"""Augmentation, one batch at a time, on the batch's device.
 
-Every random number is a counter hash of (seed, index, view). So what becomes of a sample depends on nothing
-else, not on the batch, the rank or the batches before, unless `mixup` or `cutmix` mixes it with another
+Every random number is a counter hash of (seed, index, view). So the result for a
+sample does not depend on the batch, the rank or earlier batches, unless `mixup` or `cutmix` mixes it with another
 sample of its batch (`pure` says which). The order is that of the published CIFAR recipes:
 
     crop → flip → randaugment → rotate, scale and shift → normalise → mix
@@ -22,7 +22,7 @@ from kdlab.data.counter_rng import AUGMENT, uniform
 from kdlab.data.mix import Mix
 from kdlab.data.randaugment import RandAugment
 
-# The columns of the random numbers of a sample: each purpose keeps its own, whatever else is switched on.
+# The columns of the random numbers of a sample: fixed per purpose, whatever else is enabled.
 TOP, LEFT, FLIP, ANGLE, DOWN, RIGHT, ZOOM = range(7)
 MIX = slice(7, 12)
 OPERATIONS = MIX.stop
@@ -35,10 +35,10 @@ class Augment(nn.Module):
         mean: per channel, or one for all, of pixels from 0 to 1.
         std: likewise.
         classes: the number of classes, for targets that mix several.
-        crop: pad by so many pixels on each side and cut the old size out of it at random.
+        crop: pad by this many pixels on each side and crop the old size at random.
         flip: mirror half of the pictures.
-        rotation: turn by up to so many degrees either way.
-        translation: shift by up to this share of the side, either way, along each axis.
+        rotation: rotate by up to this many degrees either way.
+        translation: shift by up to this fraction of the side, either way, along each axis.
         scaling: enlarge by a factor between these two.
         randaugment: `operations` for each picture, of this `magnitude`; None for none. See `kdlab.data.randaugment`.
         mixup: the parameter of its Beta distribution; 0 for none. See `kdlab.data.mix`.
@@ -126,7 +126,7 @@ class Augment(nn.Module):
         return padded.flatten(2).gather(2, places).view(images.shape)
 
     def _moved(self, pixels: Tensor, draws: Tensor) -> Tensor:
-        # affine_grid asks, in coordinates from -1 to 1, where each pixel of the result comes from.
+        # affine_grid takes, in coordinates from -1 to 1, where each pixel of the result comes from.
         height, width = pixels.shape[2:]
         either_way = 2 * draws - 1
         angle = either_way[:, ANGLE] * radians(self.rotation)

@@ -1,6 +1,6 @@
-"""What can be said of a data config without reading a picture: settings, and folders that cannot be right.
+"""Checks a data config without reading a picture: its settings and folders.
 
-It answers before torch is imported, so it knows the standard library alone.
+It runs before torch is imported, so it uses only the standard library.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ SETTINGS = (
 """The keys of a data config that `prepare` reads. All others are arguments of its source."""
 
 AGAIN = "again"
-"""The view that every data set has: another draw of `data.augment`, unless `data.views` says what else it is."""
+"""The view that every data set has: another draw of `data.augment`, unless `data.views` redefines it."""
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test",),
 }
-"""How the parts of a data set are called, in folders and on the hub."""
+"""The names of the parts of a data set, in folders and on the hub."""
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -40,7 +40,7 @@ def check(config: Mapping[str, Any]) -> None:
     """Refuses a data config whose settings or folder are wrong; well under a second, whatever the folder holds.
 
     Raises:
-        DataError: naming key, value and remedy.
+        DataError: naming key, value and what to type.
     """
     check_settings(config)
     checks = {"kdlab.data.source.Folder": _check_folder, "kdlab.data.source.Hub": _check_hub}
@@ -57,7 +57,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
     """Refuses settings that fit no data set.
 
     Raises:
-        DataError: naming key, value and remedy.
+        DataError: naming key, value and what to type.
     """
     channels = config.get("channels")
     if channels not in (None, 1, 3):
@@ -78,7 +78,7 @@ def check_normalisation(where: str, config: Mapping[str, Any], channels: int | N
     """Refuses a `mean` or `std` that is not one number for each channel.
 
     Raises:
-        DataError: naming key, value and remedy.
+        DataError: naming key, value and what to type.
     """
     channels = channels or config.get("channels")
     for key in ("mean", "std"):
@@ -145,7 +145,7 @@ def existing(path: object, expected: str) -> Path:
     """The folder that `data.path` names.
 
     Raises:
-        DataError: where nothing is named, or there is no such folder.
+        DataError: where it is not set, or there is no such folder.
     """
     if not path:
         raise DataError(f"data.path is not set: type data.path=DIR, {expected}")

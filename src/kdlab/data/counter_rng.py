@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for, not on how many were drawn before.
+"""Random numbers that depend on their purpose, not on how many were drawn before.
 
 The finaliser and the increment of SplitMix64 (Steele, Lea, Flood. Fast Splittable Pseudorandom Number
 Generators. OOPSLA 2014; the multipliers are Stafford's variant 13). Over integers modulo 2^64:
@@ -7,7 +7,7 @@ Generators. OOPSLA 2014; the multipliers are Stafford's variant 13). Over intege
     h            = absorb(absorb(absorb(absorb(0, seed), stream), index), view)
     output j     = absorb(h, j)
 
-so that every (seed, stream, index, view) seeds a SplitMix64 of its own. The same numbers come out on any
+so that every (seed, stream, index, view) seeds its own SplitMix64. The same numbers come out on any
 device, on any rank and in any batch.
 """
 
@@ -47,7 +47,7 @@ def _mix(bits: Tensor) -> Tensor:
     return bits ^ _shifted(bits, 31)
 
 
-# int64 is shifted with its sign, and the hash is defined on unsigned words.
+# int64 shifts keep the sign, but the hash is defined on unsigned words.
 def _shifted(bits: Tensor, by: int) -> Tensor:
     return (bits >> by) & ((1 << (64 - by)) - 1)
 

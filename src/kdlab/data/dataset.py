@@ -20,11 +20,11 @@ from kdlab.data.table import Source
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What a run knows of its data.
+    """The data of a run.
 
     parts: what it trains on, selects by and reports.
     augment: of the training samples; its `pure` says whether a teacher's answers can be cached.
-    views: the augmentations of the further views that heads and modes may ask for, `again` among them.
+    views: the augmentations of the further views that heads and modes may request, including `again`.
     mean, std: of pixels from 0 to 1, per channel or one for all.
     classes: their names, by label.
     resident, workers, on_corrupt: how the parts are loaded; see `make_loader`.
@@ -59,13 +59,13 @@ class Data:
 
         Args:
             batch_size: samples over all ranks.
-            shares: ranks · parts in which each computes its share.
+            shares: ranks · parts that each splits its share into.
         """
         whole = len(self.labels) // batch_size
         return whole + bool(last_batch(len(self.labels), batch_size, shares, drop=self.drop_last)) if whole else 1
 
     def left_out(self, batch_size: int, shares: int = 1) -> int:
-        """How many samples an epoch leaves out though nobody asked for it: their batch cannot be shared."""
+        """How many samples an epoch leaves out although `drop_last` is off: their batch cannot be shared."""
         rest = len(self.labels) % batch_size
         return 0 if self.drop_last or len(self.labels) < batch_size else rest - last_batch(rest, batch_size, shares)
 
@@ -84,11 +84,11 @@ class Data:
         Args:
             batch_size: samples over all ranks.
             seed: of order and augmentation.
-            views: names from `data.views`, to come along as further views of the same samples.
-            accumulate: parts in which each rank computes its share of a batch.
+            views: names from `data.views`, further views of the same samples.
+            accumulate: parts that each rank splits its share of a batch into.
 
         Raises:
-            DataError: where a view is not there, or the batch cannot be shared out evenly.
+            DataError: where there is no such view, or the batch does not divide evenly.
         """
         for name in views:
             if name not in self.views:
@@ -110,7 +110,7 @@ class Data:
         world: int = 1,
         device: torch.device | str = "cpu",
     ) -> Loader:
-        """All samples of a part, in order, normalised and otherwise as they are.
+        """All samples of a part, in order, normalised and otherwise unchanged.
 
         Raises:
             DataError: where the part is empty.
@@ -136,7 +136,7 @@ def load(config: Mapping[str, Any], allow: Sequence[str] = ()) -> Data:
 
 
 def prepare(source: Source, config: Mapping[str, Any]) -> Data:
-    """The data of a run, of a source and the settings of a data config (`kdlab.data.check.SETTINGS`).
+    """The data of a run, from a source and the settings of a data config (`kdlab.data.check.SETTINGS`).
 
     Raises:
         DataError: where the settings are wrong, or do not fit the source.

@@ -1,8 +1,8 @@
-"""Decodes a data set once, and keeps the pixels for the next run.
+"""Decodes a data set once, and caches the pixels for later runs.
 
-They lie in `data/KEY.safetensors` under kdlab's home, written aside and renamed into place, and are mapped
-into memory when read. KEY is the hash of where the pictures come from and how they were decoded: files
-that change make another key. Delete the folder to decode anew.
+They are in `data/KEY.safetensors` under kdlab's home, written atomically, and memory-mapped when
+read. KEY is the hash of where the pictures come from and how they were decoded: changed files make
+another key. Delete the folder to decode again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kdlab.data.check import DataError
 from kdlab.data.table import Table
 
 VERSION = 2
-"""Raise it where the same files decode to other pixels."""
+"""Increase it when the same files decode to other pixels."""
 
 LIMIT = 4 * 2**30
 """Data sets of up to this many decoded bytes are decoded at once, kept, and held on the device."""
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """The parts of a data set as they are kept: by name, with the names of the classes and a fingerprint."""
+    """The cached parts of a data set: by name, with the names of the classes and a fingerprint."""
 
     parts: Mapping[str, Table]
     classes: tuple[str, ...]
@@ -44,7 +44,7 @@ class Tables:
 
 
 def kept(origin: Mapping[str, Any]) -> Tables | None:
-    """The decoded data set that `origin` describes, if an earlier run kept it whole."""
+    """The decoded data set of `origin`, if an earlier run cached it."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -61,11 +61,11 @@ def kept(origin: Mapping[str, Any]) -> Tables | None:
 
 
 def keep(origin: Mapping[str, Any], encoded: Tables, *, skip: bool) -> Tables:
-    """Decodes a data set and keeps it under its origin.
+    """Decodes a data set and caches it under its origin.
 
     Args:
-        origin: what decides the pixels, as plain data.
-        encoded: the parts as they lie, their pictures still to be decoded.
+        origin: all that determines the pixels, as plain data.
+        encoded: the parts with encoded pictures.
         skip: leave out damaged pictures with a warning, rather than refuse the set.
 
     Raises:
@@ -82,7 +82,7 @@ def keep(origin: Mapping[str, Any], encoded: Tables, *, skip: bool) -> Tables:
         damaged += errors.values()
     if damaged and not skip:
         rest = f", as cannot {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        raise DataError(f"{damaged[0]}{rest}; mend or remove it, or type data.on_corrupt=skip")
+        raise DataError(f"{damaged[0]}{rest}; repair or remove it, or type data.on_corrupt=skip")
     _report(damaged)
     tables = Tables(parts, encoded.classes, fingerprint(parts, encoded.classes))
     about = {"classes": tables.classes, "fingerprint": tables.fingerprint, "parts": list(parts), "damaged": damaged}
@@ -99,7 +99,7 @@ def keep(origin: Mapping[str, Any], encoded: Tables, *, skip: bool) -> Tables:
 
 
 def decode(table: Table) -> tuple[Tensor, dict[int, str]]:
-    """All pictures as uint8 [n, C, H, W], and by row why some, left black, cannot be decoded."""
+    """All pictures as uint8 [n, C, H, W], and by row the errors of those that cannot be decoded, left black."""
     if isinstance(table.images, Tensor):
         return table.images, {}
     log.info("decoding %d pictures", len(table))

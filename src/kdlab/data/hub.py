@@ -16,14 +16,14 @@ from kdlab.data.images import Column
 from kdlab.data.table import Table
 
 PATIENCE = 5.0
-"""Seconds to wait for the hub before saying that it does not answer."""
+"""Seconds to wait for the hub before giving up."""
 
 
 def read(name: str, folder: Path | None, image: str, label: str, size: int, channels: int) -> Tables:
-    """The parts of a data set, their pictures still encoded. Arguments as for `kdlab.data.source.Hub`.
+    """The parts of a data set, with encoded pictures. Arguments as for `kdlab.data.source.Hub`.
 
     Raises:
-        DataError: where the data set cannot be had, has no split to train on, or other columns.
+        DataError: where the data set is not available, has no training split, or other columns.
     """
     import datasets  # type: ignore[import-untyped]
 
@@ -56,7 +56,7 @@ def _splits(name: str, folder: Path | None) -> Mapping[str, Any]:
     import huggingface_hub
 
     if folder is None and not huggingface_hub.constants.HF_HUB_OFFLINE:
-        # Asked first, because the library would retry for half a minute.
+        # Checked first, because the library would retry for half a minute.
         try:
             huggingface_hub.HfApi().dataset_info(name, timeout=PATIENCE)
         except huggingface_hub.errors.RepositoryNotFoundError as error:
@@ -78,7 +78,7 @@ def _splits(name: str, folder: Path | None) -> Mapping[str, Any]:
 def _numbered(
     columns: Mapping[str, Sequence[Any]], names: Sequence[str] | None, column: str
 ) -> tuple[dict[str, list[int]], tuple[str, ...]]:
-    """Labels as numbers from 0, -1 where there is none, and what the classes are called."""
+    """Labels as numbers from 0, -1 where there is none, and the names of the classes."""
     kinds = {type(value) for labels in columns.values() for value in labels} - {type(None)}
     if kinds not in ({int}, {str}, {bool}):
         found = " and ".join(sorted(kind.__name__ for kind in kinds)) or "nothing"

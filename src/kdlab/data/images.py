@@ -1,4 +1,4 @@
-"""Pictures that are decoded when asked for, and how a picture becomes pixels."""
+"""Pictures decoded on access, and the conversion of a picture to pixels."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def pixels(image: Image.Image, size: int, channels: int) -> Tensor:
     """A picture as uint8 [channels, size, size], grey (1) or RGB (3).
 
     A picture of another size is cut to its central square and resized, bilinearly: the same as resizing
-    its shorter side and cutting the centre. One that a camera stored on its side is turned upright. Of 16 bits,
+    its shorter side and cutting the centre. Orientation tags of cameras are applied. Of 16 bits,
     as scanners and microscopes write, the upper 8 count.
 
     Raises:
-        DataError: where a picture's numbers have no known white.
+        DataError: where the white level of a picture is unknown.
     """
     # Pillow opens the 16 bits of a PGM, and before version 10.3 those of a PNG, as 32, with white at 65535.
     wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     if image.mode in ("I", "F") and not wide:
-        raise DataError(f"32 bits a pixel, mode {image.mode}, without a known white; save it with 8 or 16")
+        raise DataError(f"32 bits a pixel, mode {image.mode}, with an unknown white level; save it with 8 or 16")
     ImageOps.exif_transpose(image, in_place=True)
     if wide:
         image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
@@ -50,7 +50,7 @@ class Pictures(Dataset[Tensor]):
         raise NotImplementedError
 
     def locate(self, row: int) -> tuple[str, Any]:
-        """What messages call a picture, and a path or an open file to read it from."""
+        """The name of a picture for messages, and a path or an open file to read it from."""
         raise NotImplementedError
 
     def __getitem__(self, row: int) -> Tensor:
@@ -59,7 +59,7 @@ class Pictures(Dataset[Tensor]):
         try:
             with Image.open(file) as image:
                 return pixels(image, self.size, self.channels)
-        except Exception as error:  # decoders of damaged files raise whatever they stumble over
+        except Exception as error:  # decoders raise many types for damaged files
             reason = (
                 "not a picture" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
             )
@@ -67,7 +67,7 @@ class Pictures(Dataset[Tensor]):
 
 
 class Files(Pictures):
-    """Pictures in files of their own."""
+    """Pictures in separate files."""
 
     def __init__(self, paths: Sequence[str], size: int, channels: int) -> None:
         super().__init__(size, channels)

@@ -1,10 +1,10 @@
 """Batches of a data set: resident on the device, or streamed through worker processes; the same batches.
 
-A training epoch is a permutation of (seed, epoch), cut into global batches; of each, a rank takes its share.
+A training epoch is a permutation of (seed, epoch), cut into global batches; each rank takes its share of each.
 The last one is smaller where the samples do not divide (see `last_batch`). Evaluation goes through all samples in
 order; the ranks share them without overlap and without padding.
 
-The whole state of a loader is `drawn`, the number of global batches it has given out since the start.
+The whole state of a loader is `drawn`, the number of global batches yielded since the start.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from kdlab.data.table import Images, Table
 
 
 def last_batch(samples: int, batch_size: int, shares: int = 1, *, drop: bool = False) -> int:
-    """The size of the smaller batch that an epoch ends with: 0 where there is none, or where it is left out.
+    """The size of the smaller last batch of an epoch: 0 where there is none, or it is left out.
 
-    Published loops train on it: 50 000 pictures in batches of 64 are 782 steps. Left out is one that does not divide
-    evenly over the ranks and the parts in which each computes its share, as their rows are gathered and counted
-    alike, and one that would leave a share of one sample, which batch normalisation refuses.
+    Published loops train on it: 50 000 pictures in batches of 64 are 782 steps. It is left out where it does not divide
+    evenly over the ranks and their accumulated parts, whose rows are gathered and counted alike, or where it would
+    leave
+    a share of one sample, which batch normalisation refuses.
 
     Args:
         shares: ranks · accumulated parts.
@@ -46,23 +47,23 @@ def last_batch(samples: int, batch_size: int, shares: int = 1, *, drop: bool = F
 
 @dataclass(eq=False, repr=False)
 class Loader:
-    """Gives out one rank's batches, an epoch for each `iter`; subclasses fetch the pictures.
+    """Yields one rank's batches, an epoch for each `iter`; subclasses fetch the pictures.
 
     part: what to load.
     batch_size: samples in a global batch, over all ranks.
-    augment: what becomes of them.
+    augment: their augmentation.
     seed: of the order and of the augmentation.
     train: shuffle; else all samples, in order, every time.
-    rank, world: which share of each batch is ours, and how many ranks share it.
-    accumulate: parts in which a rank computes its share of a training batch.
+    rank, world: the index of this rank's share of each batch, and the number of ranks.
+    accumulate: parts that a rank splits its share of a training batch into.
     drop_last: leave out a last training batch that is smaller.
     views: further views of the same samples, by name, each with its augmentation.
-    device: where the batches lie.
+    device: of the batches.
     indexed: whether `index` names the same sample in every epoch.
-    drawn: how many global batches were given out since the start.
+    drawn: how many global batches were yielded since the start.
 
     Raises:
-        DataError: where a training batch cannot be shared out evenly.
+        DataError: where a training batch does not divide evenly.
     """
 
     indexed: ClassVar[bool] = True
@@ -90,7 +91,7 @@ class Loader:
         if self.train:
             self.batch_size = min(self.batch_size, len(self.part) // self.world * self.world)
         self._labels = self.part.labels.to(self.device)
-        # Copied, because another loader may want the same augmentation on another device.
+        # Copied, because another loader may use the same augmentation on another device.
         self._augments = [deepcopy(each).to(self.device) for each in (self.augment, *self.views.values())]
 
     def __len__(self) -> int:
@@ -113,15 +114,15 @@ class Loader:
             self.drawn = epoch * len(self)
 
     def state_dict(self) -> dict[str, int]:
-        """Where the loader is; the same on every rank."""
+        """The position of the loader; the same on every rank."""
         return {"drawn": self.drawn}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Goes on with the batch that would have come."""
+        """Continues with the next batch."""
         self.drawn = state["drawn"]
 
     def close(self) -> None:
-        """Ends the processes that fetch, where there are any; another `iter` starts new ones."""
+        """Ends the worker processes, if any; another `iter` starts new ones."""
 
     def _plan(self, epoch: int) -> list[Tensor]:
         # The rows of each of our batches.
@@ -162,13 +163,13 @@ class Resident(Loader):
         super().__post_init__()
         images, errors = decode(self.part)
         if errors:
-            raise DataError(f"{next(iter(errors.values()))}, of {len(errors)} such; mend or remove them")
+            raise DataError(f"{next(iter(errors.values()))}, of {len(errors)} such; repair or remove them")
         self._images = images.to(self.device)
 
     def _batches(self, plan: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
         # Rows and random numbers of the whole epoch at once: a batch then costs a few slices.
         sizes = [len(rows) for rows in plan]
-        index = torch.cat([torch.arange(0), *plan]).to(self.device)  # a rank may have no batch at all
+        index = torch.cat([torch.arange(0), *plan]).to(self.device)  # a rank may have no batch
         draws = [torch.split(numbers, sizes) for numbers in self._draws(index, epoch)]
         for rows, *numbers in zip(torch.split(index, sizes), *draws, strict=True):
             yield self._batch(self._images[rows], rows, numbers, epoch)
@@ -176,7 +177,7 @@ class Resident(Loader):
 
 @dataclass(eq=False, repr=False)
 class Streaming(Loader):
-    """Decodes pictures in worker processes, for sets that no device can hold; augments on the device.
+    """Decodes pictures in worker processes, for sets too large for a device; augments on the device.
 
     workers: how many processes; 0 decodes in this one.
     on_corrupt: `stop` at a picture that cannot be decoded, or `skip` it: its batch is smaller by one.
@@ -197,11 +198,11 @@ class Streaming(Loader):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.device(self.device).type == "cuda",
-            generator=torch.Generator(),  # or each epoch would move the global one
+            generator=torch.Generator(),  # else each epoch would advance the global one
         )
 
     def close(self) -> None:
-        # Each worker that is left to the garbage collector, as part of a cycle, is waited for for five seconds.
+        # Leaving workers to the garbage collector, as part of a cycle, would wait five seconds for each.
         if (workers := self._fetch._iterator) is not None:
             self._fetch._iterator = None
             workers._shutdown_workers()  # type: ignore[attr-defined]  # torch has no public way
@@ -211,7 +212,7 @@ class Streaming(Loader):
         for images, rows, errors in self._fetch:
             for error in errors:
                 if self.on_corrupt != "skip" or not len(rows):
-                    raise DataError(f"{error}; mend or remove it, or type data.on_corrupt=skip")
+                    raise DataError(f"{error}; repair or remove it, or type data.on_corrupt=skip")
                 warnings.warn(f"{error} and is left out", stacklevel=2)
             index = rows.to(self.device, non_blocking=True)
             yield self._batch(images.to(self.device, non_blocking=True), index, self._draws(index, epoch), epoch)
@@ -221,7 +222,7 @@ _Fetched = tuple[Tensor, Tensor, list[str]]
 
 
 class _Decoder(Dataset[_Fetched]):
-    # Works in the worker processes. Errors travel as text: an exception would arrive with a traceback in it.
+    # Runs in the worker processes. Errors are sent as text: an exception would arrive with a traceback in it.
     def __init__(self, images: Images) -> None:
         self.images = images
 
@@ -255,7 +256,7 @@ def make_loader(
     views: Mapping[str, Augment] | None = None,
     device: torch.device | str = "cpu",
 ) -> Loader:
-    """A resident loader where asked, or where `auto` and the part decodes to 4 GiB at most; else a streaming one."""
+    """A resident loader if requested, or if `auto` and the part decodes to at most 4 GiB; else a streaming one."""
     held = part.bytes <= LIMIT if resident == "auto" else resident
     make = Resident if held else partial(Streaming, workers=workers, on_corrupt=on_corrupt)
     return make(

@@ -5,8 +5,8 @@ mixup: Zhang, Cissé, Dauphin, Lopez-Paz. mixup: Beyond Empirical Risk Minimizat
     x = λ x_i + (1 - λ) x_j,  y = λ y_i + (1 - λ) y_j,  λ ~ Beta(α, α)
 
 cutmix: Yun et al. CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features.
-ICCV 2019: a box with 1 - λ of the area, around a uniform centre, comes from x_j; what the picture's edge cuts
-off the box is given back to λ.
+ICCV 2019: a box with 1 - λ of the area, around a uniform centre, comes from x_j; λ is corrected
+for the part of the box outside the picture.
 
 label smoothing: Szegedy et al. Rethinking the Inception Architecture for Computer Vision. CVPR 2016.
 
@@ -28,7 +28,7 @@ RESOLUTION = 4096
 
 
 class Mix(nn.Module):
-    """Mixes the samples of a batch, or smooths their labels, or leaves both alone where all settings are 0."""
+    """Mixes the samples of a batch, or smooths their labels; changes nothing where all settings are 0."""
 
     mixup: Tensor | None
     cutmix: Tensor | None
@@ -51,7 +51,7 @@ class Mix(nn.Module):
         return self.mixes or bool(self.label_smoothing)
 
     def forward(self, input: Tensor, target: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Input [B, C, H, W] and target: [B, classes] float where soft, else [B] as it came.
+        """Input [B, C, H, W] and target: [B, classes] float where soft, else [B] unchanged.
 
         Args:
             input: normalised.
@@ -71,7 +71,7 @@ class Mix(nn.Module):
         return input, torch.lerp(shares[partner], shares, ours.mean((2, 3)))
 
     def _ours(self, size: torch.Size, draws: Tensor) -> Tensor:
-        # How much of each pixel stays the sample's own: [B, 1, 1, 1] for mixup, [B, 1, H, W] for cutmix.
+        # The share of each pixel that stays the sample's: [B, 1, 1, 1] for mixup, [B, 1, H, W] for cutmix.
         blend = None if self.mixup is None else _quantile(self.mixup, draws[:, SHARE])[:, None, None, None]
         if self.cutmix is None:
             assert blend is not None, "only what mixes comes here"

@@ -1,11 +1,12 @@
-"""RandAugment: a few operations, drawn for each picture, one after the other and all of one strength.
+"""RandAugment: a few operations of one strength, drawn for each picture and applied in turn.
 
 Cubuk, Zoph, Shlens, Le. RandAugment: Practical Automated Data Augmentation with a Reduced Search Space. NeurIPS 2020.
 Operations and their ranges are torchvision's, in 31 steps of strength; what each does to a picture of bytes is
 Pillow's arithmetic, where rounding leaves a level of difference at most.
 
-A whole batch goes through every operation at once, and each picture keeps the result of its own: nothing waits for
-the device.
+A whole batch goes through every operation at once, and each picture keeps the result of its own operation: nothing
+waits for the
+device.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class RandAugment:
 
     @property
     def draws(self) -> int:
-        """How many random numbers a picture takes: for each operation which, its sign, and its strength."""
+        """How many random numbers a picture takes: for each operation its choice, sign and strength."""
         return 3 * self.operations
 
     def __call__(self, pictures: Tensor, draws: Tensor) -> Tensor:
@@ -131,10 +132,10 @@ def equalize(pictures: Tensor, strength: Tensor) -> Tensor:
 
 
 def moved(pictures: Tensor, across: Tensor, down: Tensor) -> Tensor:
-    """Pictures whose pixels come from other places, the nearest; black from outside.
+    """Pictures resampled from other positions, nearest neighbour; black from outside.
 
     Args:
-        across: where from, in pixels from the left edge: [B, 1, H, W], or what broadcasts to it.
+        across: source position, in pixels from the left edge: [B, 1, H, W], or broadcastable to it.
         down: likewise from the upper edge.
     """
     height, width = pictures.shape[2:]
@@ -147,7 +148,7 @@ def moved(pictures: Tensor, across: Tensor, down: Tensor) -> Tensor:
 
 
 def centres(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """The middles of the pixels, across [1, 1, 1, W] and down [1, 1, H, 1]."""
+    """The centres of the pixels, across [1, 1, 1, W] and down [1, 1, H, 1]."""
     height, width = (torch.arange(side, device=pictures.device) + 0.5 for side in pictures.shape[2:])
     return width[None, None, None, :], height[None, None, :, None]
 
@@ -201,5 +202,4 @@ OPERATIONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "autocontrast": autocontrast,
     "equalize": equalize,
 }
-"""From pictures [B, C, H, W] and their strengths [B, 1, 1, 1] from −1 to 1; where a sign means nothing, it is
-ignored."""
+"""From pictures [B, C, H, W] and their strengths [B, 1, 1, 1] from −1 to 1; a meaningless sign is ignored."""

@@ -1,7 +1,7 @@
 """Where pictures come from: scikit-learn's digits, the Hugging Face hub or a copy of it, a folder.
 
 A data set of up to 4 GiB is decoded once and mapped into memory by every later run; a larger one stays
-encoded, for the streaming loader. The libraries that read are imported when there is something to read.
+encoded, for the streaming loader. Libraries for reading are imported only when needed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kdlab.data.table import Source, Table
 __all__ = ["Digits", "Folder", "Hub", "Source", "Table"]
 
 TEST_SHARE = 0.1
-"""Where a source has no test part, this share of its training samples is one, the same in every run."""
+"""Where a source has no test part, this share of its training samples becomes one, the same in every run."""
 
 
 class Digits(Source):
@@ -46,7 +46,7 @@ class Digits(Source):
 class Hub(Source):
     """A data set of the Hugging Face hub, by its name there or from a copy of its repository.
 
-    One that was decoded before is read without asking the hub again.
+    One decoded before is read without contacting the hub.
 
     Args:
         name: on the hub.
@@ -152,7 +152,7 @@ def with_unlabelled(source: Source, path: str, on_corrupt: str = "stop") -> Sour
 def _decoded(
     origin: Mapping[str, Any], encoded: Callable[[], Tables], size: int, channels: int, on_corrupt: str
 ) -> dict[str, Any]:
-    """The fields of a source whose pictures lie encoded: decoded, unless there are too many."""
+    """The fields of a source with encoded pictures: decoded, unless there are too many."""
     origin = {**origin, "size": size, "channels": channels, "on_corrupt": on_corrupt}
     tables = kept(origin)
     if tables is None:

@@ -1,7 +1,7 @@
 """Cuts a data set into the parts that a run trains on, selects by, and reports.
 
 Every slice is stratified: it is a prefix of one seeded permutation in which the classes are spread evenly, so
-that a slice of any size holds each class in its share of the whole, and a smaller slice lies inside a larger.
+that a slice of any size has the class proportions of the whole, and a larger slice contains a smaller one.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def split(
     """The parts of a run.
 
     Args:
-        source: where it has a validation part of its own, that one serves, whatever its size.
+        source: where it has a validation part, that one is used, whatever its size.
         validation: how many training samples to hold out, or which share of them; 0 trains on everything,
             the source's own validation part included.
         split_seed: chooses the samples that are held out, and those of `subset`.
         subset: train on this many samples alone; None: on all.
-        unlabelled: how many of the training samples, or which share of them, lose their label.
+        unlabelled: how many of the training samples, or which share, lose their label.
 
     Raises:
-        DataError: where so many samples cannot be taken.
+        DataError: where there are not that many samples.
     """
     train, own = source.train, source.validation
     if not validation and own is not None:
@@ -55,7 +55,7 @@ def split(
     rows = without(chosen, len(train))
     if subset is not None:
         if not 1 <= subset <= len(rows):
-            raise DataError(f"data.subset={subset}: expected null or 1 to {len(rows)}, the samples there are")
+            raise DataError(f"data.subset={subset}: expected null or 1 to {len(rows)}, the number of samples")
         rows = rows[stratified(train.labels[rows], split_seed)[:subset]].sort().values
     taken = train if len(rows) == len(train) else train.take(rows)
     labels = _withheld(taken.labels, unlabelled, split_seed)
@@ -99,7 +99,7 @@ def _withheld(labels: Tensor, unlabelled: int | float, seed: int) -> Tensor:
     count = unlabelled if isinstance(unlabelled, int) else round(unlabelled * len(labels))
     if not 0 <= count < len(labels):
         raise DataError(
-            f"data.unlabelled={unlabelled}: expected a count below {len(labels)}, the training samples there are, "
+            f"data.unlabelled={unlabelled}: expected a count below {len(labels)}, the number of training samples, "
             "a share of them between 0 and 1, or a folder of pictures"
         )
     kept = stratified(labels, seed)[: len(labels) - count]
@@ -111,7 +111,7 @@ def _count(validation: int | float, labels: Tensor) -> int:
     labelled = int((labels >= 0).sum())
     if not 1 <= count < labelled:
         raise DataError(
-            f"data.validation={validation}: expected 0, a count below {labelled}, the labelled training samples "
-            "there are, or a share of them between 0 and 1"
+            f"data.validation={validation}: expected 0, a count below {labelled}, the number of labelled training "
+            "samples, or a share of them between 0 and 1"
         )
     return count

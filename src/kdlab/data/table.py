@@ -1,4 +1,4 @@
-"""What a data set is once it has been found: pictures with labels, in up to three parts."""
+"""A data set: pictures with labels, in up to three parts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 Images = Tensor | Dataset[Tensor]
-"""uint8 [n, C, H, W], or a data set that decodes one picture [C, H, W] when asked for it."""
+"""uint8 [n, C, H, W], or a data set that decodes one picture [C, H, W] on access."""
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
     """The pictures of one part, and their labels [n] int64, -1 where unlabelled.
 
-    shape: (C, H, W) of every picture; a tensor tells its own.
+    shape: (C, H, W) of every picture; a tensor has its own.
     """
 
     images: Images
@@ -49,19 +49,19 @@ class Table:
         labels = torch.cat([self.labels, other.labels])
         if isinstance(self.images, Tensor) and isinstance(other.images, Tensor):
             return Table(torch.cat([self.images, other.images]), labels)
-        # A tensor has the two methods of a Dataset that are asked for here.
+        # A tensor has the two methods of a Dataset that are used here.
         both = cast("tuple[Dataset[Tensor], Dataset[Tensor]]", (self.images, other.images))
         return Table(ConcatDataset(both), labels, self.shape)
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A data set as its source has it.
+    """A data set from its source.
 
     classes: their names, by label.
     channels: 1 (grey) or 3 (RGB).
     size: height and width in pixels.
-    fingerprint: SHA-256 of what is in it, the same on any machine.
+    fingerprint: SHA-256 of its content, the same on any machine.
     """
 
     train: Table

@@ -1,4 +1,4 @@
-"""What a distillation head is: a module that compares a learner with a teacher across one edge.
+"""A distillation head: a module that compares a learner with a teacher across one edge.
 
 A method is one file: the equation in its docstring, the pure function that is that equation, and a thin
 head that calls it. See `response/kd.py` for the shortest, `feature/fitnet.py` for one with learned parts.
@@ -18,7 +18,7 @@ from kdlab.core.soft_targets import soft_logits, soft_targets, standardize
 class Head(nn.Module):
     """Compares one learner with one teacher; every edge of a mode has its own instance.
 
-    Class attributes describe the method to tables and messages: `kind` after the survey of Gou et al.
+    Class attributes describe the method in tables and messages: `kind` as in the survey of Gou et al.
     (2021), the `paper` (authors, title, venue, year), a `link` to it and what it `compares`, in a few words.
     """
 
@@ -29,11 +29,11 @@ class Head(nn.Module):
     grafts: ClassVar[bool] = False
 
     def needs(self) -> Needs:
-        """What this head reads; it is given exactly that. Default: the two networks' logits."""
+        """What this head reads; it receives exactly that. Default: the two networks' logits."""
         return Needs()
 
     def build(self, learner: Example, teacher: Example, context: Context) -> None:
-        """Make adapters and memories from the shapes of a dry run, once, before training.
+        """Builds adapters and memories from the shapes of a dry run, once, before training.
 
         Raises:
             ValueError: where the two networks cannot be compared, with both shapes and both layers named.
@@ -44,7 +44,7 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def prepared(self) -> tuple[nn.Module, ...]:
-        """The parts that `prepare` fits before training; they are frozen from then on."""
+        """The parts that `prepare` fits before training; they are frozen afterwards."""
         return ()
 
     def prepare(self, teacher: Knowledge) -> Tensor:
@@ -52,10 +52,10 @@ class Head(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has nothing to prepare")
 
     def graft(self, student: nn.Module, learner: Example, teacher: Example) -> nn.Module:
-        """The student with parts of the method that stay with it; called before anything is observed.
+        """The student with added parts of the method; called before any network is observed.
 
-        The result is the student from then on: trained, counted, saved and exported. It must have
-        `config(student) -> dict`, the plain config that rebuilds it around a student's own config.
+        The result replaces the student: it is trained, counted, saved and exported. It must have
+        `config(student) -> dict`, the plain config that rebuilds it around a student's config.
         """
         raise NotImplementedError(f"{type(self).__name__} has nothing to graft")
 
@@ -67,7 +67,7 @@ class ResponseHead(Head):
     standardisation, Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024, equation 9.
 
     Args:
-        temperatures: those that the head divides logits by, to be refused here where they are not above 0.
+        temperatures: that the head divides logits by; refused where not above 0.
         standardize: see above.
     """
 
@@ -81,7 +81,7 @@ class ResponseHead(Head):
                 raise ValueError(f"temperature={temperature}: expected a number above 0")
 
     def build(self, learner: Example, teacher: Example, context: Context) -> None:
-        """Refuses networks that tell different numbers of classes apart."""
+        """Refuses networks with different numbers of classes."""
         ours, theirs = learner.knowledge.logits.shape[1], teacher.knowledge.logits.shape[1]
         if ours != theirs:
             raise ValueError(f"{learner.name} has {ours} classes and {teacher.name} {theirs}: expected the same")

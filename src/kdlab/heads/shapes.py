@@ -1,4 +1,4 @@
-"""Makes the maps of two networks comparable: from their shapes alone, never from a table of channels."""
+"""Makes the maps of two networks comparable, from their shapes alone."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def same_size(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def paired_stages(learner: Example, teacher: Example) -> tuple[tuple[int, int], ...]:
-    """(learner stage, teacher stage), shallow to deep: the last with the last, and so on backwards.
+    """(learner stage, teacher stage), shallow to deep, paired from the last backwards.
 
     Where one network has more stages, its shallowest are left out.
     """
@@ -56,7 +56,7 @@ def paired_stages(learner: Example, teacher: Example) -> tuple[tuple[int, int], 
 def spatial_pairs(
     learner: Example, teacher: Example, pairs: tuple[tuple[int, int], ...]
 ) -> tuple[tuple[int, int], ...]:
-    """The pairs of stages in which a head that compares positions finds more than one.
+    """The pairs of stages with more than one position, for heads that compare positions.
 
     Over a single position every normalised map is the same, so such a pair would add a constant.
 
@@ -105,12 +105,12 @@ def final_map(example: Example) -> Tensor:
 
 
 def final_name(example: Example) -> str:
-    """How messages call the final map: `resnet8x4 layer3`."""
+    """The final map's name in messages: `resnet8x4 layer3`."""
     return f"{example.name} {example.final_layer or 'final map'}"
 
 
 def layer_name(example: Example, position: int) -> str:
-    """How messages call a stage: `resnet8x4 layer2`."""
+    """A stage's name in messages: `resnet8x4 layer2`."""
     inside = -len(example.layers) <= position < len(example.layers)
     return f"{example.name} {example.layers[position] if inside else f'stage {position}'}"
 

@@ -1,4 +1,4 @@
-"""Networks on one trunk: they share their first modules, and a gate mixes what they say.
+"""Networks on one trunk: they share their first modules, and a gate mixes their logits.
 
 Lan, Zhu, Gong. Knowledge Distillation by On-the-Fly Native Ensemble. NeurIPS 2018, equations 1 to 3.
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Gate(nn.Module):
-    """How much each branch counts, sample by sample, from the map that they share."""
+    """The weight of each branch, per sample, from the shared map."""
 
     def __init__(self, width: int, branches: int) -> None:
         super().__init__()
@@ -39,12 +39,12 @@ class Gate(nn.Module):
 
 
 class Branches(nn.Module):
-    """Networks of one build, of which the first lends the others its first modules.
+    """Networks of one architecture; the others use the first modules of the first.
 
     Args:
         networks: two or more; all but the first lose their own.
         shared: names of the modules that they share, in the order of running.
-        tap: the stage that the gate reads, made by the last of those.
+        tap: the stage that the gate reads, the output of the last of those.
         width: its channels.
     """
 
@@ -57,7 +57,7 @@ class Branches(nn.Module):
         self._shared, self._tap = tuple(shared), tap
 
     def each(self, asks: Sequence[Callable[[], T]]) -> list[T]:
-        """What the networks answer, each asked in turn; the shared modules run once, for the first.
+        """The outputs of the networks, run in turn; the shared modules run once, for the first.
 
         Networks that were compiled run whole, every time.
         """
@@ -66,9 +66,9 @@ class Branches(nn.Module):
         modules = [self.networks[0].get_submodule(name) for name in self._shared]
         tapes: list[list[Any]] = [[] for _ in modules]
 
-        def lent(place: int, said: Any) -> Any:
-            # What the branches begin from, they may write over.
-            return said.clone() if place == len(modules) - 1 and isinstance(said, Tensor) else said
+        def lent(place: int, output: Any) -> Any:
+            # The branches may overwrite their input in place.
+            return output.clone() if place == len(modules) - 1 and isinstance(output, Tensor) else output
 
         def record(place: int, forward: Callable[..., Any], *given: Any, **named: Any) -> Any:
             tapes[place].append(forward(*given, **named))
@@ -96,7 +96,8 @@ class Branches(nn.Module):
 
 
 def share(network: nn.Module, other: nn.Module, modules: Sequence[str]) -> None:
-    """Makes modules of another network of the same build those of `network`, with the tensors directly around them."""
+    """Replaces modules of another network of the same architecture by those of `network`, with the tensors directly
+    around them."""
     for name in modules:
         other.set_submodule(name, network.get_submodule(name))
         parts = name.split(".")

@@ -19,8 +19,8 @@ class Exit(nn.Module):
 
     Args:
         source, target: channels of the stage, and of the last stage.
-        kernel: sides and strides of the middle convolution, which make the size that of the last stage; None
-            for tokens, whose layers work on each alone.
+        kernel: sides and strides of the middle convolution, which bring it to the size of the last stage; None
+            for tokens, whose layers work on each separately.
         classes: number of outputs.
     """
 
@@ -44,7 +44,7 @@ class Exit(nn.Module):
         return self.bottleneck[-1]
 
     def know(self, stage: Tensor) -> Knowledge:
-        """Its own map as the one stage and the final map, what it was before the activation, embedding and logits."""
+        """Its map as the only stage and the final map, the same before the activation, embedding and logits."""
         before = self.bottleneck(stage)
         made = before.relu()
         embedding = made.mean((2, 3) if made.ndim == 4 else 1)
@@ -55,20 +55,20 @@ class Exit(nn.Module):
         return self.know(stage).logits
 
 
-class _Reached(Exception):  # noqa: N818  # no error: it ends a forward pass where the exit has what it needs
+class _Reached(Exception):  # noqa: N818  # not an error: it ends a forward pass once the exit has its input
     def __init__(self, stage: Tensor) -> None:
         self.stage = stage
 
 
 class UpToExit(nn.Module):
-    """A network as far as one of its exits.
+    """A network up to one of its exits.
 
     Args:
         network: the whole network, which becomes part of this one and loses what runs after the exit.
         tap: the stage that the exit reads.
         after: names of the modules that run after it.
         source, target, kernel, classes: of the exit.
-        exit: in place of a new one.
+        exit: instead of a new one.
     """
 
     def __init__(

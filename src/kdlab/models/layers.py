@@ -1,4 +1,4 @@
-"""What several of the networks share: how channels scale, how weights begin, how channels are shuffled."""
+"""Shared by several networks: scaling of channels, initial weights, channel shuffle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def scaled(channels: int, width: float, multiple: int = 1) -> int:
     """`channels` times `width`, to the nearest multiple of `multiple` and at least one of them.
 
     Raises:
-        UsageError: where width is no positive number.
+        UsageError: where width is not a positive number.
     """
     if not (isfinite(width) and width > 0):
         raise UsageError(f"width={width}: expected a number above 0; it multiplies every channel count")

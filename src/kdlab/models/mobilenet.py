@@ -6,7 +6,7 @@ table 2.
     y = F(x) + x, F: 1×1 expand, ReLU, 3×3 depthwise, ReLU, 1×1 project (linear); x where the shape is kept
 
 As in RepDistiller (Tian et al., ICLR 2020): activations are ReLU, not ReLU6, and a block that does not
-expand (t = 1) has its first 1×1 convolution all the same. Its student, `mobilenet_half`, also keeps the
+expand (t = 1) still has its first 1×1 convolution. Its student, `mobilenet_half`, also keeps the
 resolution in the second stage, so that an image of 32 pixels ends as a 2×2 map.
 """
 

@@ -1,4 +1,4 @@
-"""Residual networks for small images: resnet20, resnet56, resnet8x4 and their kin.
+"""Residual networks for small images: resnet20, resnet56, resnet8x4 and relatives.
 
 He, Zhang, Ren, Sun. Deep Residual Learning for Image Recognition. CVPR 2016, section 4.2.
 

@@ -1,4 +1,4 @@
-"""A student that is taught by a copy of itself, of other times: what its average and its snapshots have in common."""
+"""A student taught by an earlier copy of itself: the common part of ema and snapshot."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from kdlab.networks.teacher import Observed, Teacher
 
 
 class OwnCopy(Mode):
-    """One student, and a copy that is never trained: frozen, in eval mode, saved with the mode.
+    """One student, and a frozen copy of it: never trained, in eval mode, saved with the mode.
 
     Args:
-        cast: who is there.
+        cast: the networks of the run.
         name: of the copy.
     """
 
@@ -38,7 +38,7 @@ class OwnCopy(Mode):
         return self.copied
 
     def begin_epoch(self, progress: Progress) -> None:
-        """A phase begins with a copy of the student as it is then."""
+        """A phase starts with a copy of the current student."""
         if progress.step == 0:
             self.copy.load_state_dict(self.learners[0].state_dict())
 

@@ -1,4 +1,4 @@
-"""Networks that are trained together: what deep mutual learning and its kin have in common."""
+"""Networks that are trained together: the common part of deep mutual learning and related modes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from kdlab.networks.teacher import Observed
 
 
 class Peers(Mode):
-    """The student and its peers, equal or different networks; each hears every other.
+    """The student and its peers, equal or different networks; each learns from every other.
 
-    Their train-mode outputs of the step teach, as published: no peer is asked twice.
+    Their train-mode outputs of the step teach, as published: no peer runs twice.
     """
 
     wants_teacher = False
@@ -27,7 +27,7 @@ class Peers(Mode):
         self._ensemble: tuple[nn.Module] = (Ensemble([learner.network for learner in learners]),)
 
     def others(self, learner: int) -> list[int]:
-        """The places of all learners but one."""
+        """The places of all learners except one."""
         return [place for place in range(len(self.observed)) if place != learner]
 
     @property
@@ -58,7 +58,7 @@ class Peers(Mode):
 
 
 class TaughtTogether(Peers):
-    """Peers whose response heads hear one ensemble of all; feature and relation heads hear each peer for itself.
+    """Peers whose response heads read one ensemble of all; feature and relation heads read each peer separately.
 
     The ensemble is the last teacher of every lesson.
     """

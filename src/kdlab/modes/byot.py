@@ -1,4 +1,4 @@
-"""byot: a network with an exit after each stage; the deepest exit, its own end, teaches the shallow ones.
+"""byot: a network with an exit after each stage; the deepest, its original output, teaches the shallow ones.
 
 Zhang et al. Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks via Self Distillation.
 ICCV 2019, equations 2 to 5.
@@ -8,13 +8,13 @@ ICCV 2019, equations 2 to 5.
 α is 0.3 at T 3, with soft targets that lack the T² of `kd`, so that the weight of `kd` is 0.3 / 9. The hint is the
 equation's squared distance, as a mean over the map and through a regressor: fitnet. The authors' later code
 (ArchipLab-LinfengZhang/pytorch-self-distillation-final train.py:162, at eda2f2b) has 0.03 times the norm, not squared,
-of the whole batch's difference in embeddings: a root over samples, which neither ranks nor parts of a batch add up to,
-and which would pull the harder, beside means, the larger the batch.
+of the whole batch's difference in embeddings: a root over samples, which does not add up over ranks or parts of a
+batch, and grows with the batch relative to the other, averaged terms.
 
 An exit is a bottleneck that brings the stage's map to the channels and size of the last one, a pool and a
-classifier. All exits read the stages of one forward pass, found on any network by its taps. They are there for
-training alone: what is kept is the network as it was, or one exit with as much of the network as it needs
-(`mode.kept=exit1`, counted from shallow), whose size and latency are then its own.
+classifier. All exits read the stages of one forward pass, found on any network by its taps. They serve
+training alone: the kept student is the original network, or one exit with the part of the network that it needs
+(`mode.kept=exit1`, counted from shallow), whose size and latency are then reported.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from kdlab.networks.trace import dry_run
 
 
 class ExitOf(Observed):
-    """An exit as a learner: the stages of its network as far as it reads them, and its own map after them."""
+    """An exit as a learner: the stages of its network up to the one that it reads, then its own map."""
 
     def __init__(self, name: str, body: Observed, stage: int, exit: Exit) -> None:
         self.name, self.network, self.taps = name, exit, body.taps
@@ -58,11 +58,11 @@ class ExitOf(Observed):
         )
 
     def listen(self, fields: Fields) -> None:
-        """Notes what is asked; the network itself listens, for `of_body`."""
+        """Stores the fields; the network itself is hooked, for `of_body`."""
         self._fields = fields
 
     def of_body(self, asked: Fields) -> Fields:
-        """What the network is to be asked, where `asked` is asked of this exit."""
+        """What must be read from the network where `asked` is read from this exit."""
 
         def shared(places: Positions, offered: Positions) -> tuple[int, ...]:
             count = len(self.taps.stages) if places == "all" else self.stage + 2
@@ -74,7 +74,7 @@ class ExitOf(Observed):
         return Fields(stages=(*stages, self.stage), preactivations=before, normalisations=asked.normalisations)
 
     def of(self, body: Knowledge) -> Knowledge:
-        """What the exit says, from what its network said."""
+        """The exit's knowledge, from its network's."""
         own, last = self.exit.know(body.stage(self.stage)), self.stage + 1
         before = (*body.preactivations[:last], *own.preactivations)
         return replace(own, stages=(*body.stages[:last], *own.stages), preactivations=before, rows=body.rows)
@@ -92,11 +92,11 @@ class ExitOf(Observed):
 
 
 class BYOT(Mode):
-    """One network, whose own end teaches its exits.
+    """One network, whose output teaches its exits.
 
     Args:
-        cast: who is there.
-        exit_task: 1 − α, what the labels count at the exits; at the network's own end they count 1.
+        cast: the networks of the run.
+        exit_task: 1 − α, the weight of the labels at the exits; at the network's output it is 1.
     """
 
     wants_teacher = False
@@ -109,7 +109,7 @@ class BYOT(Mode):
         stages = student.example(cast.batch["input"]).knowledge.stages
         student.close()
         if len(stages) < 2:
-            raise UsageError(f"mode=byot needs a network of two stages or more, and {student.name} has {len(stages)}")
+            raise UsageError(f"mode=byot needs a network of two stages or more, but {student.name} has {len(stages)}")
         self._settings = [_exit(stage, stages[-1], cast.context.classes) for stage in stages[:-1]]
         exits = [Exit(**settings) for settings in self._settings]
         self.exits = nn.ModuleList(exits)
@@ -144,11 +144,11 @@ class BYOT(Mode):
         self.observed[0].listen(union(student))
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
-        said = self.observed[0](batch["input"])
-        deepest, target, index = said.detach(), batch["target"], batch["index"]
+        student = self.observed[0](batch["input"])
+        deepest, target, index = student.detach(), batch["target"], batch["index"]
         return [
-            Lesson(said, (), target, index),
-            *(Lesson(exit.of(said), (deepest,), target, index, task=self._exit_task) for exit in self._learners),
+            Lesson(student, (), target, index),
+            *(Lesson(exit.of(student), (deepest,), target, index, task=self._exit_task) for exit in self._learners),
         ]
 
     def students(self) -> dict[str, nn.Module]:

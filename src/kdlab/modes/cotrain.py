@@ -1,7 +1,7 @@
-"""cotrain: teacher and student are trained from scratch together; the teacher hears only the labels.
+"""cotrain: teacher and student are trained from scratch together; the teacher learns only from the labels.
 
 The online scheme of Gou, Yu, Maybank, Tao. Knowledge Distillation: A Survey. IJCV 2021, section 3.2, with one
-direction: the teacher's answers of each step are the student's soft targets of that step.
+direction: the teacher's outputs of each step are the student's soft targets of that step.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from kdlab.networks.teacher import Observed
 
 
 class CoTrain(Mode):
-    """A student, and the one peer that is its teacher."""
+    """A student and one peer, its teacher."""
 
     wants_teacher = False
     wants_peers = True
 
     def __init__(self, cast: Cast) -> None:
         if cast.peers != 1:
-            raise UsageError(f"mode.peers: cotrain trains one network beside the student, not {cast.peers}")
+            raise UsageError(
+                f"mode.peers: expected 1, as cotrain trains one network with the student, not {cast.peers}"
+            )
         super().__init__(cast.learners(), cast.learners(1))
 
     @property

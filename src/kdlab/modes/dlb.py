@@ -1,13 +1,13 @@
-"""dlb: half of each batch is the half before, and what the student said of it then teaches it now.
+"""dlb: half of each batch repeats the last batch, taught by the student's logits of that time.
 
 Shen et al. Self-Distillation from the Last Mini-Batch for Consistency Regularization. CVPR 2022, equations 3 and 4.
 
     L = CE over both halves + α T² KL(softmax(z_{t−1} / T) ‖ softmax(z_t / T)) over the half that is repeated
 
-A batch of the loader is the new half, so that a step costs twice a plain one; with `trainer.batch_size=32` its
+The loader's batch is the new half, so a step costs twice a plain one; with `trainer.batch_size=32` its
 step has 64 samples. As in the authors' code (Meta-knowledge-Lab/DLB dlb.py:75-95) the repeated half is another draw of
-the augmentation, and each half is a pass of its own, with batch statistics of its own. Where the halves differ in size,
-at the end of an epoch, each counts by its samples. The very first batch has no half before it.
+the augmentation, and each half is its own pass, with its own batch statistics. Where the halves differ in size,
+at the end of an epoch, each is weighted by its samples. The very first batch has no repeated half.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ REMEMBERED = ("input", "target", "index", "logits")
 
 
 class DLB(Mode):
-    """One network, heard as two learners: on the new half by the labels, on the repeated one by its own past too.
+    """One network as two learners: on the new half with the labels, on the repeated one also with its past logits.
 
     Args:
-        cast: who is there.
-        view: of `data.views`, which the repeated half is shown in, `again` for another draw; None: as it was.
+        cast: the networks of the run.
+        view: of `data.views`, for the repeated half, `again` for another draw; None: unchanged.
     """
 
     wants_teacher = False
@@ -43,8 +43,8 @@ class DLB(Mode):
     def __init__(self, cast: Cast, view: str | None = None) -> None:
         super().__init__(cast.learners())
         self._view = view
-        self._new: list[Batch] = []  # of the present step, between its parts
-        self._parts = 1  # in which the batch before was computed
+        self._new: list[Batch] = []  # of the current step, between its parts
+        self._parts = 1  # that the last batch was computed in
         for name in REMEMBERED:
             self.register_buffer(name, torch.empty(0))
 
@@ -61,12 +61,12 @@ class DLB(Mode):
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
         target, index = batch["target"], batch["index"]
-        said = self.observed[0](batch["input"])
+        learner = self.observed[0](batch["input"])
         if not len(self.logits):
-            nothing = said.logits.new_zeros(1, len(said.logits))
+            nothing = learner.logits.new_zeros(1, len(learner.logits))
             return [
-                Lesson(said, (), target, index),
-                Lesson(said, (Knowledge(said.logits.detach(), rows=said.rows),), target, index, nothing, 0.0),
+                Lesson(learner, (), target, index),
+                Lesson(learner, (Knowledge(learner.logits.detach(), rows=learner.rows),), target, index, nothing, 0.0),
             ]
         before = self._before()
         again = self.observed[0](before["input"])
@@ -76,12 +76,12 @@ class DLB(Mode):
         weight = None if new == old else past.logits.new_full((1, old), new / old)
         # The mean over each half by its size: where all samples have labels, the mean over both.
         return [
-            Lesson(said, (), target, index, task=new / (new + old)),
+            Lesson(learner, (), target, index, task=new / (new + old)),
             Lesson(again, (past,), before["target"], before["index"], weight, old / (new + old), whole=self.target),
         ]
 
     def _before(self) -> Batch:
-        """This rank's share of the batch before, and of that the part that belongs to the present one."""
+        """This rank's share of the last batch, and of that the part matching the current one."""
         shared = {name: own_share(getattr(self, name)) for name in REMEMBERED}
         start, stop = (round((len(self._new) + end) * len(shared["index"]) / self._parts) for end in (0, 1))
         return {name: rows[start:stop] for name, rows in shared.items()}
@@ -94,22 +94,22 @@ class DLB(Mode):
         return lessons
 
     def after_step(self, progress: Progress) -> None:
-        """The batch, all parts of it, becomes the one before."""
+        """The whole batch, of all parts, becomes the last one."""
         for name in REMEMBERED:
             setattr(self, name, gathered(torch.cat([part[name] for part in self._new])))
         self._parts = len(self._new)
         self._new.clear()
 
     def get_extra_state(self) -> dict[str, int]:
-        """In how many parts the batch before was computed."""
+        """How many parts the last batch was computed in."""
         return {"parts": self._parts}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        """As `get_extra_state` gave it."""
+        """Restores what `get_extra_state` returned."""
         self._parts = state["parts"]
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        # A batch has the size that it had, be it none.
+        # The saved batch decides the size, even of none.
         for name in REMEMBERED:
             if (saved := state_dict.get(f"{prefix}{name}")) is not None:
                 setattr(self, name, torch.empty_like(saved, device=getattr(self, name).device))

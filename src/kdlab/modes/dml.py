@@ -1,11 +1,11 @@
-"""dml: peers are trained together, and each is taught by every other.
+"""dml: peers are trained together, each taught by every other.
 
 Zhang, Xiang, Hospedales, Lu. Deep Mutual Learning. CVPR 2018, equations 6 and 9.
 
     L_i = CE(p_i, y) + 1/(K − 1) Σ over j ≠ i of KL(p_j ‖ p_i)
 
 All peers learn from the predictions before the step, so K networks cost K forward passes; the authors'
-algorithm asks each of them again after it was updated.
+algorithm runs each of them again after its update.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class DML(Peers):
         super().__init__(*(cast.learners(place) for place in range(1 + cast.peers)))
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
-        said = [peer(batch["input"]) for peer in self.observed]
+        outputs = [peer(batch["input"]) for peer in self.observed]
         return [
-            Lesson(own, tuple(said[other].detach() for other in self.others(place)), batch["target"], batch["index"])
-            for place, own in enumerate(said)
+            Lesson(own, tuple(outputs[other].detach() for other in self.others(place)), batch["target"], batch["index"])
+            for place, own in enumerate(outputs)
         ]

@@ -5,12 +5,12 @@ semi-supervised deep learning results. NeurIPS 2017, equation 2.
 
     θ'_k = d_k θ'_{k−1} + (1 − d_k) θ_k after step k,   d_k = min(decay, k / (k + 1))
 
-At first that is the mean of all weights so far, the first ones included. As in the authors' code (CuriousAI/
-mean-teacher pytorch/main.py) the average teaches in train mode, on another draw of the augmentation: dropout and batch
-statistics are its own. It is judged, and kept, in eval mode.
+At first this is the mean of all weights so far, including the initial ones. As in the authors' code (CuriousAI/
+mean-teacher pytorch/main.py) the average teaches in train mode, on another draw of the augmentation: with its own
+dropout and batch statistics. It is evaluated, and kept, in eval mode.
 
 The loss here is KL, one of their two, with weight 1 and no ramp. Their 100 (mean square of probabilities, CIFAR-10)
-and 10 (KL, ImageNet), which rise over 5 epochs, stand beside labels of a quarter and half of the samples.
+and 10 (KL, ImageNet), which rise over 5 epochs, go with labels for a quarter and half of the samples.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from kdlab.modes.mode import Cast
 
 
 class EMA(OwnCopy):
-    """One student, and its average, which can be kept in its place (`mode.kept=average`).
+    """One student, and its average, which can be kept instead (`mode.kept=average`).
 
     Args:
-        cast: who is there.
-        decay: what the average keeps of itself in a step, at most.
+        cast: the networks of the run.
+        decay: the share of the average that a step keeps, at most.
         train_mode: it teaches in train mode; else in eval mode, with the student's own batch statistics.
-        view: of `data.views`, which it is shown, `again` for another draw; None: what the student sees.
+        view: of `data.views`, its input, `again` for another draw; None: the student's input.
     """
 
     def __init__(self, cast: Cast, decay: float, train_mode: bool = True, view: str | None = None) -> None:
@@ -73,9 +73,9 @@ class EMA(OwnCopy):
         return networks["student"]
 
     def get_extra_state(self) -> dict[str, int]:
-        """How many steps the average has followed: a number of the host, for which no step waits."""
+        """How many steps the average has followed: kept on the host, so that no step waits for it."""
         return {"updates": self._updates}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        """As `get_extra_state` gave it."""
+        """Restores what `get_extra_state` returned."""
         self._updates = state["updates"]

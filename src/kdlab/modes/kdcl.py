@@ -1,10 +1,10 @@
-"""kdcl: peers are trained together, and each is taught by an ensemble made of all.
+"""kdcl: peers are trained together, each taught by an ensemble of all.
 
 Guo et al. Online Knowledge Distillation via Collaborative Learning. CVPR 2020, section 3.
 
     L_i = CE(p_i, y) + KL(softmax(z / T) ‖ softmax(z_i / T)) · T²
 
-z is made of the peers' logits z_1 … z_m of the sample:
+z combines the peers' logits z_1 … z_m of the sample:
 
 - `linear`: the convex combination Σ α_k z_k of least cross-entropy with the label;
 - `naive`: those of the peer of least cross-entropy with the label;
@@ -12,7 +12,7 @@ z is made of the peers' logits z_1 … z_m of the sample:
 - `mean`: all of them; their probabilities are averaged at each head's own temperature.
 
 The paper's fourth, weights of least error on held-out samples, is left out: it selects by validation while it
-trains. A sample without a label is taught by the mean logits. Feature and relation heads hear each peer for itself.
+trains. A sample without a label is taught by the mean logits. Feature and relation heads read each peer separately.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ Combine = Literal["linear", "naive", "min_logit", "mean"]
 def linear(logits: Tensor, target: Tensor, *, sweeps: int = 10, halvings: int = 26) -> Tensor:
     """The convex combination [N, C] of logits [m, N, C] whose cross-entropy with classes [N] is least, row by row.
 
-    Weight is moved between two peers at a time, to where the derivative along the way is zero: the loss is convex,
-    so this is exact for two peers after one sweep, and goes to the optimum for more.
+    Weight moves between two peers at a time, to where the derivative along that line is zero: the loss is convex, so
+    this is exact for two peers after one sweep, and converges to the optimum for more.
 
     Args:
         sweeps: over all pairs of three or more peers.
@@ -61,24 +61,24 @@ def linear(logits: Tensor, target: Tensor, *, sweeps: int = 10, halvings: int = 
 
 
 def naive(logits: Tensor, target: Tensor) -> Tensor:
-    """Of logits [m, N, C], per row those of least cross-entropy with classes [N]: [N, C]."""
+    """Per row of logits [m, N, C], those of least cross-entropy with classes [N]: [N, C]."""
     losses = torch.stack([cross_entropy(each, target, reduction="none") for each in logits])
     best = losses.argmin(0)[None, :, None].expand(1, -1, logits.shape[2])
     return logits.gather(0, best)[0]
 
 
 def min_logit(logits: Tensor, target: Tensor) -> Tensor:
-    """The least of logits [m, N, C] less those of classes [N], class by class: [N, C], zero at the class."""
+    """The minimum over peers of logits [m, N, C] minus those of classes [N], per class: [N, C], zero at the class."""
     return (logits - logits.gather(2, target.expand(len(logits), -1)[:, :, None])).amin(0)
 
 
 class KDCL(TaughtTogether):
-    """Every peer hears the ensemble.
+    """Every peer learns from the ensemble.
 
     Args:
-        cast: who is there.
-        combine: how the ensemble is made.
-        views: of `data.views`, one per peer: each then sees its own draw of the augmentation, as published.
+        cast: the networks of the run.
+        combine: how the ensemble is formed.
+        views: of `data.views`, one per peer: each then has its own draw of the augmentation, as published.
     """
 
     wants_peers = True
@@ -100,20 +100,20 @@ class KDCL(TaughtTogether):
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
         views = [batch, *(batch["views"][name] for name in self._views)]
         shown = [view["input"] for view in views] or [batch["input"]]
-        said = [peer(shown[place % len(shown)]) for place, peer in enumerate(self.observed)]
-        ensemble = self._together([knowledge.detach() for knowledge in said], batch["target"])
+        outputs = [peer(shown[place % len(shown)]) for place, peer in enumerate(self.observed)]
+        ensemble = self._together([knowledge.detach() for knowledge in outputs], batch["target"])
         return [
-            Lesson(own, (*(said[other].detach() for other in self.others(place)), ensemble), batch["target"],
+            Lesson(own, (*(outputs[other].detach() for other in self.others(place)), ensemble), batch["target"],
                    batch["index"])
-            for place, own in enumerate(said)
+            for place, own in enumerate(outputs)
         ]  # fmt: skip
 
-    def _together(self, said: Sequence[Knowledge], target: Tensor) -> Knowledge:
-        members = tuple(raised(knowledge.logits) for knowledge in said)
+    def _together(self, outputs: Sequence[Knowledge], target: Tensor) -> Knowledge:
+        members = tuple(raised(knowledge.logits) for knowledge in outputs)
         logits = torch.stack(members)
         if self._combine == "mean":
-            return Knowledge(logits.mean(0), rows=said[0].rows, members=members)
+            return Knowledge(logits.mean(0), rows=outputs[0].rows, members=members)
         hard = target if target.ndim == 1 else target.argmax(1)
         combine = {"linear": linear, "naive": naive, "min_logit": min_logit}[self._combine]
         made = torch.where((hard >= 0)[:, None], combine(logits, hard.clamp(min=0)), logits.mean(0))
-        return Knowledge(made, rows=said[0].rows)
+        return Knowledge(made, rows=outputs[0].rows)

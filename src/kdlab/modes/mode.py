@@ -1,4 +1,4 @@
-"""What a mode is: who teaches whom. It owns the learners, declares its edges, and turns a batch into lessons."""
+"""A mode: who teaches whom. It owns the learners, declares its edges, and turns a batch into lessons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdlab.networks.teacher import Observed, Teacher
 
 
 class Edge(NamedTuple):
-    """One learner and one teacher that it listens to, by their places in the lessons.
+    """One learner and one of its teachers, by their places in the lessons.
 
     kinds: of the heads that compare across it.
     """
@@ -26,9 +26,9 @@ class Edge(NamedTuple):
 
 
 class Learners(Protocol):
-    """Makes a network to be trained. `place` 0 is the student; others are peers, with seeds of their own.
+    """Builds a network to be trained. `place` 0 is the student; others are peers, with their own seeds.
 
-    A peer is the network that the run names for its place, and one like the student where it names none.
+    A peer is the network that the run names for its place, else one like the student.
     """
 
     def __call__(self, place: int = 0) -> Observed: ...
@@ -36,10 +36,10 @@ class Learners(Protocol):
 
 @dataclass(frozen=True)
 class Cast:
-    """Who is there before a mode gives out the parts.
+    """What a mode is built from.
 
-    batch: an example, for parts that are made from shapes.
-    peers: how many networks the run wants trained beside the student.
+    batch: an example, for parts that are built from shapes.
+    peers: how many networks the run trains with the student.
     """
 
     learners: Learners
@@ -52,14 +52,14 @@ class Cast:
 class Mode(nn.Module):
     """Who teaches whom.
 
-    A subclass makes its learners in `__init__(self, cast, **options)`, says its `edges`, and writes
-    `lessons`. What it remembers are buffers of its own, the same on every rank: each writes what all saw.
+    A subclass makes its learners in `__init__(self, cast, **options)`, declares its `edges`, and writes
+    `lessons`. Its memories are registered buffers, equal on every rank: each rank writes the samples of all.
 
-    Class attributes: `wants_teacher` says whether it listens to a network of the store, `wants_peers` whether
-    it trains networks beside the student, `wants_heads` whether distillation losses mean anything in it,
-    `wants_labels` whether it reads hard class labels, `views` which further views of a sample it can show.
+    Class attributes: `wants_teacher`: it uses a network of the store; `wants_peers`: it trains networks with
+    the student; `wants_heads`: it uses distillation losses; `wants_labels`: it reads hard class labels;
+    `views`: the further views of a sample that it provides.
     `kept`, which the run sets, names the student to be kept: one of `students`, or `best`, by validation, of
-    those that are built like the first.
+    those built like the first.
     """
 
     wants_teacher: ClassVar[bool] = True
@@ -81,17 +81,17 @@ class Mode(nn.Module):
 
     @property
     def shows(self) -> tuple[str, ...]:
-        """The further views of a sample, of `data.views`, that this mode itself shows to someone."""
+        """The further views of a sample, of `data.views`, that this mode itself reads."""
         return ()
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:
-        """The frozen networks that this mode asks; none of them is part of the module tree."""
+        """The frozen networks that this mode runs; none is part of the module tree."""
         return ()
 
     @property
     def sources(self) -> tuple[Observed, ...]:
-        """Every network that answers: learners, teachers, and copies that the mode keeps of a learner."""
+        """Every network that runs: learners, teachers, and copies that the mode keeps of a learner."""
         return (*self.observed, *self.teachers)
 
     def learner(self, edge: Edge) -> Observed:
@@ -99,44 +99,44 @@ class Mode(nn.Module):
         return self.observed[edge.learner]
 
     def source(self, edge: Edge) -> Observed | None:
-        """The network that answers for an edge's teacher; None where no network does, only logits."""
+        """The network of an edge's teacher; None where there are only logits."""
         return None
 
     def known(self, edge: Edge) -> Tensor | None:
-        """The learner's classes that the teacher of an edge tells apart, in its order; None: all of them."""
+        """The learner's classes that the teacher of an edge knows, in its order; None: all of them."""
         source = self.source(edge)
         return source.known if isinstance(source, Teacher) else None
 
     def offers(self, edge: Edge) -> tuple[Fields, Fields]:
-        """What the learner and the teacher of an edge can be asked for."""
+        """What the learner and the teacher of an edge can provide."""
         source = self.source(edge)
         return self.learner(edge).offers, Fields() if source is None else source.offers
 
     def listen(self, asked: Mapping[Edge, tuple[Fields, Fields]]) -> None:
-        """Hooks in every network what the heads on its edges ask, and no more."""
+        """Hooks in every network only what the heads on its edges request."""
         for network in self.sources:
             ours = [ours for edge, (ours, _) in asked.items() if self.learner(edge) is network]
             theirs = [theirs for edge, (_, theirs) in asked.items() if self.source(edge) is network]
             network.listen(union((*ours, *theirs)))
 
     def close(self) -> None:
-        """Takes every hook away."""
+        """Removes every hook."""
         for network in self.sources:
             network.close()
 
     def examples(self, edge: Edge, batch: Batch) -> tuple[Example, Example]:
-        """A dry run of both sides of an edge, with what was asked of them in `listen`."""
+        """A dry run of both sides of an edge, with the fields hooked by `listen`."""
         source = self.source(edge)
         ours = self.learner(edge).example(batch["input"])
         theirs = source.example(batch["input"]) if source is not None else Example(ours.knowledge.only(Fields()))
         return ours, theirs
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
-        """One lesson per learner, of one view of a batch."""
+        """One lesson per learner, for one view of a batch."""
         raise NotImplementedError
 
     def forward(self, batch: Batch, progress: Progress) -> list[Lesson]:
-        """One lesson per learner; with those of the batch's further views, where there are any."""
+        """One lesson per learner, with those of the batch's further views."""
         lessons = self.lessons(batch, progress)
         views = {name: view for name, view in batch.get("views", {}).items() if name not in self.shows}
         if not views:
@@ -149,26 +149,26 @@ class Mode(nn.Module):
         ]
 
     def taught(self, batch: Batch, progress: Progress) -> list[Lesson]:
-        """The lessons for a loss that reads the teachers alone, as in a phase that prepares heads.
+        """The lessons for a loss that reads only the teachers, as in a phase that prepares heads.
 
-        Every learner is asked, unless a mode knows better: one that is not has neither rows nor target.
+        By default every learner runs; a mode may skip it, then its lesson has neither rows nor target.
         """
         lessons: list[Lesson] = self(batch, progress)
         return lessons
 
     def reference(self, input: Tensor) -> Tensor | None:
-        """What the teachers say together, as one set of logits [N, C]; None where no frozen network teaches."""
-        said = [teacher(input).logits for teacher in self.teachers]
-        if len(said) < 2:
-            return said[0] if said else None
-        return torch.stack([logits.log_softmax(1) for logits in said]).logsumexp(0)
+        """The teachers' combined prediction, logits [N, C]; None where no frozen network teaches."""
+        each = [teacher(input).logits for teacher in self.teachers]
+        if len(each) < 2:
+            return each[0] if each else None
+        return torch.stack([logits.log_softmax(1) for logits in each]).logsumexp(0)
 
     def students(self) -> dict[str, nn.Module]:
-        """The networks that can be kept, by name: the learners, and what is made of them."""
+        """The networks that can be kept, by name: the learners, and networks derived from them."""
         return {learner.name: learner.network for learner in self.observed}
 
     def validated(self) -> dict[str, nn.Module]:
-        """The `students`, the one to be kept first where it was named."""
+        """The `students`; the named one to be kept comes first."""
         students = self.students()
         return students if self.kept == "best" else {self.kept: students[self.kept], **students}
 
@@ -177,7 +177,7 @@ class Mode(nn.Module):
         return networks[student]
 
     def move(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
-        """Moves and casts what lies outside the module tree."""
+        """Moves and casts what is outside the module tree."""
         for teacher in self.teachers:
             teacher.to(device, dtype)
 

@@ -1,22 +1,22 @@
 """offline: frozen teachers teach one student.
 
-Hinton, Vinyals, Dean. Distilling the Knowledge in a Neural Network. 2015. Several teachers are heard as
+Hinton, Vinyals, Dean. Distilling the Knowledge in a Neural Network. 2015. Several teachers are read as
 
 - `probabilities`: one ensemble; its members' probabilities are averaged at each head's own temperature
   (Hinton et al. 2015, section 3; You et al. Learning from Multiple Teacher Networks. KDD 2017);
 - `logits`: one ensemble of averaged logits;
-- `confidence`: each for itself, weighted per sample by how well it knows the label (Zhang, Chen, Wang.
+- `confidence`: separately, weighted per sample by how well each predicts the label (Zhang, Chen, Wang.
   Confidence-Aware Multi-Teacher Knowledge Distillation. ICASSP 2022, equation 3):
 
       w_k = (1 − exp(CE_k) / Σ_j exp(CE_j)) / (K − 1),   L = 1/K Σ_k w_k KL_k
 
   with the 1/K of the authors' code (Rorozhl/CA-MKD helper/loops.py:229), which the paper leaves out: its published
-  settings are labels 1 and KL 1 at T 4. Their hints have weights of their own, from what every teacher's
-  classifier says of the student's mapped features. Here a feature head hears one teacher and none of the others, so
-  it counts by the batch's mean of the weights above;
-- `separate`: each for itself, with weights of the user's.
+  settings are labels 1 and KL 1 at T 4. Their hints have their own weights, from every teacher's classifier on the
+  student's mapped features. Here a feature head reads only one teacher, so it is weighted by the batch's mean of the
+  weights above;
+- `separate`: separately, with the user's weights.
 
-Feature and relation heads always hear each teacher for itself, with an adapter of its own.
+Feature and relation heads always read each teacher separately, with its own adapter.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ class Offline(Mode):
     """One student, and one or more frozen teachers.
 
     Args:
-        cast: who is there.
-        combine: how response heads hear several teachers.
-        weights: of separate teachers, in their order; they count relative to each other.
-        teacher_view: the view of a sample that the teachers are shown, one of `data.views`; None: the student's.
+        cast: the networks of the run.
+        combine: how response heads read several teachers.
+        weights: of separate teachers, in their order; only their ratios matter.
+        teacher_view: the view of a sample that the teachers read, one of `data.views`; None: the student's.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Offline(Mode):
                 "mode.combine=separate"
             )
         if combine != "separate" and len(cast.teachers) > 1 and any(t.known is not None for t in cast.teachers):
-            raise UsageError(f"mode.combine={combine}: teachers of other classes are heard one by one; type separate")
+            raise UsageError(f"mode.combine={combine}: teachers with other classes cannot be combined; type separate")
         super().__init__(cast.learners())
         self._classes = cast.context.classes
         self._teachers = cast.teachers
@@ -116,38 +116,38 @@ class Offline(Mode):
         return [replace(lesson, learner=self.observed[0](batch["input"]), target=batch["target"])]
 
     def taught(self, batch: Batch, progress: Progress) -> list[Lesson]:
-        """The student is not asked: it would cost its time, and move its normalisations."""
+        """Skips the student, whose pass would cost time and change its batch statistics."""
         shown = batch if self._teacher_view is None else batch["views"][self._teacher_view]
-        said = tuple(teacher(shown["input"]) for teacher in self._teachers)
-        heard = (*said, self._together(said)) if self._ensemble else said
-        weight = self._weight(said, batch["target"])
-        return [Lesson(Knowledge(said[0].logits[:0]), heard, None, batch["index"], weight)]
+        outputs = tuple(teacher(shown["input"]) for teacher in self._teachers)
+        teachers = (*outputs, self._together(outputs)) if self._ensemble else outputs
+        weight = self._weight(outputs, batch["target"])
+        return [Lesson(Knowledge(outputs[0].logits[:0]), teachers, None, batch["index"], weight)]
 
     def reference(self, input: Tensor) -> Tensor | None:
-        said = tuple(teacher(input) for teacher in self._teachers)
+        outputs = tuple(teacher(input) for teacher in self._teachers)
         if any(teacher.known is not None for teacher in self._teachers):
-            return self._spread(said)
-        return said[0].logits if len(said) == 1 else soft_logits(self._together(said))
+            return self._spread(outputs)
+        return outputs[0].logits if len(outputs) == 1 else soft_logits(self._together(outputs))
 
-    def _spread(self, said: Sequence[Knowledge]) -> Tensor:
-        """The mean probability that the teachers who know a class give it, as logits of every class."""
-        total = said[0].logits.new_zeros(len(said[0].logits), self._classes)
+    def _spread(self, outputs: Sequence[Knowledge]) -> Tensor:
+        """The mean probability of each class, over the teachers that know it, as logits of every class."""
+        total = outputs[0].logits.new_zeros(len(outputs[0].logits), self._classes)
         known_by = total.new_zeros(self._classes)
-        for teacher, knowledge in zip(self._teachers, said, strict=True):
+        for teacher, knowledge in zip(self._teachers, outputs, strict=True):
             known = torch.arange(self._classes) if teacher.known is None else teacher.known
             total[:, known] += knowledge.logits.softmax(1)
             known_by[known] += 1
         return (total / known_by.clamp(min=1)).clamp(min=1e-30).log()
 
-    def _together(self, said: Sequence[Knowledge]) -> Knowledge:
-        members = tuple(knowledge.logits for knowledge in said)
+    def _together(self, outputs: Sequence[Knowledge]) -> Knowledge:
+        members = tuple(knowledge.logits for knowledge in outputs)
         mean = torch.stack(members).mean(0)
-        return Knowledge(mean, rows=said[0].rows, members=() if self._combine == "logits" else members)
+        return Knowledge(mean, rows=outputs[0].rows, members=() if self._combine == "logits" else members)
 
-    def _weight(self, said: Sequence[Knowledge], target: Tensor) -> Tensor | None:
+    def _weight(self, outputs: Sequence[Knowledge], target: Tensor) -> Tensor | None:
         if self._combine == "confidence":
             hard = target if target.ndim == 1 else target.argmax(1)
-            return confidence_weights([knowledge.logits for knowledge in said], hard)
+            return confidence_weights([knowledge.logits for knowledge in outputs], hard)
         if self._weights is None:
             return None
         self._weights = self._weights.to(target.device)

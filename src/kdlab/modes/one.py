@@ -1,16 +1,16 @@
-"""one: branches on a shared trunk; a gate mixes them into the teacher, which learns from the labels as they do.
+"""one: branches on a shared trunk; a gate mixes them into the teacher; all learn from the labels.
 
 Lan, Zhu, Gong. Knowledge Distillation by On-the-Fly Native Ensemble. NeurIPS 2018, equations 3 to 7.
 
     L = Σ_i [ CE(p_i, y) + T² KL(p_e ‖ p_i) ] + CE(p_e, y),   z_e = Σ g_i z_i
 
-The KL counts exp(−5 (1 − e / E)²) of its weight in epoch e of the first E, 80 of 300 in the authors' code; E is a share
-of the epochs here, as 80 epochs of a run of 30 would leave the KL at 0.13 of its weight to the end.
+The KL's weight is ramped up by exp(−5 (1 − e / E)²) in epoch e of the first E, 80 of 300 in the authors' code; E is a
+share of the epochs here, as 80 epochs of a run of 30 would leave the KL at 0.13 of its weight to the end.
 
-Any network is a branch: the trunk is what has run when its last stage but one is there. A step costs the trunk
-once and the rest of the network once per branch; compiled networks run whole. Every branch is the student with
-weights of its own from there on, so one of them is kept, or the gated ensemble. Feature and relation heads hear
-each other branch for itself.
+Any network is a branch: the trunk is what runs up to its second-to-last stage. A step costs the trunk
+once and the rest of the network once per branch; compiled networks run whole. From there on every branch is the
+student with its own weights, so one of them is kept, or the gated ensemble. Feature and relation heads read each other
+branch separately.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class ONE(TaughtTogether):
     """Branches of one network, and their gate.
 
     Args:
-        cast: who is there.
-        branches: how many, the student's own end among them.
+        cast: the networks of the run.
+        branches: how many, including the student's own.
     """
 
     def __init__(self, cast: Cast, branches: int) -> None:
@@ -43,7 +43,7 @@ class ONE(TaughtTogether):
         student = self.observed[0]
         self._stages = len(student.taps.stages)
         if self._stages < 2:
-            raise UsageError(f"mode=one needs a network of two stages or more, and {student.name} has {self._stages}")
+            raise UsageError(f"mode=one needs a network of two stages or more, but {student.name} has {self._stages}")
         tap = student.taps.stages[-2]
         student.listen(Fields(stages=(-2,)))
         stage = student.example(cast.batch["input"]).knowledge.stage(-2)
@@ -63,7 +63,7 @@ class ONE(TaughtTogether):
         }  # fmt: skip
 
     def listen(self, asked: Mapping[Edge, tuple[Fields, Fields]]) -> None:
-        """The student listens for the trunk on behalf of all; a branch, for what comes after it."""
+        """The student is hooked for the trunk on behalf of all, a branch for what comes after it."""
         student = [Fields(stages=(-2,))]
         for branch in self.observed:
             ours = [ours for edge, (ours, _) in asked.items() if self.learner(edge) is branch]
@@ -84,13 +84,13 @@ class ONE(TaughtTogether):
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
         input, target, index = batch["input"], batch["target"], batch["index"]
         student, *others = self._each([partial(branch, input) for branch in self.observed])
-        said = [student, *(self._joined(branch, student) for branch in others)]
-        mixed = Knowledge(self.gate(student.stage(-2), [branch.logits for branch in said]), rows=student.rows)
-        heard = [branch.detach() for branch in said]
+        branches = [student, *(self._joined(branch, student) for branch in others)]
+        mixed = Knowledge(self.gate(student.stage(-2), [branch.logits for branch in branches]), rows=student.rows)
+        detached = [branch.detach() for branch in branches]
         return [
             *(
-                Lesson(own, (*(heard[other] for other in self.others(place)), mixed.detach()), target, index)
-                for place, own in enumerate(said)
+                Lesson(own, (*(detached[other] for other in self.others(place)), mixed.detach()), target, index)
+                for place, own in enumerate(branches)
             ),
             Lesson(mixed, (), target, index),
         ]
@@ -105,7 +105,7 @@ class ONE(TaughtTogether):
         return replace(fields, stages=stages, preactivations=before)
 
     def _joined(self, branch: Knowledge, student: Knowledge) -> Knowledge:
-        """A branch's knowledge, with that of the trunk, which only the student was asked for."""
+        """A branch's knowledge, with the trunk's, which only the student has."""
         if not branch.stages:
             return branch
         return replace(

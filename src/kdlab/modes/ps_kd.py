@@ -1,11 +1,11 @@
-"""ps_kd: the student is taught by its own predictions of the epoch before, and hears them more and more.
+"""ps_kd: the student is taught by its own predictions of the last epoch, with rising weight.
 
 Kim, Ji, Yoon, Hwang. Self-Knowledge Distillation with Progressive Refinement of Targets. ICCV 2021, equations 4 to 6.
 
     L = CE((1 − α_t) y + α_t p_{t−1}, p_t),   α_t = α_T · t / T in epoch t of T
 
-CE with the mixture is (1 − α_t) CE(y) + α_t KL(p_{t−1} ‖ p_t), and a constant: so α_t weighs the teacher, row by
-row, and 1 − α_t the labels. A sample that was not yet seen has the labels alone.
+CE with the mixture is (1 − α_t) CE(y) + α_t KL(p_{t−1} ‖ p_t) plus a constant: so α_t weights the teacher, row by
+row, and 1 − α_t the labels. A sample not yet seen has the labels alone.
 
 The memory is one row of logits per training sample: samples · classes · 4 bytes.
 """
@@ -21,11 +21,11 @@ from kdlab.modes.mode import Cast, Edge, Mode
 
 
 class PSKD(Mode):
-    """One student, and the memory of what it said of every sample.
+    """One student, and the memory of its logits of every sample.
 
     Args:
-        cast: who is there.
-        last_alpha: α_T, what the teacher counts in the last epoch.
+        cast: the networks of the run.
+        last_alpha: α_T, the teacher's weight in the last epoch.
     """
 
     wants_teacher = False
@@ -43,7 +43,7 @@ class PSKD(Mode):
         return (Edge(0, 0, "student-past"),)
 
     def alpha(self, progress: Progress) -> float:
-        """α_t of the present epoch."""
+        """α_t of the current epoch."""
         return self._last_alpha * (progress.epoch + 1) / progress.epochs
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
@@ -55,7 +55,7 @@ class PSKD(Mode):
 
     def forward(self, batch: Batch, progress: Progress) -> list[Lesson]:
         lessons = super().forward(batch, progress)
-        said, index = gathered(lessons[0].learner.logits.detach()), gathered(batch["index"])
-        self.memory[index] = said.to(self.memory.dtype)
+        logits, index = gathered(lessons[0].learner.logits.detach()), gathered(batch["index"])
+        self.memory[index] = logits.to(self.memory.dtype)
         self.filled[index] = True
         return lessons

@@ -1,10 +1,10 @@
-"""snapshot: the learning rate falls in cycles, and the student at the end of each teaches the next.
+"""snapshot: the learning rate falls in cycles; the student at the end of each teaches the next.
 
 Yang, Xie, Su, Yuille. Snapshot Distillation: Teacher-Student Optimization in One Generation. CVPR 2019, section 3.
 
     L = λ_S CE(p, y) + λ_T KL(softmax(z_teacher / T) ‖ p)
 
-The teacher is the last snapshot, and its signal alone is softened: the temperature is the mode's. The first
+The teacher is the last snapshot, and only its output is softened: the temperature is the mode's. The first
 cycle has the labels alone.
 """
 
@@ -22,7 +22,7 @@ class Snapshot(OwnCopy):
     """One student, and a copy of it from the end of the last cycle.
 
     Args:
-        cast: who is there.
+        cast: the networks of the run.
         cycles: of the learning rate, in the steps of a phase; those of `mode.scheduler`.
         temperature: T, of the teacher alone.
     """
@@ -49,5 +49,5 @@ class Snapshot(OwnCopy):
         return {"filled": self._filled}
 
     def set_extra_state(self, state: dict[str, bool]) -> None:
-        """As `get_extra_state` gave it."""
+        """Restores what `get_extra_state` returned."""
         self._filled = state["filled"]

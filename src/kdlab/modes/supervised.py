@@ -1,4 +1,4 @@
-"""supervised: one learner, labels alone. How teachers, and students for comparison, are trained."""
+"""supervised: one learner, labels alone. Trains teachers, and students for comparison."""
 
 from __future__ import annotations
 

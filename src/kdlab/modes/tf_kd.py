@@ -1,4 +1,4 @@
-"""tf_kd: a virtual teacher that is right, and a little unsure.
+"""tf_kd: a virtual teacher that is always right and slightly unsure.
 
 Yuan et al. Revisiting Knowledge Distillation via Label Smoothing Regularization. CVPR 2020, equations 8 and 9
 (Tf-KD_reg).
@@ -6,8 +6,8 @@ Yuan et al. Revisiting Knowledge Distillation via Label Smoothing Regularization
     p(k) = a for the class of the label, (1 − a) / (C − 1) for every other;   teacher = softmax(p / T)
     L = (1 − α) CE + α KL(teacher ‖ student)
 
-The probabilities p themselves stand in the softmax, in the paper and in the authors' code, so at T = 20 the
-teacher is close to uniform. Its temperature is its own: the student's is 1.
+The softmax is over the probabilities p themselves, in the paper and in the authors' code, so at T = 20 the
+teacher is close to uniform. Only the teacher is softened: the student's temperature is 1.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from kdlab.modes.mode import Cast, Edge, Mode
 
 
 def virtual_logits(target: Tensor, classes: int, correct: float, temperature: float) -> Tensor:
-    """p / T of classes [N]: [N, C]. Rows of a class below zero are of no use."""
+    """p / T of classes [N]: [N, C]. Rows of a class below zero are meaningless."""
     wrong = (1 - correct) / (classes - 1)
     known = one_hot(target.clamp(min=0), classes).to(torch.get_default_dtype())
     return (wrong + (correct - wrong) * known) / temperature
 
 
 class TfKD(Mode):
-    """One student and no network to teach it.
+    """One student, without a teacher network.
 
     Args:
-        cast: who is there.
+        cast: the networks of the run.
         correct: a, the probability of the right class.
         temperature: T, of the teacher alone.
     """

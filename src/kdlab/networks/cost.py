@@ -1,4 +1,4 @@
-"""What a network costs: parameters, arithmetic and latency."""
+"""The cost of a network: parameters, arithmetic and latency."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 def cost(network: nn.Module, input: Tensor) -> dict[str, Any]:
     """Parameters, multiply-accumulates per sample, and latency of one sample on one CPU thread.
 
-    Of a network that nothing observes, moved to the CPU; without its compiler and in the usual memory format, so that
-    what was done for training does not count.
+    Measured on the CPU, without hooks, compiler or channels-last format, so that settings of training do not count.
     """
     network = network.cpu().float().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     one = input[:1].cpu().float()

@@ -1,6 +1,6 @@
 """The maps of a network in a dry run: the last one at each resolution, and the last one before pooling.
 
-What they are is said in `kdlab.networks.taps`, which finds their names.
+`kdlab.networks.taps` defines them and finds their names.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Level = Callable[[Call, Value | None], int | None]
 
 
 def stage_maps(seen: Trace) -> list[Value]:
-    """The last map at each level that a convolution works at, shallow to deep."""
+    """The last map at each level with a convolution, shallow to deep."""
     level = _levels(seen)
     path = _path(seen, level)
     convolutions = [call for call in path if isinstance(call.module, nn.Conv2d)]
-    # What is there before a convolution has run is the image, what comes after the last pool is the head's.
+    # Values before the first convolution are the image, values after the last pool belong to the head.
     first = min((call.end for call in convolutions), default=inf)
     last = _pooled(path)
     image = {value for time, _, value in seen.moments if time < first}
@@ -45,27 +45,27 @@ def final_map(seen: Trace, embedding: Tensor) -> Value | None:
     last = _pooled(_path(seen, _levels(seen)))
     found = None
     for time, _, value in seen.moments:
-        # Of maps of one position, which are their own mean, the first: what a function pooled may come after it.
+        # Of maps with one position, which equal their mean, the first: later ones may be pooled by a function.
         if time <= last and is_final(value, embedding) and (found is None or _positions(value.tensor) > 1):
             found = value
     return found
 
 
 def is_final(value: Value, embedding: Tensor) -> bool:
-    """Is this a map [B, D, H, W] or [B, L, D] whose mean over positions is the embedding [B, D]?"""
-    # One that was overwritten since no longer shows what it was.
+    """Whether this is a map [B, D, H, W] or [B, L, D] whose mean over positions is the embedding [B, D]."""
+    # One overwritten since no longer holds its values.
     if value.tensor.ndim not in (3, 4) or value.overwritten or not value.tensor.is_floating_point():
         return False
     mean, expected = raised(value.tensor).mean((2, 3) if value.tensor.ndim == 4 else 1), raised(embedding)
     if mean.shape != expected.shape or mean.dtype != expected.dtype:
         return False
-    # Sums in another order, and no more: an early block of an untrained residual network is close to its last one.
+    # Allows only for another order of summation: an early block of an untrained residual network is close to its last.
     step = max(torch.finfo(tensor.dtype).eps for tensor in (value.tensor, embedding))
     return torch.allclose(mean, expected, rtol=0.0, atol=min(1e-2, 1000 * step) * float(expected.abs().max()))
 
 
 def dimensions(seen: Trace, value: Value | None) -> int:
-    """Of a tensor over the batch's samples; 0 for any other."""
+    """The dimensions of a tensor over the batch's samples; 0 for any other."""
     return value.tensor.ndim if value is not None and value.tensor.shape[:1] == seen.input.shape[:1] else 0
 
 
@@ -76,8 +76,8 @@ def _positions(tensor: Tensor) -> int:
 def _levels(seen: Trace) -> Level:
     """The level of a map within a call: 0 for the image, one more with every halving of its side.
 
-    None for what is no map, and for a map on a side branch: inside a module that leads from one level to
-    another, that is one at any level not between the two, such as in squeeze-and-excitation.
+    None for what is not a map, and for a map on a side branch: inside a module that leads from one level to
+    another, a map at a level not between the two, as in squeeze-and-excitation.
     """
     shapes = [seen.input.shape, *(call.input.tensor.shape for call in seen.calls if call.input is not None)]
     image = next((shape for shape in shapes if len(shape) == 4), None)
@@ -102,7 +102,7 @@ def _levels(seen: Trace) -> Level:
 
 
 def _path(seen: Trace, level: Level) -> dict[Call, tuple[int, int]]:
-    """The levels that each run leads from and to, of those that work on maps."""
+    """The levels of input and output of each run on maps."""
     return {
         call: (given, made)
         for call in seen.calls
@@ -111,12 +111,12 @@ def _path(seen: Trace, level: Level) -> dict[Call, tuple[int, int]]:
 
 
 def _pooled(path: Mapping[Call, tuple[int, int]]) -> float:
-    """When the last module begins in which a map loses its positions."""
+    """When the last module starts that pools a map to one position."""
     return max((call.start for call, (given, made) in path.items() if _pools(call, made - given)), default=inf)
 
 
 def _pools(call: Call, down: int) -> bool:
-    """Is this where a map loses its positions? A last strided max pool, one step down, is not."""
+    """Whether this pools a map to one position. A last strided max pool, one step down, does not."""
     assert call.output is not None
     if call.output.tensor.shape[2:].numel() > 1 or next(call.module.parameters(), None) is not None:
         return False

@@ -1,13 +1,13 @@
-"""Observing a network: what it says about a batch, without a change to the network.
+"""Observes a network: its knowledge of a batch, without changing the network.
 
-`find_taps` says where to look, an `Observer` looks: it hooks what is asked for and no more, hands over what
-the hooks caught in one call, and keeps none of it.
+`find_taps` finds the taps. An `Observer` hooks only what is requested, returns what the hooks caught in one call, and
+keeps none of it.
 
     with Observer(network, find_taps(network, input), Fields(stages=(-1,))) as observer:
-        network.compile()            # if at all, then after the hooks are set: hooks set later catch nothing
+        network.compile()            # optional, but only after the hooks are set: later ones catch nothing
         knowledge = observer(input)
 
-Copy a network before it is observed: its copy would have the same hooks.
+Copy a network before observing it: a later copy would have the same hooks.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ __all__ = ["Observer", "Taps", "find_taps", "logits_of"]
 
 
 class Observer:
-    """Runs a network, in whatever mode the caller set, and returns what `fields` ask. A context manager.
+    """Runs a network, in the mode that the caller set, and returns what `fields` request. A context manager.
 
     Raises:
-        UsageError: where the taps do not offer what `fields` ask, or name no module.
+        UsageError: where the taps do not offer what `fields` request, or name no module.
     """
 
     def __init__(self, network: nn.Module, taps: Taps, fields: Fields) -> None:
@@ -68,7 +68,7 @@ class Observer:
             self._hooks.pop().remove()
 
     def __call__(self, input: Tensor) -> Knowledge:
-        """What the network says about a batch [B, ...].
+        """The network's knowledge of a batch [B, ...].
 
         Raises:
             RuntimeError: where a tap does not fire.
@@ -93,7 +93,7 @@ class Observer:
         )
 
     def example(self, input: Tensor) -> Example:
-        """What the network says in a dry run, with its modules that `fields` ask for.
+        """The network's knowledge in a dry run, with its modules that `fields` request.
 
         Eval mode, no gradients, never compiled; modes, buffers and random numbers stay as they are.
         """
@@ -129,7 +129,7 @@ class Observer:
         return module.register_forward_hook(lambda _, given, returned: catch(returned))
 
     def _chosen(self, what: str, taps: Sequence[str | None], asked: Positions) -> tuple[str | None, ...]:
-        """Per stage, the tap to read, or None where nothing asks for it."""
+        """Per stage, the tap to read, or None where not requested."""
         stages = range(len(self._taps.stages))
         if not asked:
             return (None,) * len(stages)
@@ -137,7 +137,7 @@ class Observer:
             places = positions(asked, len(stages))
         except IndexError:
             raise self._refusal(f"{what} {asked}") from None
-        if what == "preactivations" and asked == "all":  # those that there are
+        if what == "preactivations" and asked == "all":  # only the existing ones
             places = tuple(place for place in places if taps[place] is not None)
         elif not places or any(place >= len(taps) or taps[place] is None for place in places):
             raise self._refusal(f"{what} {asked}")
@@ -148,14 +148,14 @@ class Observer:
             return ", ".join(f"{place} ({tap})" for place, tap in enumerate(taps) if tap is not None) or "none"
 
         return UsageError(
-            f"{asked} asked of {type(self._network).__name__}, which offers stages {listed(self._taps.stages)}; "
+            f"{asked} requested from {type(self._network).__name__}, which offers stages {listed(self._taps.stages)}; "
             f"preactivations {listed(self._taps.preactivations)}; normalisations {listed(self._taps.normalisations)}; "
             f"final map {self._taps.final_map or 'none'}; classifier {self._taps.classifier or 'none'}: "
-            "ask for less, or name more in the model's taps"
+            "choose another loss, or name more in the model's taps"
         )
 
     def _explain(self, input: Tensor, caught: dict[str, Tensor]) -> NoReturn:
-        """Why did a tap not fire? Asked of a dry run."""
+        """Explains, by a dry run, why a tap did not fire."""
         if not self._hooks:
             raise RuntimeError("this Observer has no hooks: call it inside `with Observer(...) as observer:`")
         missing = [tap for tap in self._modules if tap not in caught]

@@ -1,4 +1,4 @@
-"""Where a network can be cut: the modules that are done when a tap fires, and those that have yet to begin."""
+"""Splits a network at a tap: the modules that have ended when it fires, and those that have not yet started."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from kdlab.networks.trace import Call, Trace, module_of, trace
 class Split:
     """The outermost modules of a network, by name, on either side of a tap.
 
-    before: those of which every run has ended when the tap fires, in the order of ending.
-    after: those of which every run begins then or later.
+    before: those whose runs have all ended when the tap fires, in the order of ending.
+    after: those whose runs all start then or later.
     """
 
     before: tuple[str, ...]
@@ -25,7 +25,7 @@ class Split:
 
 
 def split(network: nn.Module, input: Tensor, tap: str) -> Split:
-    """How a tap divides a network, from a dry run on a batch [B, ...]. Modules on both sides are on neither."""
+    """How a tap divides a network, from a dry run on a batch [B, ...]. Modules on both sides are in neither."""
     seen = trace(network, input)
     moment = _moment(seen, tap)
 

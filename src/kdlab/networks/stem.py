@@ -1,9 +1,9 @@
 """The stem of a convolutional network: the map that its stages start from.
 
-It is the output of the outermost module that holds the first convolution and is done before the first stage's map is
-there, after the normalisation and activation that follow beside it. On the networks of RepDistiller (Tian et al.,
+It is the output of the outermost module that contains the first convolution and ends before the first stage's map,
+after the normalisation and activation that follow on its level. On the networks of RepDistiller (Tian et al.,
 ICLR 2020) that is the first of their maps, feat[0]. A network whose first stage comes straight from its first
-convolution has none, nor has one that works on tokens.
+convolution has none, nor does one that works on tokens.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 **Stages** of a transformer are four evenly spaced blocks, the last one included. Of a convolutional network,
 the stage at a resolution is the input of the outermost module that makes exactly one step down from it, and
 the last stage is the last map before pooling. Resolution counts in levels, round(log2(image side / map side)),
-so that padding is no step. A level that no convolution reads, such as the one between the strided convolution
+so that padding is not a step. A level that no convolution reads, such as the one between the strided convolution
 and the pool of an ImageNet stem, has no stage unless it is the deepest. Maps are read as [B, D, H, W]: declare
 the taps of networks that work channels last, such as torchvision's Swin, and of bodies with two resolutions
 inside one module, which is then itself the step.
@@ -48,7 +48,7 @@ BLOCKS = 4
 
 @dataclass(frozen=True)
 class Taps:
-    """Where a network is observed. `layer1` is what that module returns, `layer2:input` what it is given.
+    """Where a network is observed. `layer1` is that module's output, `layer2:input` its input.
 
     stages: shallow to deep.
     preactivations: per stage, in the same syntax, or None.
@@ -56,7 +56,7 @@ class Taps:
     classifier: the `Linear` module that turns the embedding into the logits, or None.
     final_map: the map before pooling, in the same syntax, or None.
     stem: what the stages start from, or None; see `kdlab.networks.stem`.
-    overwritten: those of the maps that an in-place operation writes over later on.
+    overwritten: the maps that an in-place operation overwrites later.
     """
 
     stages: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ class Taps:
 
     @property
     def offers(self) -> Fields:
-        """What a head may ask of this network."""
+        """What a head may request from this network."""
         before = tuple(place for place, tap in enumerate(self.preactivations) if tap is not None)
         return Fields(
             embedding=self.classifier is not None,
@@ -82,13 +82,13 @@ class Taps:
 
 
 def find_taps(network: nn.Module, input: Tensor, declared: Mapping[str, Any] | None = None) -> Taps:
-    """The taps of a network, from one dry run that leaves it as it was.
+    """The taps of a network, from one dry run that leaves it unchanged.
 
     Args:
         network: any module that returns logits [B, C]; see `logits_of`.
         input: a small batch [B, ...], real or random, on the network's device.
         declared: `stages`, `preactivations`, `final_map`, `classifier` and `stem`, as a model's YAML may name them;
-            whatever is missing or None is found.
+            missing ones and None are found.
 
     Raises:
         UsageError: where `declared` names no module, or the network does not return logits [B, C].
@@ -111,7 +111,7 @@ def find_taps(network: nn.Module, input: Tensor, declared: Mapping[str, Any] | N
             )
     classifier = declared.get("classifier") or _classifier(seen)
     if classifier is not None and not _classifies(seen, classifier):
-        raise UsageError(f"taps.classifier: {classifier} is no Linear whose output is the logits; leave it out")
+        raise UsageError(f"taps.classifier: {classifier} is not a Linear whose output is the logits; leave it out")
     stem = declared.get("stem") or (find_stem(seen, next(iter(stages.values())), _follows) if stages else None)
     values = stages | {tap: seen.at(tap) for tap in (*before, stem) if tap is not None}
     return Taps(
@@ -133,7 +133,7 @@ def _classifies(seen: Trace, name: str) -> bool:
     module, _ = module_of(seen.network, name)
     if not isinstance(module, nn.Linear):
         return False
-    # With the weight and bias that heads read: a cosine classifier may well inherit from Linear.
+    # With the weight and bias that heads read: a cosine classifier may inherit from Linear.
     embedding = seen.at(f"{name}:input").tensor.to(module.weight.dtype)
     if (*embedding.shape[:-1], module.out_features) != seen.logits.shape:
         return False
@@ -147,7 +147,7 @@ def _final_map(seen: Trace, classifier: str | None, stages: Mapping[str, Value],
     if declared is not None:
         if embedding is None or not is_final(seen.at(declared), embedding):
             raise UsageError(
-                f"taps.final_map: {declared} is no map whose mean over its positions the classifier reads; leave it out"
+                f"taps.final_map: {declared} is not a map whose mean over positions the classifier reads; leave it out"
             )
         return declared
     value = None if embedding is None else final_map(seen, embedding)
@@ -164,7 +164,7 @@ def _stages(seen: Trace) -> dict[str, Value]:
     stages: dict[str, Value] = {}
     since = 0
     for value in stage_maps(seen):
-        # Only modules begun after the stage before: a stage is not called by the name of the whole body.
+        # Only modules started after the last stage, so that a stage does not get the name of the whole body.
         tap = seen.tap(value, begun=since)
         since = seen.since(value)
         if tap is not None:
@@ -198,7 +198,7 @@ def _blocks(seen: Trace) -> dict[str, Value] | None:
 
 
 def _preactivation(seen: Trace, stage: str, value: Value) -> str | None:
-    """The first of the three kinds above that there is."""
+    """The first of the three kinds above that exists."""
     if value.tensor.ndim != 4:
         return None
     activations = [

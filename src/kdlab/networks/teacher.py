@@ -1,4 +1,4 @@
-"""A network that can be asked what it knows, and the frozen teacher: never trained, saved, wrapped or converted."""
+"""An observed network, and the frozen teacher: never trained, saved, wrapped or converted."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ class Observed:
 
     @property
     def offers(self) -> Fields:
-        """What a head may ask of this network."""
+        """What a head may request from this network."""
         return self.taps.offers
 
     def listen(self, fields: Fields) -> None:
-        """Hooks what `fields` ask, in place of what was hooked before. Before `network.compile()`, not after."""
+        """Hooks what `fields` request, replacing earlier hooks. Before `network.compile()`, not after."""
         self.close()
         self._observer = Observer(self.network, self.taps, fields)
         self._observer.__enter__()
 
     def close(self) -> None:
-        """Takes the hooks away."""
+        """Removes the hooks."""
         self._observer.__exit__(None, None, None)
 
     def __call__(self, input: Tensor) -> Knowledge:
-        """What the network says about a batch [B, ...]."""
+        """The network's knowledge of a batch [B, ...]."""
         return self._observer(input)
 
     def example(self, input: Tensor) -> Example:
-        """A dry run in eval mode, which moves no statistic and no random number."""
+        """A dry run in eval mode, which changes no statistics and no random state."""
         return replace(self._observer.example(input), name=self.name)
 
 
@@ -83,12 +83,12 @@ class Teacher(Observed):
 
     @property
     def offers(self) -> Fields:
-        """What a head may ask; a classifier only where it tells all of the student's classes apart."""
+        """What a head may request; a classifier only where it has all of the student's classes."""
         offers = super().offers
         return offers if self._order is None else replace(offers, classifier=self._classifier is not None)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
-        """Moves and casts the teacher; it lies outside the module tree that would do so."""
+        """Moves and casts the teacher, which is outside the module tree."""
         self.network.to(device=device, dtype=dtype)
         if self._renormalise is not None:
             scale, shift = self._renormalise
@@ -111,12 +111,12 @@ class Teacher(Observed):
         return knowledge if self._order is None else replace(knowledge, logits=knowledge.logits[:, self._order])
 
     def prepared(self, input: Tensor) -> Tensor:
-        """The batch as this teacher was trained to see it."""
+        """The batch in this teacher's normalisation and resolution."""
         if self._renormalise is not None:
             scale, shift = self._renormalise
             input = input * scale.to(input.dtype) + shift.to(input.dtype)
         if self._size is not None and input.shape[-1] != self._size:
-            side = (self._size, self._size)  # torch has no antialiasing of half types on CPUs
+            side = (self._size, self._size)  # torch cannot antialias half types on the CPU
             input = interpolate(raised(input), size=side, mode="bilinear", antialias=True).to(input.dtype)
         return input
 

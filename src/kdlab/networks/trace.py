@@ -1,4 +1,4 @@
-"""One dry run of a network, written down: which modules ran, on which tensors, inside which others."""
+"""A record of one dry run: which modules ran, on which tensors, inside which others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdlab.core.errors import UsageError, nearest
 
 
 def logits_of(output: object) -> Tensor:
-    """The logits [B, C] in what a network returned: a tensor, or an object or mapping with `logits`.
+    """The logits [B, C] of a network's output: a tensor, or an object or mapping with `logits`.
 
     Raises:
         UsageError: where there are none, or not one row per sample.
@@ -32,7 +32,7 @@ def logits_of(output: object) -> Tensor:
 
 
 def first_tensor(given: object) -> Tensor | None:
-    """The first tensor in what a module was given or returned, be it in tuples, lists or mappings."""
+    """The first tensor in a module's input or output, also within tuples, lists or mappings."""
     if isinstance(given, Tensor):
         return given
     if isinstance(given, Mapping):
@@ -49,7 +49,7 @@ def module_of(network: nn.Module, tap: str) -> tuple[nn.Module, bool]:
     """The module that a tap names, and whether its input is meant: `layer1` or `layer2:input`.
 
     Raises:
-        UsageError: where there is no such module, with those nearest in name.
+        UsageError: where there is no such module, with similar names.
     """
     name, colon, side = tap.partition(":")
     modules = dict(network.named_modules(remove_duplicate=False))
@@ -61,7 +61,7 @@ def module_of(network: nn.Module, tap: str) -> tuple[nn.Module, bool]:
 
 @contextmanager
 def dry_run(network: nn.Module, input: Tensor) -> Iterator[None]:
-    """Eval mode, no gradients, no compiler; modes and random numbers are afterwards as they were."""
+    """Eval mode, no gradients, no compiler; modes and random state are restored."""
     modes = {module: module.training for module in network.modules()}
     try:
         network.eval()
@@ -85,13 +85,13 @@ class Value:
 
     @property
     def overwritten(self) -> bool:
-        """Has an in-place operation written over it since?"""
+        """Whether an in-place operation has overwritten it since."""
         return self.tensor._version != self.identity[1]
 
 
 @dataclass(eq=False)
 class Call:
-    """One run of a module, by a clock that ticks whenever a module begins or ends."""
+    """One run of a module, by a clock that ticks whenever a module starts or ends."""
 
     name: str
     module: nn.Module
@@ -104,7 +104,7 @@ class Call:
 
 @dataclass(eq=False)
 class Trace:
-    """All that ran in one dry run, in the order of beginning. It keeps every tensor alive."""
+    """All runs of one dry run, in the order of starting. It keeps every tensor alive."""
 
     network: nn.Module
     input: Tensor
@@ -113,18 +113,18 @@ class Trace:
 
     @cached_property
     def last(self) -> list[Call]:
-        """Each module's last run, which is the one that a tap sees, in the order of ending."""
+        """Each module's last run, which is the one that a tap reads, in the order of ending."""
         return sorted({call.module: call for call in self.calls if call.name}.values(), key=lambda call: call.end)
 
     @cached_property
     def moments(self) -> list[tuple[int, Call, Value]]:
-        """When which run was given or returned what, in the order of time."""
+        """(time, run, value) of every input and output, in the order of time."""
         given = [(call.start, call, call.input) for call in self.calls if call.input is not None]
         returned = [(call.end, call, call.output) for call in self.calls if call.output is not None]
         return sorted(given + returned, key=lambda moment: moment[0])
 
     def at(self, tap: str) -> Value:
-        """What a tap sees.
+        """The value at a tap.
 
         Raises:
             UsageError: where it names no module.
@@ -145,7 +145,8 @@ class Trace:
         return next(time for time, _, seen in self.moments if seen == value)
 
     def tap(self, value: Value, begun: int = 0) -> str | None:
-        """The tap that sees a value: the outermost module to make it, `begun` then or later; else one to read it."""
+        """The tap of a value: the outermost module that outputs it, started at `begun` or later; else one that reads
+        it."""
         makers = [call for call in self.last if call.output == value != call.input and call.start >= begun]
         if makers:
             return makers[-1].name
@@ -154,7 +155,7 @@ class Trace:
 
 
 def trace(network: nn.Module, input: Tensor) -> Trace:
-    """A dry run on a batch [B, ...] with hooks on every module, which are gone afterwards, whatever happens.
+    """A dry run on a batch [B, ...] with hooks on every module, which are always removed afterwards.
 
     Raises:
         UsageError: where the network does not return logits [B, C].

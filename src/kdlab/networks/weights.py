@@ -1,4 +1,4 @@
-"""Weights on disk: written, hashed, and read without running what a file may carry."""
+"""Weights on disk: written, hashed, and read without executing code in a file."""
 
 from __future__ import annotations
 
@@ -67,16 +67,16 @@ def _read(file: Path, key: str) -> StateDict:
             state: Any = load_file(file)
         else:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch warns of what it then refuses
+                warnings.simplefilter("ignore")  # torch warns about what it then refuses
                 state = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         if "truncated" in str(error) or "EOF" in str(error) or "pickle data" in str(error):
-            raise UsageError(f"{key}={file}: the file is truncated or no checkpoint") from error
+            raise UsageError(f"{key}={file}: the file is truncated or not a checkpoint") from error
         raise UsageError(
             f"{key}={file}: the file carries code, not weights alone; save the state dict with safetensors instead"
         ) from error
-    except Exception as error:  # unpickling what is no pickle raises whatever it stumbles over
-        raise UsageError(f"{key}={file}: the file is truncated or no checkpoint") from error
+    except Exception as error:  # unpickling a damaged file can raise anything
+        raise UsageError(f"{key}={file}: the file is truncated or not a checkpoint") from error
     for wrapper in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]

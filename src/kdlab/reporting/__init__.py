@@ -1,1 +1,1 @@
-"""What `python -m kdlab.report` is made of: reading runs and studies, tables, charts, the page."""
+"""The parts of `python -m kdlab.report`: reading runs and studies, tables, charts, the page."""

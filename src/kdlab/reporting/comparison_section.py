@@ -16,7 +16,7 @@ from kdlab.reporting.html.page import charts, legend, paragraphs, section
 from kdlab.reporting.runs import EPOCHS, ResultSet, Run, read_curve
 
 MAX_SENTENCES = 3
-"""Up to so many comparisons are also put into words; beyond that the tables suffice."""
+"""Up to this many comparisons are also put into words; beyond that the tables suffice."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def comparison_section(
 
     Args:
         comparisons: between settings, by epoch; there may be none.
-        epoch: the one that charts and sentences are of, `last` or `best`.
+        epoch: of charts and sentences, `last` or `best`.
     """
     tables = summary_tables(results)
     tables += [comparison_table(several, tested) for tested, several in comparisons.items() if several]

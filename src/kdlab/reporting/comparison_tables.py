@@ -17,7 +17,7 @@ METHOD = (
 
 
 TESTS = (Column("by bootstrap", page_only=True), Column("Wilcoxon", page_only=True), Column("t, Holm"))
-"""The columns after a difference. The test that decides is the last, and the only one that fits a terminal."""
+"""The columns after a difference. The deciding test is the last, and the only one that fits a terminal."""
 
 
 def compare_with_alone(results: ResultSet, epoch: str) -> dict[str, Comparison]:
@@ -33,7 +33,8 @@ def compare_with_alone(results: ResultSet, epoch: str) -> dict[str, Comparison]:
 
 
 def compare_settings(results: ResultSet, epoch: str, against: str | None = None) -> list[Comparison]:
-    """Every other setting against a reference: the one named, else plain KD if it was run, else the first run.
+    """Every other setting against a reference: the named one, else plain KD if there is a run of it, else the first
+    run.
 
     Raises:
         UsageError: where no setting has that name.
@@ -48,7 +49,8 @@ def compare_settings(results: ResultSet, epoch: str, against: str | None = None)
 
 
 def summary_tables(results: ResultSet) -> list[ReportTable]:
-    """Student alone, distilled, teacher and the paired difference: of one setting by epoch, of several a table each."""
+    """Student alone, distilled, teacher and the paired difference: for one setting by epoch, for several a table
+    each."""
     gain = {epoch: compare_with_alone(results, epoch) for epoch in EPOCHS}
     seeds = sorted({seed for group in results.groups for seed in group.seeds})
     title = (
@@ -81,7 +83,7 @@ def comparison_table(found: Sequence[Comparison], epoch: str) -> ReportTable:
 
 
 def footnotes(results: ResultSet) -> list[str]:
-    """What a reader of the tables has to know."""
+    """Notes for the reader of the tables."""
     most = max(len(group.seeds) for group in results.groups)
     floor = f" With {most} seeds it cannot be below {least_p(most):.3g}." if 1 < most < 6 else ""
     found = [METHOD + floor]
@@ -139,7 +141,7 @@ def _row(group: Group, epoch: str, gain: Mapping[str, Comparison]) -> list[str]:
 
 
 def _without_equal_counts(table: ReportTable) -> ReportTable:
-    """A table without its count of seeds, where that is the same in all rows."""
+    """A table without its number of seeds, where that is the same in all rows."""
     if len({row[1] for row in table.rows}) > 1:
         return table
     columns = [column for place, column in enumerate(table.columns) if place != 1]

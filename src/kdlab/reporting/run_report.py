@@ -1,4 +1,4 @@
-"""The report of a run, and of a folder of runs: which tables and charts there are, and in what order."""
+"""The report of a run, and of a folder of runs: its tables and charts, in order."""
 
 from __future__ import annotations
 

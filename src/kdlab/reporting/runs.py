@@ -1,4 +1,4 @@
-"""Reads run folders and groups those that differ in nothing but the seed."""
+"""Reads run folders and groups those that differ only in the seed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Curve = Sequence[tuple[float, float]]
 Teachers = TeacherConfig | EnsembleConfig | None
 
 NAMES = ("loss", "mode", "teacher", "model", "data")
-"""The names of a run; where they do not tell it from others, its keys do."""
+"""The names of a run; where these do not distinguish it from others, its keys do."""
 
 EPOCHS = {"last": "last epoch", "best": "best epoch by validation"}
 """The epochs that were tested."""
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def primary(self) -> str:
-        """The metric that its task is judged by."""
+        """The primary metric of its task."""
         return str(self.result["primary"])
 
     def test(self, row: str, epoch: str) -> float | None:
@@ -58,7 +58,7 @@ class Run:
 
     @cached_property
     def setting(self) -> Recipe:
-        """All that decides its student, without the seeds."""
+        """All that determines its student, except the seeds."""
         config = self.config.replace(seed=0, teacher=_seedless(self.config.teacher))
         checkpoints = {teacher.checkpoint: teacher.checkpoint for teacher in config.teachers if teacher.checkpoint}
         return recipe_of(config, self.result["data"]["fingerprint"], checkpoints)
@@ -66,7 +66,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but their seeds. label: what tells them from other groups."""
+    """Runs that differ only in their seeds. label: what distinguishes them from other groups."""
 
     label: str
     runs: tuple[Run, ...]
@@ -78,7 +78,7 @@ class Group:
 
     @property
     def has_baseline(self) -> bool:
-        """Whether every run also has a student trained alone, to compare with."""
+        """Whether every run also has a student trained alone."""
         return all(run.result["alone"] for run in self.runs)
 
     @property
@@ -138,7 +138,7 @@ def read_run(folder: Path) -> Run:
 
 
 def result_sets(runs: Sequence[Run]) -> list[ResultSet]:
-    """Groups runs by all but their seeds, and the groups by what they were tested on."""
+    """Groups runs by everything except their seeds, and the groups by their test data."""
     tested: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
         tested[run.result["data"]["fingerprint"], run.primary].append(run)
@@ -154,7 +154,7 @@ def result_sets(runs: Sequence[Run]) -> list[ResultSet]:
 
 
 def result_set_of(groups: Sequence[Group]) -> ResultSet:
-    """Puts groups together that were tested on the same data by the same metric."""
+    """Joins groups that were tested on the same data by the same metric."""
     result, metric = groups[0].runs[0].result, groups[0].runs[0].primary
     return ResultSet(
         str(result["names"]["data"]), result["data"]["test"], metric, result["titles"][metric],
@@ -163,7 +163,7 @@ def result_set_of(groups: Sequence[Group]) -> ResultSet:
 
 
 def distinguishing_labels(described: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A label for each of several settings: the first key in which they differ, and among those still alike the next.
+    """A label for each of several settings: the first key in which they differ, then for those still equal the next.
 
     Args:
         described: of each, a value by key; keys that come first are preferred.
@@ -213,7 +213,7 @@ def _seedless(teacher: Teachers) -> Teachers:
 
 
 def _described(run: Run) -> dict[str, Any]:
-    """A run by its names, then by every key that decides it, those nearest to the root first."""
+    """A run by its names, then by every key that determines it, those nearest to the root first."""
     depth: Callable[[tuple[str, Any]], int] = lambda pair: pair[0].count(".")  # noqa: E731
     decisive = {key: value for key, value in run.setting.items() if key != "teachers"}
     decisive["loss"] = {**run.config.loss.plain(), **decisive["loss"]}

@@ -29,7 +29,7 @@ COSTS = ("multiply_accumulates", "parameters", "bytes", "latency_ms")
 """The keys of result.json that say what a network costs."""
 
 MAX_ROWS = 12
-"""Of a table of trials."""
+"""The columns of a table of trials."""
 
 
 def report_study(folder: Path, console: Console, storage: str | None = None) -> str:
@@ -89,7 +89,7 @@ class RefitResults:
         return [run for group in self.results.groups for run in group.runs]
 
     def reference_points(self, metric: str) -> list[ReferencePoint]:
-        """The teacher and every student alone by what it costs; its validation metric is a mean over seeds."""
+        """The teacher and every student alone by cost; the validation metric is a mean over seeds."""
         rows: dict[tuple[str, int], list[Mapping[str, Any]]] = defaultdict(list)
         for run in self.runs:
             for name in ("alone", "teacher"):

@@ -1,7 +1,7 @@
-"""From a run's config to its parts: networks, teachers, mode, heads. Knows neither Hydra nor Lightning.
+"""Builds the parts of a run from its config: networks, teachers, mode, heads. Uses neither Hydra nor Lightning.
 
-Everything here is quick and trains nothing, so a run is assembled once before anything slow begins, only to
-see whether it can be: networks that cannot be compared, a tap that does not exist, a target not allowed.
+Everything here is quick and trains nothing, so a run is assembled once before anything slow begins, to refuse what
+cannot work: networks that cannot be compared, a tap that does not exist, a target not allowed.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def assemble(
 
     Args:
         config: a run, without what its mode does not use.
-        teachers: the network of each of its teachers; None: they are made here, and stay untrained.
+        teachers: the network of each of its teachers; None: they are built here, untrained.
         labels: of the training set [samples], for heads that read them.
         samples: the size of the training set.
-        index: whether batches name fixed places in it.
-        key: where the run stands, `teacher.`, for messages.
+        index: whether batches hold fixed places in it.
+        key: prefix of the run's keys in messages, `teacher.`.
 
     Raises:
-        UsageError, ValueError: where the run cannot be.
+        UsageError, ValueError: where the run is impossible.
     """
     allow, data = config.allow, config.data
     task: Task = build(config.task, Task, "task", allow=allow)  # type: ignore[type-abstract]  # mypy #4717
@@ -79,10 +79,11 @@ def assemble(
     terms = make_terms(config.loss.heads, allow)
     networks = _Networks(config, terms, frozen, batch, key)
 
-    def setup(settings: ModeConfig, names: Set[str]) -> PhaseSetup:
+    def setup(settings: ModeConfig, active: Set[str]) -> PhaseSetup:
         several = named_learners(config.model, settings)
         mode = make_mode(config, settings, Cast(networks.of(several), frozen, context, batch, len(several) - 1))
-        objective = Objective(mode, task, [t for t in terms if t.name in names], config.loss.task_weight, context)
+        used = [term for term in terms if term.name in active]
+        objective = Objective(mode, task, used, config.loss.task_weight, context)
         objective.refuse_impossible(mode, index=index, views=(AGAIN, *data.views))
         objective.build(mode, batch, config.seed)
         return PhaseSetup(mode, objective, settings.optimizers)
@@ -136,21 +137,21 @@ def make_terms(heads: Mapping[str, HeadConfig], allow: Sequence[str] = ()) -> tu
     terms = []
     for name, settings in heads.items():
         make = partial(build, settings.component, Head, f"loss.heads.{name}", allow=allow)
-        make()  # so that wrong settings are met here
+        make()  # so that wrong settings are refused here
         terms.append(Term(name, make, settings.weight, settings.ramp or 0, settings.ramp_shape))
     return tuple(terms)
 
 
 def make_network(config: Component, key: str = "model", allow: Sequence[str] = ()) -> nn.Module:
-    """A network from its config, with untrained weights; that of a `student.yaml` too."""
+    """A network from its config or from that of a `student.yaml`, with untrained weights."""
     return build({name: value for name, value in config.items() if name != "taps"}, nn.Module, key, allow=allow)
 
 
 def taps_of(network: nn.Module, config: Component, batch: Batch, key: str, classes: int | None = None) -> Taps:
-    """Where a network is observed: at the taps that its config names, else where a dry run finds them.
+    """The taps of a network: those that its config names, else those that a dry run finds.
 
     Raises:
-        UsageError: where it does not take such batches, has other outputs than `classes`, or has no such taps.
+        UsageError: where it does not take such batches, does not have `classes` outputs, or has no such taps.
     """
     declared, input = config.get("taps"), batch["input"]
     if declared is not None and not _names(declared):
@@ -161,7 +162,7 @@ def taps_of(network: nn.Module, config: Component, batch: Batch, key: str, class
     except (RuntimeError, TypeError, ValueError) as error:
         raise UsageError(f"{key} does not take batches of {list(input.shape)}: {error}") from error
     if classes is not None and outputs != classes:
-        raise UsageError(f"{key} has {outputs} outputs, but the data has {classes} classes; expected as many")
+        raise UsageError(f"{key} has {outputs} outputs, but the data has {classes} classes; expected {classes} outputs")
     try:
         return find_taps(network, input, declared)
     except (RuntimeError, UsageError) as error:
@@ -169,19 +170,19 @@ def taps_of(network: nn.Module, config: Component, batch: Batch, key: str, class
 
 
 def trained(config: RunConfig, teacher: TeacherConfig, entry: Entry | None) -> Made:
-    """A teacher's network with its weights: from a file of the user's, else from the store.
+    """A teacher's network with its weights: from the user's file, else from the store.
 
     Args:
         config: the run that it teaches in.
         teacher: its settings.
-        entry: of the store; None for one that brings its own weights.
+        entry: of the store; None where the weights come from a file.
     """
     if teacher.checkpoint:
         network = make_network(teacher.model, "teacher.model", config.allow)
         load_checkpoint(Path(teacher.checkpoint), network)
         return Made(network, teacher.model)
-    assert entry is not None, "a teacher without weights of its own is in the store"
-    # What a mode or a loss made of it (an ensemble of peers, an exit, a graft) is described there.
+    assert entry is not None, "a teacher without a checkpoint is in the store"
+    # The entry describes what a mode or a loss made of it (an ensemble of peers, an exit, a graft).
     described = entry.result["network"] if teacher.mode or teacher.loss else teacher.model
     network = make_network(described, "teacher.model", config.allow)
     network.load_state_dict(entry.weights())
@@ -189,7 +190,7 @@ def trained(config: RunConfig, teacher: TeacherConfig, entry: Entry | None) -> M
 
 
 def untrained(config: RunConfig, teacher: TeacherConfig) -> Made:
-    """A teacher's network as training would make it, but for the weights."""
+    """A teacher's network as training would build it, with untrained weights."""
     if teacher.checkpoint:
         return trained(config, teacher, None)
     if teacher.mode or teacher.loss:
@@ -200,7 +201,7 @@ def untrained(config: RunConfig, teacher: TeacherConfig) -> Made:
 
 
 def kept(parts: Parts) -> Made:
-    """The network that a run ends with, and what describes it."""
+    """The network that a run ends with, and the config that describes it."""
     parts.mode.close()
     name, network = next(iter(parts.mode.validated().items()))
     return Made(network, parts.networks[name])
@@ -214,7 +215,7 @@ def classes_of(data: DataConfig) -> int:
 
 
 def example_batch(data: DataConfig, samples: int = 2, size: int | None = None) -> Batch:
-    """A batch of noise in the shape of a data set, the same each time; `size`: its side, where it is another one."""
+    """A batch of noise in the shape of a data set, the same each time; `size`: its side, if not the data's."""
     generator = torch.Generator().manual_seed(0)
     side = size or data.size
     assert data.channels, "pictures have channels"
@@ -231,12 +232,12 @@ def _frozen(config: RunConfig, teacher: TeacherConfig, made: Made, batch: Batch,
     taps = taps_of(made.network, made.config, own, f"{key}.model")
     name = str(teacher.model.get("_target_", "network")).rsplit(".", 1)[-1]
     if (classes := teacher.classes) is not None:
-        told = Observed(name, made.network, taps).example(own["input"]).knowledge.logits.shape[1]
-        places = (None, *range(told))
+        outputs = Observed(name, made.network, taps).example(own["input"]).knowledge.logits.shape[1]
+        places = (None, *range(outputs))
         if not isinstance(classes, list) or len(classes) != data.classes or any(c not in places for c in classes):
             raise UsageError(
                 f"{key}.classes={classes}: expected {data.classes} entries, for each class of the data the "
-                f"teacher's class from 0 to {told - 1} that means the same, or null"
+                f"teacher's class from 0 to {outputs - 1} that means the same, or null"
             )
     return Teacher(f"teacher {name}", made.network, taps, renormalise=adjust, size=teacher.size, classes=classes)
 
@@ -249,7 +250,7 @@ def _grafted(
         return student, config
     if not teachers:
         raise UsageError(f"loss={term.name} builds parts of a frozen teacher into the student; this run has none")
-    # What the grafted student offers is known when it is there.
+    # What the grafted student offers is only known once it exists.
     needs = Needs(learner=Fields(classifier=True), teacher=head.needs().teacher)
     if unmet := needs.unmet(Offer(student.offers, teachers[0].offers)):
         raise UsageError(f"loss={term.name} needs {' and '.join(unmet)}, which this run does not provide")

@@ -1,4 +1,4 @@
-"""What can be refused of a run without torch: data that are not there, settings that contradict each other."""
+"""Refuses, without torch, runs whose files are missing or whose settings contradict each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kdlab.data.check import check, check_normalisation
 
 
 def check_settings(config: RunConfig) -> None:
-    """Refuses settings that contradict each other, and files that are not there; in well under a second.
+    """Refuses settings that contradict each other, and missing files; in well under a second.
 
     Raises:
         UsageError: naming the keys.

@@ -1,6 +1,6 @@
-"""Runs that follow from a composed one: less what its mode does not use, its teachers', its student's alone.
+"""Runs derived from a composed one: without what its mode does not use, its teachers', its student's alone.
 
-Whoever trains composes with `compose_run`; what a mode does not use is dropped here and nowhere else.
+Everything that trains composes with `compose_run`; what a mode does not use is dropped only here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def compose_run(overrides: Sequence[str] = (), folders: Sequence[Path] = ()) -> 
 
 
 def drop_unused(config: RunConfig) -> RunConfig:
-    """A run without what its mode does not use: a teacher, losses; the same of its teachers' own training."""
+    """A run without what its mode does not use: a teacher, losses; likewise for its teachers' training."""
     listens, distils = _uses(config.mode, config.phases, config.allow)
     return config.replace(
         teacher=_dropped(config.teacher, config.allow) if listens else None,
@@ -65,7 +65,7 @@ def unused_overrides(overrides: Sequence[str], config: RunConfig) -> list[str]:
 
 
 def alone_run(config: RunConfig) -> RunConfig:
-    """The run that trains the same student with labels alone, for as many epochs as all phases that train it."""
+    """The run that trains the same student with labels alone, for the epochs of all phases that train it."""
     phases = plan(config.trainer.max_epochs, config.loss.heads, config.phases)
     epochs = sum(phase.epochs for phase in phases if not phase.prepare)
     return config.replace(
@@ -75,7 +75,7 @@ def alone_run(config: RunConfig) -> RunConfig:
 
 
 def teacher_run(config: RunConfig, teacher: TeacherConfig) -> RunConfig:
-    """The run that trains a teacher of another run: its own recipe, on the same data."""
+    """The run that trains a teacher of another run: the teacher's recipe, on the same data."""
     mode, loss = teacher.mode or SUPERVISED, teacher.loss or LABELS_ALONE
     names = _named(config.names, mode, loss, teacher.teacher)
     return config.replace(
@@ -87,7 +87,7 @@ def teacher_run(config: RunConfig, teacher: TeacherConfig) -> RunConfig:
 
 
 def _uses(mode: ModeConfig, phases: Sequence[Phase] | None, allow: Sequence[str]) -> tuple[bool, bool]:
-    """Whether any phase listens to a teacher, and whether distillation losses mean anything in any."""
+    """Whether any phase uses a teacher, and whether any uses distillation losses."""
     settings = [phase.mode or mode for phase in phases or ()] or [mode]
     modes = [resolve(each.target, Mode, "mode", allow=allow) for each in settings]
     return any(each.wants_teacher for each in modes), any(each.wants_heads for each in modes)
@@ -109,7 +109,7 @@ def _dropped(
 
 
 def _named(names: Names, mode: ModeConfig, loss: LossConfig, teacher: object) -> Names:
-    """What a run that another one waits for is called by, in tables and dashboards."""
+    """The names of a run that another one waits for, in tables and dashboards."""
     taught_by = _class(teacher.model).lower() if isinstance(teacher, TeacherConfig) else None
     return names.replace(mode=mode.target.split(".")[-2], loss="+".join(loss.heads), teacher=taught_by)
 

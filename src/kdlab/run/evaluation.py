@@ -1,4 +1,4 @@
-"""Tests a trained network, once and at the end: metrics, closeness to its teacher, size and speed."""
+"""Tests a trained network once, at the end: metrics, closeness to its teacher, size and speed."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from kdlab.training.setup import Parts
 
 @dataclass
 class Measured:
-    """What a run came to.
+    """The measurements of a run.
 
-    rows: per student, its part of a result.json. weights: per student, of its `last` epoch and its `best`.
+    rows: per student, its part of a result.json. weights: per student, of the `last` and the `best` epoch.
     teacher, targets: the teacher's logits [N, C] on the test part, where there is one, and its targets [N].
     """
 
@@ -38,7 +38,7 @@ class Measured:
 
 
 def measure(config: RunConfig, data: Data, parts: Parts, keep: KeepBest | None, device: torch.device) -> Measured:
-    """Tests the last and the best epoch of every student, once each, and measures what the students cost."""
+    """Tests the last and the best epoch of every student, once each, and measures the students' cost."""
     loader = data.eval_loader("test", 256, rank=0, world=1, device=device)
     reference = cast("Callable[[Tensor], Tensor]", parts.mode.reference)
     teacher = predict(reference, loader)[0] if parts.mode.teachers else None
@@ -88,19 +88,19 @@ def predict(ask: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> tuple[
 
 
 def student_of(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """A network in eval mode, as something that can be asked for logits."""
+    """A network in eval mode, as a function from input to logits."""
     network.eval()
     return lambda input: logits_of(network(input))
 
 
 def score(task: Task, logits: Tensor, targets: Tensor, teacher: Tensor | None = None) -> dict[str, float]:
-    """The task's metrics of predictions, and where a teacher's logits are given, those of closeness to it."""
+    """The task's metrics of predictions and, where a teacher's logits are given, of closeness to it."""
     found = _computed(task.metrics(), logits, targets)
     return found if teacher is None else found | _computed(task.comparisons(), logits, teacher)
 
 
 def _computed(metrics: MetricCollection, logits: Tensor, others: Tensor) -> dict[str, float]:
     for metric in metrics.values():
-        metric.distributed_available_fn = lambda: False  # one rank tests the whole set, alone
+        metric.distributed_available_fn = lambda: False  # one rank tests the whole set
     metrics.update(logits, others)
     return {name: float(value) for name, value in metrics.compute().items()}

@@ -1,4 +1,4 @@
-"""A whole run: its teacher and its student alone, from the store or trained now, then the student, then the result."""
+"""A whole run: its teacher and its student alone (from the store or trained now), the student, the result."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from kdlab.run.saved import write_student
 from kdlab.run.store import Entry, Store
 
 FOLDER = "KDLAB_RUN"
-"""The environment variable by which the processes of one run agree on its folder."""
+"""The environment variable that gives all processes of one run its folder."""
 
 Row = dict[str, Any]
 
 
 @dataclass
 class Outcome:
-    """What came of a run."""
+    """The folder and the result of a run."""
 
     folder: Path
     result: dict[str, Any]
@@ -43,7 +43,7 @@ class Outcome:
 
 @dataclass
 class Resources:
-    """What every network of a run shares: its data, the store, where it is written and whether it goes on."""
+    """What all networks of a run share: data, store, folder, W&B group, and whether they resume."""
 
     data: Data
     store: Store
@@ -52,11 +52,11 @@ class Resources:
     resume: bool = False
 
     def obtain(self, config: RunConfig, job: str) -> Entry:
-        """The network that a run trains: from the store, or trained now, its own teacher first."""
+        """The network that a run trains: from the store, or trained now, after its own teacher."""
         config = config.replace(name=f"{config.name}-{job}", keep="last")
         recipe = self.recipe(config)
         if self.store.find(recipe) is None:
-            print(f"{job}: not in the store, so it is trained first", flush=True)
+            print(f"{job}: not in the store, training it first", flush=True)
 
         def train() -> tuple[StateDict, Row]:
             made = self.networks(config, self.teachers(config, f"{job}-teacher"))
@@ -70,7 +70,7 @@ class Resources:
         return self.store.get(recipe, train)
 
     def teachers(self, config: RunConfig, job: str = "teacher") -> list[Entry | None]:
-        """A run's teachers, trained now where they are not in the store; None for one with weights of its own."""
+        """A run's teachers, trained now if not in the store; None for one with a checkpoint."""
         several = config.teachers
         jobs = [job] if len(several) == 1 else [f"{job}{place}" for place in range(len(several))]
         return [
@@ -83,7 +83,7 @@ class Resources:
         return [trained(config, teacher, entry) for teacher, entry in zip(config.teachers, entries, strict=True)]
 
     def chain(self, config: RunConfig) -> list[Row]:
-        """The links of a chain of teachers, from the first to the one before this run; empty where it has but one."""
+        """A chain of teachers, from the first to the one before this run; empty where there is only one."""
         links: list[Row] = []
         while len(several := config.teachers) == 1 and not several[0].checkpoint:
             config = teacher_run(config, several[0])
@@ -105,20 +105,20 @@ def run(
     store: Store | None = None,
     resume: bool = False,
 ) -> Outcome | None:
-    """Trains what a config describes, and whatever it waits for.
+    """Trains what a config describes, and first what that needs.
 
     Args:
         config: a run, without what its mode does not use.
-        data: its data, where `kdlab.data.dataset.load` was called before.
-        folder: where it goes; None: a new one below `config.runs`.
-        store: where its teacher and its student alone are; None: that of `$KDLAB_HOME`.
-        resume: the folder holds a run that stopped; go on with it.
+        data: its data, if already loaded by `kdlab.data.dataset.load`.
+        folder: of the run; None: a new one below `config.runs`.
+        store: of its teacher and its student alone; None: that of `$KDLAB_HOME`.
+        resume: continue the stopped run in the folder.
 
     Returns:
         The result, or None on ranks other than the first.
 
     Raises:
-        UsageError: where the run cannot be.
+        UsageError: where the run is impossible.
     """
     config = config.replace(name=config.name or name_of(config))
     data = data or load(config.data.plain(), config.allow)
@@ -153,15 +153,15 @@ def _run(config: RunConfig, data: Data, folder: Path, store: Store, resume: bool
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
-    """`config.yaml`, whole or absent whenever the run is stopped; what is there already stays."""
+    """Writes `config.yaml` atomically; an existing one stays."""
     file, aside = folder / "config.yaml", folder / f"config.{os.getpid()}.writing"
-    if not file.is_file():  # ranks write the same, one after another
+    if not file.is_file():  # ranks write the same content in turn
         aside.write_text(yaml.safe_dump(config.plain(), sort_keys=False))
         aside.replace(file)
 
 
 def name_of(config: RunConfig) -> str:
-    """`mobilenet-kd`, `mobilenet-supervised`: what a run is called where nobody named it."""
+    """The name of a run that the user did not name: `mobilenet-kd`, `mobilenet-supervised`."""
     names = config.names
     loss = names.loss if config.distils else ""
     mode = "" if names.mode == "offline" else names.mode
@@ -169,11 +169,11 @@ def name_of(config: RunConfig) -> str:
 
 
 def new_folder(runs: Path, name: str) -> Path:
-    """A folder `DATE-NAME-ID` of this run's own, made now; its processes agree on it by the environment."""
+    """A new folder `DATE-NAME-ID` for this run; its other processes get it from the environment."""
     if given := os.environ.get(FOLDER):
         return Path(given)
     job = os.environ.get("SLURM_JOB_ID")
-    launched = os.environ.get("TORCHELASTIC_RUN_ID")  # every rank of torchrun must come to the same name
+    launched = os.environ.get("TORCHELASTIC_RUN_ID")  # every rank of torchrun must arrive at the same name
     identity = f"{job}-{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else launched or secrets.token_hex(3)
     started = int(os.environ.get("SLURM_JOB_START_TIME", time.time()))
     folder = runs / f"{time.strftime('%Y%m%d', time.localtime(started))}-{name}-{identity}"
@@ -230,7 +230,7 @@ def _alone_row(config: RunConfig, data: Data, found: Trained, alone: Entry) -> R
 
 
 def _teacher_row(config: RunConfig, found: Trained, entries: Sequence[Entry | None]) -> Row:
-    """The figures of the teacher; of several, what they say together and what they cost in sum."""
+    """The figures of the teacher; for several, of their ensemble and their summed cost."""
     batch = example_batch(config.data)
     rows: list[Row] = []
     for teacher, entry in zip(found.teachers, entries, strict=True):
@@ -241,13 +241,13 @@ def _teacher_row(config: RunConfig, found: Trained, entries: Sequence[Entry | No
         stored: Row = entry.result if entry else {"seconds": None, "samples_per_second": None, "bytes": size}
         rows.append({**stored, **costs})
     assert found.teacher is not None
-    said = {"last": score(found.task, found.teacher, found.targets)}
+    tested = {"last": score(found.task, found.teacher, found.targets)}
     if len(rows) == 1:
-        return {**rows[0], "test": {**rows[0].get("test", {}), **said}}
+        return {**rows[0], "test": {**rows[0].get("test", {}), **tested}}
     sums = ("parameters", "multiply_accumulates", "latency_ms", "bytes")
     seconds = [row["seconds"] for row in rows]
     return {
-        "test": said,
+        "test": tested,
         **{key: sum(row[key] for row in rows) for key in sums},
         "seconds": None if None in seconds else sum(seconds),
         "samples_per_second": None,

@@ -1,4 +1,4 @@
-"""Trains one network: from a run's config and its data to weights and a result, in a folder of its own."""
+"""Trains one network: from a run's config and data to weights and a result, in its own folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from kdlab.training.validation import prefixes
 
 @dataclass
 class Trained:
-    """A trained network: the weights to keep, and what was measured.
+    """A trained network: the weights to keep and the measurements.
 
     teacher, targets: the teacher's logits [N, C] on the test part, where there is one, and its targets [N].
     teachers: the frozen networks that it learned from.
@@ -60,7 +60,7 @@ class Fit:
     """A run while it trains.
 
     keep: the weights of each student's best epoch; None where nothing is validated.
-    summary: what a dashboard shall show besides what was logged.
+    summary: what a dashboard shows besides what was logged.
     """
 
     parts: Parts
@@ -92,8 +92,8 @@ def fit(
         job: `teacher`, `alone` or the mode's name, for W&B.
         teachers: the trained network of each of its teachers; None: they stay untrained.
         group: of W&B runs that belong together.
-        resume: go on from the last checkpoint in the folder.
-        one_device: whatever the config says, as for a run that another one waits for.
+        resume: from the last checkpoint in the folder.
+        one_device: whatever the config says, for a run that another one waits for.
         callbacks: further ones, of Lightning.
 
     Returns:
@@ -134,7 +134,7 @@ def _fitting(
     config: RunConfig, data: Data, folder: Path, job: str, teachers: Sequence[Made] | None, group: str | None,
     one_device: bool, callbacks: Sequence[pl.Callback], *, write: bool,
 ) -> Iterator[Fit]:  # fmt: skip
-    """A run put together, its loggers open; `write`: its checkpoints and best weights."""
+    """An assembled run with open loggers; `write`: its checkpoints and best weights."""
     folder.mkdir(parents=True, exist_ok=True)
     seed_all(config.seed)
     parts = assemble(config, teachers=teachers, labels=data.labels, samples=len(data.labels))
@@ -170,7 +170,7 @@ def _fitting(
     )
     if trainer.is_global_zero and write and (left := data.left_out(settings.batch_size, shares)):
         print(
-            f"kdlab: an epoch leaves out {left} samples, a last batch that does not divide into {shares} shares of two "
+            f"kdlab: an epoch leaves out {left} samples: its last batch does not divide into {shares} shares of two "
             "samples or more (devices times trainer.accumulate)",
             file=sys.stderr,
         )
@@ -201,7 +201,7 @@ def _train(fitting: Fit, config: RunConfig, folder: Path, resume: bool) -> None:
         with interruptible(trainer):
             trainer.fit(fitting.distiller, datamodule=fitting.batches, ckpt_path=checkpoint, weights_only=True)
     except DivergedError as error:
-        good = f"the last good checkpoint is {last}" if last.is_file() else "no epoch was finished before"
+        good = f"the last good checkpoint is {last}" if last.is_file() else "no epoch had finished"
         raise DivergedError(f"{error}; {good}. Try a lower optimizer.lr or trainer.gradient_clip=1") from error
 
 
@@ -222,7 +222,7 @@ def _distiller(config: RunConfig, parts: Parts, steps: int) -> Distiller:
 
 
 def _columns(parts: Parts) -> list[str]:
-    """Every number that a run may log."""
+    """The name of every number that a run may log."""
     terms = [name for setup in parts.setups for name in setup.objective.names]
     columns = [f"loss/{name}" for name in (*dict.fromkeys(terms), "total")] + ["lr"]
     for name in dict.fromkeys(prefix for setup in parts.setups for prefix in prefixes(setup.mode).values()):
@@ -231,7 +231,7 @@ def _columns(parts: Parts) -> list[str]:
 
 
 def _tested(config: RunConfig, data: Data, folder: Path, fitting: Fit) -> Trained:
-    """The result of a run that has trained: the student that is kept, beside its peers."""
+    """The result of a trained run: the student that is kept, and its peers."""
     parts, distiller, keep = fitting.parts, fitting.distiller, fitting.keep
     device = distiller.trainer.strategy.root_device
     parts.mode.move(device, torch.float32)
@@ -255,19 +255,19 @@ def _last(folder: Path) -> Path:
 
 
 def _strategy(settings: TrainerConfig, parts: Parts) -> str:
-    """DDP looks for parameters without a gradient only where there may be some: it costs a walk over the graph."""
+    """DDP searches for parameters without a gradient only where there may be some: it costs a walk over the graph."""
     strategy = settings.strategy
-    silent = any(
+    unused = any(
         0 in (setup.objective.task_weight if phase.task_weight is None else phase.task_weight,
               *(term.weight_at(0) for term in setup.objective.terms))
         for phase, setup in zip(parts.phases, parts.setups, strict=True)
     )  # fmt: skip
     several = strategy == "ddp" or processes(settings.accelerator, settings.devices, settings.num_nodes) > 1
-    return "ddp_find_unused_parameters_true" if silent and several else strategy
+    return "ddp_find_unused_parameters_true" if unused and several else strategy
 
 
 def _chosen(parts: Parts, keep: KeepBest | None, which: str) -> str:
-    """The student that is kept: that which was named, or the best by validation of those built like the first."""
+    """The student that is kept: the named one, or the best by validation of those built like the first."""
     first, *others = parts.mode.validated()
     if parts.mode.kept != "best" or keep is None:
         return first

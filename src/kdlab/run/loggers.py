@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.csv, which is the ground truth, and Weights & Biases beside it."""
+"""Where a run's numbers go: metrics.csv, the ground truth, and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class MetricsFile(Logger):
-    """metrics.csv: one row per logged step, written at once, its columns known from the start.
+    """metrics.csv: one row per logged step, written immediately, with fixed columns.
 
     Args:
         file: the CSV file; rows already there are kept.
@@ -43,7 +43,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The config lies beside this file, in config.yaml."""
+        """The config is next to this file, in config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -85,28 +85,28 @@ def wandb_run(
     directions: Mapping[str, str],
     failed: bool = False,
 ) -> Iterator[tuple[WandbLogger, dict[str, Any]]]:
-    """A W&B run: online where the user is logged in, offline otherwise; nobody is ever asked anything.
+    """A W&B run: online where the user is logged in, offline otherwise; it never prompts.
 
-    Trouble with W&B stops no training: one line on stderr says what it was, and the process goes on offline.
+    A W&B error does not stop training: one line on stderr reports it, and the process continues offline.
 
-    Its id lies in the run folder, so that a resumed run goes on in the same W&B run. Its summary holds the
+    Its id is in the run folder, so that a resumed run continues the same W&B run. Its summary holds the
     best validation value of every metric, not the last.
 
-    It ends with the block, always, with its exit code: the next run of this process would else go on in it.
+    It always ends with the block, with its exit code: else the next run of this process would continue it.
 
     Args:
         folder: of the run.
         settings: `logger` of its config.
-        config: what W&B shows as its config.
+        config: shown by W&B.
         name: of the W&B run.
-        tags: beside those of the settings.
+        tags: besides those of the settings.
         job: its job type.
         group: of runs that belong together.
         directions: of each metric, `max` or `min`.
-        failed: it did, before this.
+        failed: whether the run failed before.
 
     Yields:
-        The logger, and a dict of what its summary shall hold besides.
+        The logger, and a dict of further entries for its summary.
     """
     if int(getattr(rank_zero_only, "rank", 0)) != 0:
         yield WandbLogger(project=settings.project), {}
@@ -151,7 +151,7 @@ def _begun(**arguments: Any) -> Run:
         return wandb.init(mode=mode, **arguments)
     except wandb.errors.Error as error:
         why = (str(error) or type(error).__name__).splitlines()[0]
-        print(f"kdlab: W&B goes on offline, for wandb sync to send later: {why}", file=sys.stderr, flush=True)
-        wandb.teardown()  # or the id would be in use
-        os.environ["WANDB_MODE"] = "offline"  # the next run of this process shall not wait again
+        print(f"kdlab: W&B continues offline, upload later with wandb sync: {why}", file=sys.stderr, flush=True)
+        wandb.teardown()  # else the id would be in use
+        os.environ["WANDB_MODE"] = "offline"  # so that the next run of this process does not wait again
         return wandb.init(mode="offline", **arguments)

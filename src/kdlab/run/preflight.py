@@ -1,8 +1,7 @@
-"""The preflight: everything that can be refused before anything slow begins is refused here, in one line.
+"""The preflight: refuses, in one line, everything that can be refused before anything slow begins.
 
-`kdlab.train` asks for a run, `kdlab.sweep` for every run that its space can reach, `kdlab.distill` for what it was
-given. Networks are built once: one that was put together to see whether it can be trained is the one that then
-stands in as a teacher, untrained.
+`kdlab.train` checks a run, `kdlab.sweep` every run that its space can reach, `kdlab.distill` its arguments. Networks
+are built once: one that was built to check its own training then stands in as an untrained teacher.
 """
 
 from __future__ import annotations
@@ -31,20 +30,20 @@ from kdlab.training.phases import Phase
 from kdlab.training.setup import Parts
 
 STEPS = 1000
-"""Of a whole phase, about, in which its schedule is tried; the data says later how many there are."""
+"""About how many steps of a phase its schedule is tried for; the real number depends on the data."""
 
 MakeOptimizer = Callable[[Sequence[torch.nn.Parameter]], Optimizer]
 MakeScheduler = Callable[[Optimizer, int, int], tuple[LRScheduler, str]]
 
 
 class Preflight:
-    """Checks runs. One instance builds a teacher once, in however many runs it teaches."""
+    """Checks runs. One instance builds each teacher once, however many runs it teaches."""
 
     def __init__(self) -> None:
         self._teachers: dict[str, Made] = {}
 
     def check(self, config: RunConfig) -> Parts:
-        """Refuses a run that cannot be.
+        """Refuses an impossible run.
 
         Args:
             config: a run, without what its mode does not use.
@@ -90,7 +89,7 @@ class Preflight:
 
 
 def check_phases(config: RunConfig, parts: Parts, key: str = "") -> None:
-    """Refuses a phase in which nothing trains, or whose optimizer or schedule cannot be.
+    """Refuses a phase in which nothing trains, or whose optimizer or schedule is impossible.
 
     Raises:
         UsageError: naming the key.
@@ -98,7 +97,7 @@ def check_phases(config: RunConfig, parts: Parts, key: str = "") -> None:
     for place, phase in enumerate(parts.phases):
         where = f"{key}phases.{place}"
         if config.phases is None and phase is not parts.phases[-1] and phase.heads:
-            where = f"{key}loss.heads.{phase.heads[0]}.first"  # which proposed it
+            where = f"{key}loss.heads.{phase.heads[0]}.first"  # the loss that proposed it
         check_trains(parts, place, where)
         own = {f"{key}mode.optimizers.{name}": each for name, each in parts.setups[place].optimizers.items()}
         optimizers = {**own, **_either(config.optimizer, phase.optimizer, f"{key}optimizer", f"{where}.optimizer")}
@@ -110,7 +109,7 @@ def check_phases(config: RunConfig, parts: Parts, key: str = "") -> None:
 
 
 def check_trains(parts: Parts, place: int, where: str) -> None:
-    """Refuses a phase that prepares what has nothing to prepare, or trains nothing; freezes as it would.
+    """Refuses a phase that prepares a loss with nothing to prepare, or trains nothing; freezes as training does.
 
     Raises:
         UsageError: naming the key.
@@ -128,8 +127,8 @@ def check_trains(parts: Parts, place: int, where: str) -> None:
     for parameter in can_train:
         parameter.requires_grad_(True)
     if not trains:
-        silent = " and ".join(setup.objective.heads if phase.heads is None else phase.heads)
-        why = f"{silent} has nothing to learn" if silent else "no loss speaks"
+        named = " and ".join(setup.objective.heads if phase.heads is None else phase.heads)
+        why = f"{named} has nothing to learn" if named else "no loss takes part"
         raise UsageError(f"{where}.train={phase.train}: nothing trains, as {why}; type all")
 
 
@@ -146,7 +145,7 @@ def _either(default: Component, own: Component | None, key: str, own_key: str) -
 def check_components(
     optimizer: Component, key: str, scheduler: Component, scheduler_key: str, epochs: int, allow: Sequence[str]
 ) -> None:
-    """Refuses an optimizer or a schedule that is none, does not take its settings or cannot be stepped to the end.
+    """Refuses an optimizer or schedule of the wrong class or settings, or that cannot be stepped to the end.
 
     Raises:
         UsageError: naming the key.
@@ -155,7 +154,7 @@ def check_components(
         if not isinstance(settings, Mapping):
             raise UsageError(f"{where}={settings}: expected a group of keys, with its class as _target_")
         resolve(settings.get("_target_"), kind, where, allow=allow)
-    # These ask for a GPU, which is not to be woken for this.
+    # These need a GPU, which should not be initialised for this.
     portable = {name: value for name, value in optimizer.items() if name not in ("capturable", "fused")}
     check_steps(
         lambda parameters: build(portable, Optimizer, key, allow=allow, params=parameters),
@@ -171,10 +170,10 @@ def check_steps(optimizer: MakeOptimizer, scheduler: MakeScheduler, epochs: int,
         optimizer: from parameters.
         scheduler: from the optimizer, the epochs and the steps of the phase; also says `epoch` or `step`.
         epochs: of the phase.
-        key, scheduler_key: what they are called in messages.
+        key, scheduler_key: their keys, for messages.
 
     Raises:
-        UsageError: where they refuse, or stumble.
+        UsageError: where they raise.
     """
     parameter = torch.nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
@@ -190,24 +189,24 @@ def check_steps(optimizer: MakeOptimizer, scheduler: MakeScheduler, epochs: int,
             schedule.step()
     except UsageError:
         raise
-    except Exception as error:  # whatever torch stumbles over
+    except Exception as error:  # torch raises many types
         raise UsageError(f"{key} cannot be stepped with its settings: {type(error).__name__}: {error}") from error
 
 
 def check_hardware(trainer: TrainerConfig) -> None:
-    """Refuses devices that this machine does not have, and a batch that cannot be shared out among them.
+    """Refuses devices that this machine does not have, and a batch that does not divide among them.
 
     Raises:
-        UsageError: saying what it has, or what divides.
+        UsageError: with the devices it has, or a batch size that divides.
     """
     accelerator, devices, size = trainer.accelerator, trainer.devices, trainer.batch_size
     there = torch.accelerator.device_count()
     if accelerator in ("gpu", "cuda", "mps") and not there:
-        raise UsageError(f"trainer.accelerator={accelerator}, but torch sees no such device here; leave it auto")
+        raise UsageError(f"trainer.accelerator={accelerator}, but torch sees no such device; leave it auto")
     if accelerator != "cpu" and there and isinstance(devices, int) and devices > there:
-        raise UsageError(f"trainer.devices={devices}, but torch sees {there} here; expected auto or at most as many")
+        raise UsageError(f"trainer.devices={devices}, but torch sees {there}; expected auto or at most {there}")
     if not (world := processes(accelerator, devices, trainer.num_nodes)):
-        raise UsageError("trainer.devices=[]: expected auto, how many, or the places of some, such as [0,1]")
+        raise UsageError("trainer.devices=[]: expected auto, a number, or a list of indices such as [0,1]")
     if size % world:
         raise UsageError(
             f"trainer.batch_size={size} does not divide over {world} devices; {max(size // world, 1) * world} does"
@@ -215,7 +214,7 @@ def check_hardware(trainer: TrainerConfig) -> None:
 
 
 def check_home() -> None:
-    """Refuses a `$KDLAB_HOME` that cannot be written.
+    """Refuses a `$KDLAB_HOME` that is not writable.
 
     Raises:
         UsageError: naming it.
@@ -224,4 +223,4 @@ def check_home() -> None:
         home().mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=home()).close()
     except OSError as error:
-        raise UsageError(f"KDLAB_HOME={home()}: nothing can be written there ({error.strerror})") from error
+        raise UsageError(f"KDLAB_HOME={home()}: not writable ({error.strerror})") from error

@@ -1,7 +1,7 @@
-"""A recipe is all that decides a trained network: data, model, task, optimizer, schedule, epochs, seed, teacher.
+"""A recipe is all that determines a trained network: data, model, task, optimizer, schedule, epochs, seed, teacher.
 
-Two runs with one recipe end with the same network, whoever asked for it and whatever was logged. So the
-store addresses networks by the hash of their recipe.
+Two runs with one recipe end with the same network, whatever was logged. So the store addresses networks by the
+hash of their recipe.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Recipe = dict[str, Any]
 def recipe_of(config: RunConfig, fingerprint: str, checkpoints: Mapping[str, str] | None = None) -> Recipe:
     """The recipe of the network that a run's config trains.
 
-    A key that kdlab reads counts as absent where it is null, so that one which is added later changes no recipe.
+    A key that kdlab reads counts as absent where it is null, so that a key added later changes no recipe.
 
     Args:
         config: a run, without what its mode does not use.
@@ -33,7 +33,7 @@ def recipe_of(config: RunConfig, fingerprint: str, checkpoints: Mapping[str, str
     """
     views, model = config.data.views, config.model
     if config.mode.target == SUPERVISED.target and not config.phases:
-        views, model = {}, _without_taps(model)  # nobody sees the views, nobody reads the taps
+        views, model = {}, _without_taps(model)  # nothing reads the views or the taps
     return {
         "version": VERSION,
         "data": {
@@ -56,7 +56,7 @@ def recipe_of(config: RunConfig, fingerprint: str, checkpoints: Mapping[str, str
 
 
 def key_of(recipe: Mapping[str, Any]) -> str:
-    """SHA-256 of the canonical form of a recipe, in hexadecimal: neither the order of keys matters, nor 1 or 1.0."""
+    """SHA-256 of the canonical form of a recipe, in hexadecimal; the order of keys and 1 or 1.0 make no difference."""
     canonical = json.dumps(_canonical(recipe), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -66,7 +66,7 @@ def _teacher(config: RunConfig, teacher: TeacherConfig, fingerprint: str, checkp
     if teacher.checkpoint:
         return {**own, "model": teacher.model, "checkpoint": checkpoints[teacher.checkpoint]}
     if taps := teacher.model.get("taps"):
-        own["taps"] = taps  # which nothing in its own training read
+        own["taps"] = taps  # which its own training did not read
     return {**own, **recipe_of(teacher_run(config, teacher), fingerprint, checkpoints)}
 
 

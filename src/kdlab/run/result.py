@@ -1,4 +1,4 @@
-"""What a run leaves: result.json, after a schema, and the table that a person reads."""
+"""The results of a run: result.json, by its schema, and a table to read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROWS = {"teacher": "teacher", "alone": "student alone", "student": "student dist
 def gap_closed(rows: Mapping[str, Any], metric: str, which: str, direction: str = "max") -> float | None:
     """(student − student alone) / (teacher − student alone), of one test metric.
 
-    None where one of them is not there, or where the teacher is no better than the student alone.
+    None where one is missing, or the teacher is no better than the student alone.
 
     Args:
         rows: `teacher`, `alone` and `student`, as result.json has them.
@@ -48,7 +48,7 @@ def gap_closed(rows: Mapping[str, Any], metric: str, which: str, direction: str 
 
 
 def provenance() -> Config:
-    """Versions, commit and hardware: what a number needs beside it to be compared with another."""
+    """Versions, commit and hardware, without which numbers cannot be compared."""
     packages = ("kdlab", "torch", "lightning", "torchmetrics", "numpy")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
@@ -65,7 +65,7 @@ def provenance() -> Config:
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Writes aside and renames, so that the file is whole or absent."""
+    """Writes atomically: the file is whole or absent."""
     aside = file.with_suffix(".writing")
     aside.write_text(json.dumps(content, indent=2) + "\n")
     aside.replace(file)
@@ -97,7 +97,7 @@ def print_table(result: Mapping[str, Any], console: Console | None = None) -> No
 
 
 def lines(result: Mapping[str, Any], shown: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """The figures of a run: what each is called, and what it is for each of the networks shown."""
+    """The figures of a run: the label of each, and its value for each of the networks shown."""
 
     def cells(read: Any, form: str) -> list[str]:
         found = []

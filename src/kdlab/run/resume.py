@@ -1,4 +1,4 @@
-"""What a run that stopped left behind, read with care: a file may be cut short, or carry code."""
+"""Reads what a stopped run left behind, safely: a file may be truncated, or carry code."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from kdlab.core.errors import UsageError
 
 
 def read_stopped_run(folder: Path) -> RunConfig:
-    """The config of a run that stopped, once its files were checked.
+    """The config of a stopped run, after checking its files.
 
     Raises:
         UsageError: where there is no such run, it is complete, or one of its files is damaged.
     """
     if not (file := folder / "config.yaml").is_file():
-        raise UsageError(f"resume={folder}: no run folder; expected one with a config.yaml, as below runs/")
+        raise UsageError(f"resume={folder}: not a run folder; expected one with a config.yaml, as below runs/")
     if (folder / "result.json").is_file():
         raise UsageError(f"resume={folder}: that run is complete; its numbers are in {folder / 'result.json'}")
     import yaml
@@ -26,7 +26,7 @@ def read_stopped_run(folder: Path) -> RunConfig:
         content = yaml.safe_load(file.read_text())
         config = parse(RunConfig, content)
     except (yaml.YAMLError, UnicodeDecodeError, UsageError) as error:
-        raise UsageError(f"resume={folder}: {file} is damaged, or of another version; start that run anew") from error
+        raise UsageError(f"resume={folder}: {file} is damaged, or of another version; start a new run") from error
     check(content)
     for checkpoint in sorted(folder.glob("**/checkpoints/last.ckpt")):
         read_checkpoint(checkpoint)
@@ -34,7 +34,7 @@ def read_stopped_run(folder: Path) -> RunConfig:
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
-    """A checkpoint of a run, of which nothing is run.
+    """A checkpoint of a run, loaded without executing code.
 
     Raises:
         UsageError: where it is damaged or carries code.
@@ -44,9 +44,9 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         int(checkpoint["kdlab"]["steps"])
-    except Exception as error:  # unpickling what is no pickle raises whatever it stumbles over
+    except Exception as error:  # unpickling a damaged file can raise anything
         raise UsageError(
-            f"{file} is truncated, or carries code, or is no checkpoint; without that file its training starts anew"
+            f"{file} is truncated, carries code, or is not a checkpoint; delete it to train from the start"
         ) from error
     found: dict[str, Any] = checkpoint
     return found

@@ -1,4 +1,4 @@
-"""A student on disk: `student.safetensors` and `student.yaml`, which hold nothing of its teacher."""
+"""A student on disk: `student.safetensors` and `student.yaml`, without its teacher."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kdlab.run.builder import make_network
 
 
 def write_student(folder: Path, data: DataConfig, classes: Sequence[str], network: Component) -> None:
-    """`student.yaml`: what is needed to rebuild the student, whose weights are there already, and to feed it."""
+    """`student.yaml`: what is needed to rebuild the student, whose weights are already written, and its input."""
     described = {
         "network": dict(network),
         "input": {key: getattr(data, key) for key in ("channels", "size", "mean", "std")},
@@ -32,7 +32,7 @@ def load_student(folder: Path | str, allow: Sequence[str] = ()) -> nn.Module:
 
     Args:
         folder: of a run, or any that holds the two files.
-        allow: packages of your own, where the student's classes are from there.
+        allow: your own packages that define the student's classes.
 
     Raises:
         UsageError: where a class is not allowed, or the weights are not those that were written.

@@ -1,6 +1,6 @@
 """Trained networks on disk, addressed by the hash of their recipe.
 
-Teachers, assistants and students trained alone are the same kind of thing: weights that a recipe decides.
+Teachers, assistants and students trained alone are the same kind of thing: weights that a recipe determines.
 Layout: `$KDLAB_HOME/store/KEY/` with `weights.safetensors`, `recipe.yaml` and `result.json`, written aside
 and renamed into place, so that an entry is whole or absent.
 """
@@ -43,10 +43,10 @@ class Entry:
         return self.folder.name
 
     def weights(self) -> StateDict:
-        """Its state dict, on the CPU, once the hash of the file was checked.
+        """Its state dict, on the CPU, after checking the hash of the file.
 
         Raises:
-            UsageError: where the file is not what was written.
+            UsageError: where the file has changed.
         """
         if self.loaded is not None:
             return self.loaded
@@ -61,8 +61,8 @@ class Store:
 
     Args:
         root: the folder; by default that of `$KDLAB_HOME`.
-        waiting: called again and again while another process trains what is asked for.
-        loaded: weights that this process has read already, by key.
+        waiting: called repeatedly while another process trains the requested network.
+        loaded: weights that this process has already read, by key.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class Store:
     def get(self, recipe: Mapping[str, Any], train: Callable[[], tuple[StateDict, dict[str, Any]]]) -> Entry:
         """The entry of a recipe, trained first where there is none.
 
-        Two processes that ask for one recipe train it once: the second waits for the first, and takes its
-        place where that one died.
+        Two processes that request one recipe train it once: the second waits for the first, and takes over if that one
+        dies.
 
         Args:
-            recipe: what decides the network.
+            recipe: what determines the network.
             train: returns the weights and the result.
         """
         if (entry := self.find(recipe)) is not None:
@@ -98,7 +98,7 @@ class Store:
             return self.find(recipe) or self.put(recipe, *train())
 
     def put(self, recipe: Mapping[str, Any], weights: StateDict, result: Mapping[str, Any]) -> Entry:
-        """Stores a trained network. An entry that is there already stays as it is."""
+        """Stores a trained network. An existing entry stays as it is."""
         self.root.mkdir(parents=True, exist_ok=True)
         folder = self.root / key_of(recipe)
         aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.root))

@@ -1,8 +1,9 @@
-"""Processes that each do one trial, forked from a warm one, and what is heard of them.
+"""Processes that each run one trial, forked from a warm one, and the messages they send.
 
 The warm process has imported torch and Lightning once and holds the data, so a trial starts in milliseconds and
-shares them read-only. Whatever happens to a trial, a crash, a kill for want of memory, a deadlock, happens to
-its process alone. A trial whose warm process dies leaves with it.
+shares them read-only. A crash, an out-of-memory kill or a deadlock affects only the process of its trial. A trial ends
+when
+its warm process dies.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from kdlab.study.spec import Plan
 
 @dataclass(frozen=True)
 class Known:
-    """Before training: what the student costs, and how many epochs it will be trained for."""
+    """Before training: the student's costs, and for how many epochs it will train."""
 
     metrics: dict[str, float]
     epochs: int
@@ -44,40 +45,40 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Now and then, while another process trains what this one needs: a sign of life, and no more."""
+    """Sent while another process trains what this one needs: only a sign of life."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """The end: what was measured."""
+    """The end: the measured metrics."""
 
     metrics: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Failed:
-    """Another end: why, and whether the same might go well another time."""
+    """The end by an error: why, and whether a retry might succeed."""
 
     reason: str
     again: bool
 
 
 class DivergedTrialError(RuntimeError):
-    """A trial whose numbers are none any more: a result like any other, which tells the sampler to stay away."""
+    """A trial whose numbers became NaN or infinite: also a result, from which the sampler learns."""
 
 
 @dataclass(frozen=True)
 class Diverged:
-    """A third end."""
+    """The end by a DivergedTrialError."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a process is to do: a run, described by overrides, called `name`, in a folder.
+    """What a process runs: a run, given by overrides, with its name and folder.
 
-    slot: which of the processes of this machine it is, from 0.
+    slot: index of the process on this machine, from 0.
     """
 
     name: str
@@ -87,47 +88,48 @@ class Assignment:
 
 
 class TrialRunner(Protocol):
-    """What the processes of a study do."""
+    """What the processes of a study run."""
 
     def check(self, plan: Plan) -> None:
-        """Refuses a plan that cannot be carried out, before anything slow; raises UsageError."""
+        """Refuses an impossible plan, before anything slow; raises UsageError."""
 
     def prepare(self, plan: Plan) -> None:
-        """Obtains, once, what all trials share."""
+        """Prepares, once, what all trials share."""
 
     def trial(self, line: Channel, plan: Plan, assignment: Assignment) -> dict[str, float]:
-        """Does a trial, in a process of its own; its metrics."""
+        """Runs a trial, in its own process; returns its metrics."""
 
     def refit(self, line: Channel, plan: Plan, assignment: Assignment) -> dict[str, Any]:
-        """Does a final refit, in a process of its own; what `kdlab.study.refit.of_result` says."""
+        """Runs a final refit, in its own process; returns what `kdlab.study.refit.of_result` does."""
 
     def publish(self, plan: Plan, final: Mapping[str, Any] | None) -> None:
-        """Tells others what came of the study; `final` is the content of final.json, if there is one."""
+        """Publishes the results of the study; `final` is the content of final.json, if there is one."""
 
 
 Message = Known | Epoch | Done | Failed | Diverged
-"""What is heard of a process; that it waits is for its pool alone."""
+"""What the pool returns of a process; `Waiting` stays within the pool."""
 
 
 class Channel:
-    """A trial's end of the line to the process that watches it."""
+    """A trial's connection to the process that watches it."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def stop(self, message: Known | Epoch) -> bool:
-        """Reports, and asks whether to stop."""
+        """Reports, and returns whether to stop."""
         self._connection.send(message)
         return bool(self._connection.recv())
 
     def waiting(self) -> None:
-        """Says that it is alive and waits for another process."""
+        """Reports that it is alive and waits for another process."""
         self._connection.send(Waiting())
 
 
 @dataclass(eq=False)
 class Job:
-    """A process at work. `seen`: when it was last heard of, by the monotonic clock; `mark`: of its files."""
+    """A running process. `seen`: its last sign of life, by the monotonic clock; `mark`: the last change of its
+    files."""
 
     slot: int
     folder: Path
@@ -137,10 +139,10 @@ class Job:
     mark: float = 0.0
 
     def answer(self, stop: bool) -> None:
-        """Replies to what it reported."""
+        """Replies to its report."""
         try:
             self.connection.send(stop)
-        except OSError:  # it died meanwhile, which `ProcessPool.wait` will tell
+        except OSError:  # it died meanwhile, which `ProcessPool.wait` will report
             return
 
 
@@ -149,7 +151,7 @@ class ProcessPool:
 
     Args:
         size: how many.
-        hang_seconds: a process that has shown no sign of life for so long, neither a message nor a new line in a
+        hang_seconds: a process without a sign of life for this long, neither a message nor a new line in a
             metrics.csv of its folder, is killed; None: never.
     """
 
@@ -159,11 +161,11 @@ class ProcessPool:
         self._context = multiprocessing.get_context("fork")
 
     def free(self) -> int | None:
-        """A slot from 0 to size - 1 in which nothing runs."""
+        """A free slot, from 0 to size - 1."""
         return next((slot for slot in range(self.size) if all(job.slot != slot for job in self.jobs)), None)
 
     def start(self, slot: int, folder: Path, do: Callable[..., dict[str, Any]], *arguments: Any) -> Job:
-        """Forks a process that does `do(line, *arguments)`; what it prints goes to `output.log` in its folder."""
+        """Forks a process that runs `do(line, *arguments)`; its output goes to `output.log` in its folder."""
         ours, theirs = self._context.Pipe()
         others = [job.connection for job in self.jobs] + [ours]
         process = self._context.Process(target=_child, args=(theirs, others, folder, do, arguments), daemon=False)
@@ -179,12 +181,12 @@ class ProcessPool:
         return job
 
     def wait(self, seconds: float) -> Iterator[tuple[Job, Message]]:
-        """What is heard within so many seconds, at once where something is. The end of a process comes last."""
+        """The messages within `seconds`, as soon as there are any. The end of a process comes last."""
         waited: dict[Any, Job] = {job.connection: job for job in self.jobs}
         waited |= {job.process.sentinel: job for job in self.jobs}
-        heard = wait(list(waited), seconds)
-        for job in dict.fromkeys(waited[thing] for thing in heard):
-            yield from self._hear(job)
+        ready = wait(list(waited), seconds)
+        for job in dict.fromkeys(waited[thing] for thing in ready):
+            yield from self._receive(job)
         for job in self._hung():
             self.kill(job)
             yield job, Failed(f"hung: it showed no sign of life for {self.hang_seconds:g} s", again=True)
@@ -195,13 +197,13 @@ class ProcessPool:
         self._forget(job)
 
     def kill_all(self) -> list[Job]:
-        """Ends all processes at once; who they were."""
+        """Ends all processes at once; returns their jobs."""
         jobs = list(self.jobs)
         for job in jobs:
             self.kill(job)
         return jobs
 
-    def _hear(self, job: Job) -> Iterator[tuple[Job, Message]]:
+    def _receive(self, job: Job) -> Iterator[tuple[Job, Message]]:
         job.seen = time.monotonic()
         try:
             while job in self.jobs and job.connection.poll():
@@ -234,7 +236,7 @@ class ProcessPool:
     def _forget(self, job: Job) -> None:
         self.jobs.remove(job)
         job.process.join(10)
-        if job.process.exitcode is None:  # all that it had to say is said
+        if job.process.exitcode is None:  # its last message has arrived
             job.process.kill()
             job.process.join()
         job.connection.close()
@@ -245,11 +247,11 @@ def _child(
 ) -> None:
     for other in others:
         other.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who presses Ctrl-C means the study, which ends its trials itself
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the study, which ends its trials itself
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     sys.stdout = sys.stderr = (folder / "output.log").open("a", buffering=1)
-    for descriptor in (1, 2):  # what libraries print, too
+    for descriptor in (1, 2):  # also the output of libraries
         os.dup2(sys.stdout.fileno(), descriptor)
     message: Message
     try:
@@ -277,6 +279,6 @@ def _line(error: Exception) -> str:
 
 def _ended(code: int) -> str:
     if code >= 0:
-        return f"its process left with exit code {code}"
+        return f"its process ended with exit code {code}"
     name = signal.Signals(-code).name
-    return f"its process was killed by {name}" + (", as where memory runs out" if name == "SIGKILL" else "")
+    return f"its process was killed by {name}" + (", perhaps out of memory" if name == "SIGKILL" else "")

@@ -1,4 +1,4 @@
-"""What a person sees of a study while it runs: on a terminal a live table, else one line for each finished trial."""
+"""Shows a study while it runs: on a terminal a live table, else one line for each finished trial."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ProgressView:
 
     Args:
         title: the study's name.
-        console: where to; standard error by default.
+        console: standard error by default.
     """
 
     def __init__(self, title: str, console: Console | None = None) -> None:
@@ -39,7 +39,7 @@ class ProgressView:
 
     @contextmanager
     def showing(self, quotas: Sequence[Quota]) -> Iterator[None]:
-        """Within it the live table stands, where there is a terminal. No thread draws it: processes are forked here."""
+        """Shows the live table, on a terminal. No thread draws it, since processes are forked here."""
         self.quotas = quotas
         if not self.console.is_terminal:
             yield
@@ -49,14 +49,14 @@ class ProgressView:
         self._live = None
 
     def ended(self, queue: TrialQueue, number: int) -> None:
-        """A trial came to its end."""
+        """A trial ended."""
         self._finished += 1
         self.console.print(
             line(queue.name, queue.trials()[number], queue.study.user_attrs), highlight=False, soft_wrap=True
         )
 
     def draw(self, jobs: Sequence[Job]) -> None:
-        """Draws the table anew, at most twice a second."""
+        """Redraws the table, at most twice a second."""
         if self._live is None or time.monotonic() - self._drawn < 0.5:
             return
         self._drawn = time.monotonic()
@@ -78,8 +78,8 @@ class ProgressView:
             cells = [*map(str, counts), str(to_do), found and numbers(found, quota.queue.study.user_attrs)]
             shown.add_row(quota.queue.name, *[cell or "" for cell in cells])
         spent = time.monotonic() - self._start
-        about = f"about {duration(spent / self._finished * left)} left" if self._finished else "just begun"
-        shown.caption = f"{len(jobs)} at work here, {duration(spent)} gone, {about}"
+        about = f"about {duration(spent / self._finished * left)} left" if self._finished else "just started"
+        shown.caption = f"{len(jobs)} running here, {duration(spent)} elapsed, {about}"
         return shown
 
 
@@ -97,7 +97,7 @@ def line(name: str, trial: FrozenTrial, about: dict[str, Any]) -> str:
 
 
 def best(trials: Sequence[FrozenTrial], about: dict[str, Any]) -> FrozenTrial | None:
-    """The feasible complete trial with the best value of the metric that is followed."""
+    """The feasible complete trial with the best value of the curve's metric."""
     objectives = about.get("objectives")
     if not objectives:
         return None

@@ -1,10 +1,10 @@
-"""Stops trials that cannot reach the front any more, where the front is of accuracy against a known cost.
+"""Stops trials that can no longer reach the front of accuracy against known costs.
 
 Optuna does not prune with several objectives. But here some of them (parameters, multiply-accumulates) are
 known before training. So a trial is dominated once its learning curve is worse, at the same share of its
 schedule, than that of a finished trial which costs no more in any of them.
 
-`python -m kdlab.tools.replay_pruner STUDY` says what it would have saved and lost in a study that was not pruned.
+`python -m kdlab.tools.replay_pruner STUDY` shows what it would have saved and lost in a study without pruning.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class TrialCurve:
     epochs: int
     costs: tuple[float, ...]
     best: tuple[float, ...] = field(init=False)
-    """The best of the curve so far, after each of its points."""
+    """The best of the curve up to each of its points."""
 
     def __post_init__(self) -> None:
         best: list[float] = []
@@ -46,12 +46,12 @@ class TrialCurve:
 def dominated(
     running: TrialCurve, finished: Iterable[TrialCurve], *, grace: float, margin: float, patience: int
 ) -> bool:
-    """Whether a trial may stop: in each of its last `patience` epochs, all after the grace, another was ahead of it.
+    """Whether a trial may stop: in each of its last `patience` epochs, all after the grace, another was ahead.
 
     Args:
-        running: the trial, up to now.
+        running: the trial so far.
         finished: the trials that ran to their end.
-        grace: the share of the schedule in which nothing is pruned.
+        grace: the share of the schedule without pruning.
         margin: by how much it must be behind.
         patience: for how many epochs in a row.
     """
@@ -72,7 +72,7 @@ class DominatedPruner(BasePruner):
     Args:
         grace: the share of the schedule, from 0 to 1, before which nothing is pruned: it should reach past the
             last jump of the learning curve, such as a step of the learning rate.
-        margin: in units of the metric; about the error of its validation value, of which the default is that of a
+        margin: in units of the metric; about the standard error of its validation value; the default is that of
             98 % accuracy on 800 samples.
         patience: epochs in a row.
     """
@@ -87,17 +87,17 @@ class DominatedPruner(BasePruner):
 
     @staticmethod
     def check(objectives: Iterable[str]) -> None:
-        """Refuses a study that trades accuracy for something not known before training: who is behind may yet win.
+        """Refuses a study that trades accuracy for something not known before training: a trial behind may still win.
 
         Raises:
             UsageError: naming the objective.
         """
         unknown = [metric for metric in objectives if metric not in COSTS]
-        unknown.remove(next(metric for metric in unknown if metric.startswith("validation.")))  # which is followed
+        unknown.remove(next(metric for metric in unknown if metric.startswith("validation.")))  # the curve's
         if unknown:
             raise UsageError(
-                f"objectives.{unknown[0]}: kdlab.study.pruner.DominatedPruner prunes by one metric that is "
-                f"followed and by costs known before training, {', '.join(COSTS)}; set pruner=null"
+                f"objectives.{unknown[0]}: kdlab.study.pruner.DominatedPruner prunes by one validation metric "
+                f"and by costs known before training, {', '.join(COSTS)}; set pruner=null"
             )
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
@@ -116,7 +116,7 @@ class DominatedPruner(BasePruner):
 
 
 def trial_curve(trial: FrozenTrial, objectives: Sequence[Sequence[str]]) -> TrialCurve | None:
-    """What the pruner sees of a trial; None before its first epoch, or where it does not know what it costs."""
+    """A trial as the pruner sees it; None before its first epoch, or where its costs are unknown."""
     curve, metrics = curve_of(trial), trial.user_attrs.get("metrics", {})
     followed = next(direction for metric, direction in objectives if metric.startswith("validation."))
     signs = {metric: 1 if direction == "minimize" else -1 for metric, direction in objectives}

@@ -1,16 +1,16 @@
-"""The end of a study: what it found is trained anew with other seeds, beside what the paper publishes, and tested.
+"""The end of a study: its best settings and the published ones are trained anew with other seeds, and tested.
 
 Trials were compared on validation, with the study's seeds; the best of many is partly the luckiest. So the refits
 take seeds that no trial had, and the test part is read here for the first time. `final.json` holds
 - `metric`, `direction`, `seeds`;
 - `settings`: for each, `name`, `arm`, `params`, `trial` (its number in the search, or null), `against` (the setting
-  it is compared with, or null), and by seed, in the order of `seeds`: `test` ({metric: [..]}), `alone` (the same for
+  it is compared with, or null), and per seed, in the order of `seeds`: `test` ({metric: [..]}), `alone` (the same for
   the student trained with labels alone), `folders`; `parameters`, `multiply_accumulates`; `teacher` ({metric: value});
 - `comparisons`: for each setting with an `against`: `setting`, `against`, `differences` by seed, `mean`, `interval`
-  (95 %, Student's t over seeds, of this comparison by itself; null of one seed), `p` of the paired t test, `corrected`
-  for the number of comparisons after Holm, `better`: true, false, or null where that is not below 0.05;
-- `unbeaten`: the published settings than which the search found nothing better on validation;
-- `missing`: the settings of which a seed did not come to its end.
+  (95 %, Student's t over seeds, of this comparison alone; null for one seed), `p` of the paired t test, `corrected`
+  for the number of comparisons by Holm, `better`: true, false, or null where that is not below 0.05;
+- `unbeaten`: the published settings that no trial beat on validation;
+- `missing`: the settings of which a seed did not finish.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def choose(plan: Plan, studies: Mapping[str | None, Study]) -> list[Refit]:
 
 
 def seeds(plan: Plan) -> list[int]:
-    """Those of the refits: the first that no trial had."""
+    """The seeds of the refits: the first that no trial had."""
     first = plan.seed + plan.settings.seeds
     return list(range(first, first + plan.settings.final.seeds))
 
@@ -79,7 +79,7 @@ def summarise(plan: Plan, refits: Sequence[Refit], trials: Sequence[FrozenTrial]
 
     Args:
         plan: the study.
-        refits: what was to be refitted.
+        refits: the settings to refit.
         trials: of NAME/final, whose attribute `result` holds a result.json.
     """
     settings, wanted = [], []
@@ -120,16 +120,16 @@ def summarise(plan: Plan, refits: Sequence[Refit], trials: Sequence[FrozenTrial]
 def verdict(final: Mapping[str, Any]) -> list[str]:
     """The result of the study, a sentence for each comparison, and what is missing."""
     compared, metric = final["comparisons"], f"{final['metric']} on test"
-    said = [
+    sentences = [
         sentence(one["setting"], one["against"], mean(one["differences"]), one["corrected"], len(compared),
                  final["direction"][:3], metric)
         for one in compared
     ]  # fmt: skip
-    said += [f"{name}: the search found nothing better than the published setting." for name in final["unbeaten"]]
+    sentences += [f"{name}: the search found nothing better than the published setting." for name in final["unbeaten"]]
     if final["missing"]:
         missing = ", ".join(final["missing"])
-        said.append(f"{missing}: left out, because not every seed finished; the same command tries again.")
-    return said or ["Nothing is compared; final.default=true also refits the published setting."]
+        sentences.append(f"{missing}: left out, because not every seed finished; the same command tries again.")
+    return sentences or ["Nothing is compared; final.default=true also refits the published setting."]
 
 
 def table(final: Mapping[str, Any]) -> Table:
@@ -154,7 +154,7 @@ def attributes(refit: Refit, seed: int) -> dict[str, Any]:
 
 
 def is_of(refit: Refit, trial: FrozenTrial) -> bool:
-    """Whether a trial of NAME/final refits a setting; the best of a study that went on is another."""
+    """Whether a trial of NAME/final refits a setting; the best of a continued study may be another."""
     return bool(trial.user_attrs["setting"] == refit.name and trial.user_attrs["params"] == dict(refit.params))
 
 
@@ -221,7 +221,7 @@ def _short(value: Any) -> str:
 
 
 def of_result(result: Mapping[str, Any], keep: str) -> dict[str, Any]:
-    """What a refit's trial remembers of its result.json: test rows of the epoch that the run keeps."""
+    """What a refit's trial stores of its result.json: test rows of the epoch that the run keeps."""
     student = result["student"]
     rows = {name: result[name] and result[name]["test"].get("last") for name in ("teacher", "alone")}
     costs = {key: student[key] for key in ("parameters", "multiply_accumulates")}

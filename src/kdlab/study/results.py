@@ -1,4 +1,4 @@
-"""What a search found: its trials, the best of them and its front."""
+"""The results of a search: its trials, the best one and the front."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class SearchResults:
 
     @classmethod
     def of(cls, study: Study) -> SearchResults:
-        """Reads what a study says of itself."""
+        """Reads an Optuna study."""
         own = study.user_attrs
         return cls(study, own["arm"], dict(own["objectives"]), own["curve"])
 
     @property
     def direction(self) -> str:
-        """Of the metric that the curves are of: `max` or `min`."""
+        """Of the curve's metric: `max` or `min`."""
         return self.objectives[self.metric][:3]
 
     @property
@@ -54,7 +54,7 @@ class SearchResults:
 
     @cached_property
     def trials(self) -> list[FrozenTrial]:
-        """All trials, less those that were tried again."""
+        """All trials, without those that were retried."""
         found = self.study.get_trials(deepcopy=False)
         again = {trial.user_attrs.get("retry_of") for trial in found}
         return [trial for trial in found if trial.number not in again]
@@ -77,7 +77,7 @@ class SearchResults:
 
     @cached_property
     def front(self) -> list[FrozenTrial]:
-        """The trials that no other beats in every objective, cheapest first; the best, where there is one objective."""
+        """The Pareto front, cheapest first; with one objective, the best trial."""
         if not self.feasible:
             return []
         cost = self.costs[0]
@@ -99,12 +99,12 @@ class SearchResults:
         return {name: of for trial in self.trials for name, of in trial.distributions.items()}
 
     def counts(self) -> dict[str, int]:
-        """How many trials came to what."""
+        """The number of trials in each state."""
         found = Counter(WORDS[trial.state] for trial in self.trials)
         return {words: found[words] for words in WORDS.values() if found[words]}
 
     def value(self, trial: FrozenTrial) -> float | None:
-        """The curve's metric at the end of a trial: the objective of a complete one, of another where it stopped."""
+        """The curve's metric at the end of a trial: of a complete one its objective, of another the last value."""
         if trial.state == TrialState.COMPLETE:
             return float(trial.values[list(self.objectives).index(self.metric)])
         points = curve_of(trial)
@@ -118,14 +118,14 @@ class SearchResults:
         return None if found is None else float(found)
 
     def importances(self) -> dict[str, float]:
-        """How much of what tells good trials from the rest lies in each parameter; empty where there are too few.
+        """The importance of each parameter for telling good trials from the rest; empty where there are too few trials.
 
         PED-ANOVA, which also knows parameters that only some trials have. Watanabe, Bansal, Hutter. PED-ANOVA:
         Efficiently Quantifying Hyperparameter Importance in Arbitrary Subspaces. IJCAI 2023.
         """
         sign = -1 if self.direction == "max" else 1
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that low is good, which the sign sees to
+            warnings.simplefilter("ignore", UserWarning)  # it warns that low is good, which the sign ensures
             try:
                 found = optuna.importance.get_param_importances(
                     self.study, target=lambda trial: sign * (self.value(trial) or 0.0)

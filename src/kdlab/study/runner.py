@@ -1,6 +1,6 @@
-"""Carries out a study: takes trials from the storage, has them done by processes, and writes down what is heard.
+"""Runs a study: takes trials from the storage, runs them in processes, and stores what they report.
 
-Any number of these, on any machines, work on one storage; each is what `kdlab.study.trial_queue` calls a worker.
+Any number of these, on any machines, work on one storage; each is a worker of `kdlab.study.trial_queue`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from kdlab.study.trial_queue import BEAT, Presence, Quota, TrialQueue, originals
 
 @dataclass
 class Held:
-    """A trial that a process of ours is doing. `stopped`: why it was told to stop."""
+    """A trial that one of our processes runs. `stopped`: why it was told to stop."""
 
     quota: Quota
     trial: optuna.Trial
@@ -51,12 +51,12 @@ class Held:
 
 
 class StudyRunner:
-    """One worker of a study. After `run`, `complete` is how many of the study's trials came to their end.
+    """One worker of a study. After `run`, `complete` is how many trials of the study completed.
 
     Args:
         plan: the study.
-        work: what its trials do.
-        view: who is shown how it goes.
+        work: what its trials run.
+        view: shows its progress.
 
     Raises:
         UsageError: where the storage cannot be opened, or holds another study of this name.
@@ -75,11 +75,11 @@ class StudyRunner:
         self.complete = 0
 
     def run(self) -> dict[str, Any] | None:
-        """Does trials until there are enough, then the refits; what final.json says, None where nothing is refitted.
+        """Runs trials until there are enough, then the refits; returns the content of final.json, None without refits.
 
         Raises:
-            KeyboardInterrupt: the same command goes on where it stood.
-            UsageError: where somebody began another study of this name meanwhile.
+            KeyboardInterrupt: the same command resumes.
+            UsageError: where another study of this name was started meanwhile.
         """
         seconds = self.plan.settings.budget.seconds
         deadline = time.monotonic() + seconds if seconds else float("inf")
@@ -101,24 +101,24 @@ class StudyRunner:
     # ---- beginning
 
     def _refuse_another(self) -> None:
-        """Refuses a study that was begun with other settings; under the lock."""
+        """Refuses a study that was started with other settings; under the lock."""
         known, plan = optuna.get_all_study_names(self.storage.optuna), self.plan
         for name in {plan.titled(arm) for arm in plan.arms} & set(known):
             begun = optuna.load_study(study_name=name, storage=self.storage.optuna).user_attrs.get("plan")
             for key, value in self._settings().items():
                 if begun is not None and key not in FREE and begun.get(key) != value:
                     raise UsageError(
-                        f"{key}: the study {plan.name} was begun with other ones, see {plan.folder / 'study.yaml'}; "
-                        "give this one a name of its own, name=NAME"
+                        f"{key}: the study {plan.name} was started with another value, see "
+                        f"{plan.folder / 'study.yaml'}; give this one another name, name=NAME"
                     )
 
     def _settings(self) -> dict[str, Any]:
-        """The study as its storage remembers it."""
+        """The settings of the study as its storage keeps them."""
         settings = self.plan.settings
         return settings.replace(storage=shown(settings.storage)).model_dump(mode="json", by_alias=True)
 
     def _begin(self) -> list[Quota]:
-        """The quotas of all arms, their studies made where there are none."""
+        """The quotas of all arms; creates missing Optuna studies."""
         with self.storage.lock():
             self._refuse_another()
             self.quotas = [self._begin_arm(arm) for arm in self.plan.arms]
@@ -149,7 +149,7 @@ class StudyRunner:
         with self.storage.lock():
             queue = TrialQueue(self.storage, f"{self.plan.name}/final", [direction], presence=self._presence)
             for one in refits:
-                trials = [trial for trial in queue.trials() if trial.state != TrialState.FAIL]  # those, again
+                trials = [trial for trial in queue.trials() if trial.state != TrialState.FAIL]  # repeats those
                 known = [trial.user_attrs["seed"] for trial in trials if refit.is_of(one, trial)]
                 for seed in refit.seeds(self.plan):
                     if seed not in known:
@@ -159,7 +159,7 @@ class StudyRunner:
     # ---- going on
 
     def _drain(self, quotas: Sequence[Quota], deadline: float) -> None:
-        """Until no trial is left to do, here or elsewhere."""
+        """Works until no trial is left, here or elsewhere."""
         try:
             while True:
                 self._sign(quotas)
@@ -168,7 +168,7 @@ class StudyRunner:
                 if not self._pool.jobs and not self._left(quotas, time.monotonic() < deadline):
                     return
                 for job, message in self._pool.wait(1.0):
-                    self._hear(job, message)
+                    self._receive(job, message)
                 self.view.draw(self._pool.jobs)
         finally:
             for job in self._pool.kill_all():
@@ -182,7 +182,7 @@ class StudyRunner:
         return TrialState.RUNNING in states or (may_begin and (wanting or TrialState.WAITING in states))
 
     def _sign(self, quotas: Sequence[Quota]) -> None:
-        """A sign of life, and a look at who gives none."""
+        """Gives a sign of life, and requeues trials of workers without one."""
         if time.monotonic() - self._signed < BEAT:
             return
         self._signed = time.monotonic()
@@ -192,7 +192,7 @@ class StudyRunner:
                 self.view.ended(quota.queue, number)
 
     def _fill(self, quotas: Sequence[Quota]) -> None:
-        """Starts trials in free slots, those of the arm with the fewest first; asks the storage once a second."""
+        """Starts trials in free slots, those of the arm with the fewest first; reads the storage once a second."""
         while (slot := self._pool.free()) is not None and time.monotonic() - self._looked >= 1.0:
             for quota in sorted(quotas, key=lambda quota: quota.taken):
                 if (trial := quota.queue.take(quota.most)) is not None:
@@ -221,11 +221,11 @@ class StudyRunner:
 
     # ---- listening
 
-    def _hear(self, job: Job, message: Message) -> None:
+    def _receive(self, job: Job, message: Message) -> None:
         held = self._held[job]
         try:
             stop = self._write(held, message)
-        except UpdateFinishedTrialError:  # somebody thought us dead and gave the trial to another
+        except UpdateFinishedTrialError:  # another worker took us for dead and requeued the trial
             if job in self._pool.jobs:
                 self._pool.kill(job)
             del self._held[job]
@@ -238,7 +238,7 @@ class StudyRunner:
             self.view.ended(held.quota.queue, held.trial.number)
 
     def _write(self, held: Held, message: Message) -> bool:
-        """Writes down what was heard; whether the trial shall stop."""
+        """Stores a message; returns whether the trial must stop."""
         queue, trial = held.quota.queue, held.trial
         match message:
             case Known(metrics, epochs):
@@ -273,12 +273,12 @@ class StudyRunner:
         queue.finish(trial, [metrics[metric] for metric in self.plan.objectives])
 
     def _constrain(self, trial: optuna.Trial, metrics: Mapping[str, float]) -> str | None:
-        """Writes down the constraints on metrics that are there, once each; one that is broken, in words."""
+        """Stores the constraints on known metrics, once each; returns a violated one, in words."""
         broken = None
         for constraint in self.plan.constraints:
             if constraint.metric in metrics and constraint.text not in trial.constraints:
                 violation = constraint.violation(metrics[constraint.metric])
                 trial.set_constraint(constraint.text, violation)
                 if violation > 0:
-                    broken = f"{constraint.metric} is {metrics[constraint.metric]:g}, and must be {constraint.text}"
+                    broken = f"{constraint.metric} is {metrics[constraint.metric]:g}, but must be {constraint.text}"
         return broken

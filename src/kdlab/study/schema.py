@@ -1,4 +1,4 @@
-"""The keys of a study, typed; what they mean stands in `kdlab.study.spec_file`."""
+"""The keys of a study, typed; their meaning is in `kdlab.study.spec_file`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ACCURACY: Mapping[str, Direction] = {"validation.accuracy": "maximize"}
 
 
 class Budget(Settings):
-    """Of each arm: trials; of each start of the command: seconds."""
+    """`trials` of each arm; `seconds` of each start of the command."""
 
     trials: Count = 50
     seconds: Seconds | None = None
 
 
 class Final(Settings):
-    """What is trained anew at the end, and with how many seeds."""
+    """What is refitted at the end, and with how many seeds."""
 
     seeds: Whole = 5
     of: Literal["best", "front"] = "best"
@@ -33,9 +33,9 @@ class Final(Settings):
 
 
 class StudyConfig(Settings):
-    """A study as its YAML has it, defaults filled in."""
+    """The YAML of a study, with defaults filled in."""
 
-    name: str = Field(pattern="^[^/]+$", description="a name that can be a folder's")
+    name: str = Field(pattern="^[^/]+$", description="a name usable as a folder")
     overrides: tuple[str, ...] = ()
     compare: Mapping[str, Any] | None = None
     space: Mapping[str, Any] = {}

@@ -1,9 +1,9 @@
-"""What a study searches: for each key of the config a range or choices, perhaps only where another choice says so.
+"""What a study searches: for each key of the config a range or choices, perhaps only with a certain other choice.
 
-loss.temperature: {low: 1.0, high: 16.0, log: true}      # numbers with a point: any between; whole ones: whole ones
+loss.temperature: {low: 1.0, high: 16.0, log: true}      # floats; two whole numbers give whole numbers
 model: {choices: [mobilenet, resnet8]}                   # an option of a group, or values of a key
 model.width: {choices: [0.5, 1.0], when: {model: resnet8}}
-optimizer.lr:                                            # several ranges, each for a choice of its own
+optimizer.lr:                                            # several ranges, each for its own choice
   - {low: 0.005, high: 0.5, log: true, when: {optimizer: sgd}}
   - {low: 0.0001, high: 0.01, log: true, when: {optimizer: adamw}}
 """
@@ -33,7 +33,7 @@ Point = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Dimension:
-    """A parameter: its name, the key that it sets, its values, and the choices with which it is there."""
+    """A parameter: its name, the key that it sets, its values, and the choices that activate it."""
 
     name: str
     key: str
@@ -41,7 +41,7 @@ class Dimension:
     when: Mapping[str, tuple[Any, ...]]
 
     def active(self, point: Point) -> bool:
-        """Whether it is there beside the choices of a point."""
+        """Whether it is active with the choices of a point."""
         known = by_key(point)
         return all(key in known and known[key] in values for key, values in self.when.items())
 
@@ -53,7 +53,7 @@ class Dimension:
         return self.distribution.low, self.distribution.high
 
     def holds(self, value: Any) -> bool:
-        """Whether a value is one of its own."""
+        """Whether a value is one of its values."""
         if isinstance(self.distribution, CategoricalDistribution):
             return value in self.distribution.choices
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -76,10 +76,10 @@ def by_key(point: Point) -> dict[str, Any]:
 
 
 def read_space(space: Mapping[str, Any], folders: Sequence[Path] = ()) -> tuple[Dimension, ...]:
-    """The dimensions of a space, checked each by itself.
+    """The dimensions of a space, each checked.
 
     Raises:
-        UsageError: where a range is empty, a choice unknown, or a value outside what its key may be.
+        UsageError: where a range is empty, a choice unknown, or a value outside the range of its key.
     """
     known = groups(folders)
     found: list[Dimension] = []
@@ -93,12 +93,12 @@ def read_space(space: Mapping[str, Any], folders: Sequence[Path] = ()) -> tuple[
             choice = "+".join(str(value) for values in when.values() for value in values)
             dimension = Dimension(f"{key}@{choice}" if len(several) > 1 else key, key, distribution, when)
             if any(dimension.name == other.name for other in found):
-                raise UsageError(f"space.{key}: two ranges for one choice; say in `when` which belongs to which")
+                raise UsageError(f"space.{key}: two ranges for one choice; distinguish them by `when`")
             for value in dimension.ends():
                 if key not in known:
                     check({key: value})
                 elif value not in known[key]:
-                    raise UsageError(f"space.{key}: {value} is no option{nearest(str(value), known[key])}")
+                    raise UsageError(f"space.{key}: {value} is not an option{nearest(str(value), known[key])}")
             found.append(dimension)
     return tuple(found)
 
@@ -106,7 +106,7 @@ def read_space(space: Mapping[str, Any], folders: Sequence[Path] = ()) -> tuple[
 def chosen(
     space: Sequence[Dimension], given: Mapping[str, Any], overrides: Sequence[str], folders: Sequence[Path] = ()
 ) -> dict[str, Any]:
-    """The point that `given` describes by key; what it leaves out is as the config publishes it.
+    """The point that `given` describes by key; other keys have the published values of the config.
 
     Raises:
         UsageError: where a value is not in the space.
@@ -121,16 +121,16 @@ def chosen(
     keys = by_key(point)
     for key in given:
         if key not in keys:
-            raise UsageError(f"first: {key} is not in the space, or not beside that choice{nearest(key, keys)}")
+            raise UsageError(f"first: {key} is not in the space, or not with that choice{nearest(key, keys)}")
     return point
 
 
 def published(
     space: Sequence[Dimension], kept: Mapping[str, Any], overrides: Sequence[str], folders: Sequence[Path] = ()
 ) -> dict[str, Any]:
-    """The point that the config publishes beside the values in `kept`, by key; perhaps outside of the ranges.
+    """The config's published point with the values in `kept`, by key; possibly outside the ranges.
 
-    A key in `kept` that is not there beside the choices is left out.
+    A key in `kept` that is inactive with the choices is left out.
 
     Raises:
         UsageError: where the config has no such key.
@@ -156,14 +156,14 @@ def refuse_impossible(space: Sequence[Dimension], overrides: Sequence[str], fold
     """Composes the config of every option, see `options`.
 
     Raises:
-        UsageError: where there is no such key, or not beside that choice.
+        UsageError: where there is no such key, or not with that choice.
     """
     for point in options(space):
         compose([*overrides, *written(point)], folders)
 
 
 def options(space: Sequence[Dimension]) -> list[dict[str, Any]]:
-    """A point for every choice of a space, beside the first of all other choices, ranges at their low end; and one
+    """A point for every choice of a space, with the first of all other choices and ranges at their low end; and one
     with ranges at their high end."""
     forks = _forks(space)
     variants: list[dict[str, Any]] = [{}]
@@ -195,7 +195,7 @@ def suggest(trial: Trial, space: Sequence[Dimension]) -> dict[str, Any]:
 
 
 def declared_space(group: str, option: str, folders: Sequence[Path] = ()) -> dict[str, Any]:
-    """The space that a loss declares for itself, by keys of the config; nothing where an option declares none."""
+    """The space that a loss declares, by keys of the config; empty where an option declares none."""
     files = [folder / group / f"{option}.yaml" for folder in (*folders, conf_folder())]
     content = yaml.safe_load(next(file for file in files if file.is_file()).read_text())
     dials = content.get("published", {}).get(option, {})
@@ -209,7 +209,7 @@ def _distribution(key: str, spec: Mapping[str, Any]) -> BaseDistribution:
     known = ("choices", "when") if "choices" in spec else ("low", "high", "log", "step", "when")
     for name in spec:
         if name not in known:
-            raise UsageError(f"space.{key}.{name}: a range has no such key{nearest(str(name), known)}")
+            raise UsageError(f"space.{key}.{name}: not a key of a range{nearest(str(name), known)}")
     if "choices" in spec:
         choices = spec["choices"]
         if not isinstance(choices, list) or not choices:
@@ -220,7 +220,7 @@ def _distribution(key: str, spec: Mapping[str, Any]) -> BaseDistribution:
     low, high = _number(key, "low", spec), _number(key, "high", spec)
     step = _number(key, "step", spec) if spec.get("step") is not None else None
     if low >= high:
-        raise UsageError(f"space.{key}: nothing lies between low {low} and high {high}; for one value use overrides")
+        raise UsageError(f"space.{key}: low {low} is not below high {high}; for one value use overrides")
     try:
         if isinstance(low, int) and isinstance(high, int):
             return IntDistribution(low, high, log=bool(spec.get("log")), step=int(step or 1))
@@ -246,7 +246,7 @@ def _when(key: str, given: Any, before: Sequence[Dimension]) -> dict[str, tuple[
     found = {}
     for name, value in given.items():
         if name not in choices:
-            raise UsageError(f"space.{key}.when.{name}: no choice above it is called so{nearest(str(name), choices)}")
+            raise UsageError(f"space.{key}.when.{name}: no choice above it has this name{nearest(str(name), choices)}")
         found[name] = tuple(value) if isinstance(value, list) else (value,)
         for choice in found[name]:
             if choice not in choices[name]:
@@ -260,7 +260,7 @@ def _forks(space: Sequence[Dimension]) -> list[Dimension]:
 
 
 def _way_to(dimension: Dimension, forks: Sequence[Dimension]) -> dict[str, Any]:
-    """Choices, by key, beside which a dimension is there."""
+    """Choices, by key, that activate a dimension."""
     found: dict[str, Any] = {}
     for key, (choice, *_) in dimension.when.items():
         before = next(fork for fork in forks if fork.key == key and fork.holds(choice))
@@ -269,7 +269,7 @@ def _way_to(dimension: Dimension, forks: Sequence[Dimension]) -> dict[str, Any]:
 
 
 def _option(group: str, overrides: Sequence[str]) -> Any:
-    """The option of a group that overrides choose, else the config's own."""
+    """The option of a group that overrides choose, else the config's default."""
     named = [override.split("=", 1)[1] for override in overrides if override.split("=", 1)[0] == group]
     defaults = yaml.safe_load((conf_folder() / "train.yaml").read_text())["defaults"]
     own = [entry[group] for entry in defaults if isinstance(entry, Mapping) and group in entry]

@@ -1,28 +1,28 @@
-"""What a study is, and what it leaves, which reports are made of. Its YAML is read by `kdlab.study.spec_file`.
+"""What a study is, and what it writes for reports. Its YAML is read by `kdlab.study.spec_file`.
 
 A study's folder is `RUNS/NAME` (`runs/kd`). It holds
-- `study.yaml`: the study as it was begun, defaults filled in and overrides of the command line applied;
+- `study.yaml`: the study as it was started, with defaults and overrides of the command line;
 - `journal.log`: Optuna's storage, unless `storage` names another file or a PostgreSQL server;
 - `trials/`: a run folder for each trial, with `config.yaml` and `metrics.csv`; weights are not kept;
 - `final/`: a whole run folder (see `kdlab.run.execute`) for each refit, named NUMBER-SETTING-seedN;
-- `final.json`: what the refits came to, see `kdlab.study.refit`.
+- `final.json`: the results of the refits, see `kdlab.study.refit`.
 
-The storage holds one Optuna study, NAME; where the study compares options, one for each, NAME/OPTION; and for
+The storage holds one Optuna study, NAME, or where the study compares options, one for each, NAME/OPTION; and for
 the refits NAME/final. Optuna studies have the user attributes `plan` (the content of study.yaml), `arm` (OPTION
-or null), `curve` (the metric that curves are of) and `objectives` ([[metric, direction], ...], in order of the
-trials' values); their `metric_names` are set. A parameter is called as the key of the config that it sets; where
-a key has several ranges, each belonging to a choice, `KEY@CHOICE`. Trials have Optuna's own state, params,
-values and `constraints` (per text of a constraint, by how much of its bound it is broken; feasible where none is
+or null), `curve` (the metric of the curves) and `objectives` ([[metric, direction], ...], in order of the
+trials' values); their `metric_names` are set. A parameter is named after the key of the config that it sets; where
+a key has several ranges, one per choice, `KEY@CHOICE`. Trials have Optuna's state, params,
+values and `constraints` (per text of a constraint, its violation relative to the bound; feasible where none is
 above 0), and the user attributes
-- `metrics`: {metric: value}, of the mean over seeds; `student.*` known before training are there from the start;
+- `metrics`: {metric: value}, of the mean over seeds; `student.*` known before training are set at the start;
 - `epochs`: the length of its schedule;
-- `reason`: why it was pruned or failed, in one line; absent of complete trials;
+- `reason`: why it was pruned or failed, in one line; not set for complete trials;
 - `folder`: its run folder, relative to the study's; the curve is also in its metrics.csv;
-- `worker`: who ran it; `retry_of`: the number of the failed trial it repeats; `retries`: how often it was tried
-  before and failed of itself. A trial that was repeated is no part of the budget beside its repetition.
+- `worker`: who ran it; `retry_of`: the number of the failed trial it repeats; `retries`: how often it failed
+  before by its own error. A repeated trial counts once in the budget.
 - its curve, see `curve_of`: per epoch, the `curve` metric of its first seed. Compute is epochs × multiply-accumulates.
-Trials of NAME/final have no parameters; `setting`, `arm`, `seed`, `params` and `overrides` say what they refit, and
-`result`, as `kdlab.study.refit.of_result` takes it from a result.json, what came of it. Their value is the test metric.
+Trials of NAME/final have no parameters; `setting`, `arm`, `seed`, `params` and `overrides` define what they refit, and
+`result` is its outcome, as `kdlab.study.refit.of_result` takes it from a result.json. Their value is the test metric.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ from kdlab.study.search_space import Dimension
 T = TypeVar("T")
 
 FREE = ("budget", "retries", "hang_seconds", "workers", "storage", "final")
-"""The keys that may change when a study goes on; with any other it would be another study."""
+"""The keys that may change when a study is resumed; any other makes another study."""
 
 COSTS = ("student.parameters", "student.multiply_accumulates", "student.bytes", "student.latency_ms")
 """The metrics of a student that are known before it is trained. Less is better."""
 
 TIMES = ("student.seconds", "student.samples_per_second")
-"""Those of its training."""
+"""The metrics of its training."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,16 @@ class Constraint:
     bound: float
 
     def violation(self, value: float) -> float:
-        """By how much a value breaks the bound, in parts of the bound; 0 or below where it holds."""
+        """The violation of the bound by a value, relative to the bound; 0 or below where it holds."""
         excess = value - self.bound if self.most else self.bound - value
         return excess / abs(self.bound) if self.bound else excess
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One search: a space, and its own share of trials. A study that compares nothing has a single one.
+    """One search: a space and its own budget of trials. A study that compares nothing has a single one.
 
-    option: what is compared here, None where nothing is. default: the point that its config publishes.
+    option: of the comparison, None where nothing is compared. default: the published point of its config.
     """
 
     option: str | None
@@ -90,7 +90,7 @@ class Arm:
 class Plan:
     """A study, read and checked as far as can be without torch.
 
-    settings: its YAML, whole. runs: the folder that its own lies in. seed: of its runs, where a trial has only one.
+    settings: its whole YAML. runs: the folder that contains its folder. seed: of its runs, where a trial has only one.
     """
 
     settings: StudyConfig
@@ -107,7 +107,7 @@ class Plan:
 
     @property
     def folder(self) -> Path:
-        """Where the study lies."""
+        """The folder of the study."""
         return self.runs / self.name
 
     @property
@@ -117,12 +117,12 @@ class Plan:
 
     @property
     def curve(self) -> str:
-        """The metric that is followed while a trial trains."""
+        """The metric of the learning curve."""
         return next(metric for metric in self.objectives if metric.startswith("validation."))
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Those that it reads, of objectives and constraints."""
+        """The metrics of objectives and constraints."""
         return tuple(dict.fromkeys([*self.objectives, *(constraint.metric for constraint in self.constraints)]))
 
     def titled(self, arm: Arm) -> str:
@@ -137,8 +137,8 @@ class Plan:
 def curve_of(trial: FrozenTrial) -> dict[int, float]:
     """{epochs done: the curve's metric}, in order, of a trial from the storage.
 
-    Optuna holds intermediate values of studies with one objective alone; beside several, its sampler stumbles
-    over a pruned trial that has some. There they are user attributes, `curve/EPOCH`.
+    Optuna supports intermediate values only with one objective; with several, its sampler fails on a pruned trial
+    that has some. There they are user attributes, `curve/EPOCH`.
     """
     found = dict(trial.intermediate_values)
     for key, value in trial.user_attrs.items():
@@ -148,12 +148,12 @@ def curve_of(trial: FrozenTrial) -> dict[int, float]:
 
 
 def feasible(trial: FrozenTrial) -> bool:
-    """Whether a trial breaks none of the study's constraints, as Optuna has it: no violation above 0."""
+    """Whether a trial breaks none of the study's constraints, as Optuna defines it: no violation above 0."""
     return all(violation <= 0 for violation in trial.constraints.values())
 
 
 def make_sampler(settings: Component, seed: int, number: int) -> BaseSampler:
-    """The sampler of one trial, seeded after the study and the trial's number.
+    """The sampler of one trial, seeded from the study's seed and the trial's number.
 
     Raises:
         UsageError: where the settings describe no sampler.
@@ -175,6 +175,6 @@ def make_pruner(settings: Component | None) -> BasePruner:
 
 
 def _built(settings: Component, kind: type[T], key: str, **arguments: Any) -> T:
-    with warnings.catch_warnings():  # whoever wrote the setting knows that it is new
+    with warnings.catch_warnings():  # the user who set it knows that it is experimental
         warnings.simplefilter("ignore", ExperimentalWarning)
         return build(settings, kind, key, **arguments)

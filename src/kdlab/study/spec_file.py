@@ -2,23 +2,23 @@
 
     name: kd                                       # of the study; by default the file's
     overrides: [model=mobilenet, loss=kd]          # of every run
-    compare: {loss: [kd, all]}                     # a search each, with equal budgets, in the space its YAML declares
+    compare: {loss: [kd, all]}                     # one search each, equal budgets, in the space its YAML declares
     space: {loss.temperature: {low: 1.0, high: 16.0, log: true}}               # see kdlab.study.search_space
     objectives: {validation.accuracy: maximize, student.multiply_accumulates: minimize}
     constraints: [student.parameters <= 200000, latency_ms <= 2]
     sampler: {_target_: optuna.samplers.TPESampler}
     pruner: {_target_: kdlab.study.pruner.DominatedPruner}
-    budget: {trials: 60, seconds: 3600}            # of each arm; of each start of the command, null for any
-    first: [{loss.temperature: 1.0}]               # points to try after the published one, to which it adds the rest
+    budget: {trials: 60, seconds: 3600}            # of each arm; of each start of the command, null: no limit
+    first: [{loss.temperature: 1.0}]               # points to try after the published one, completed from it
     seed: 0                                        # of the sampler
     seeds: 1                                       # networks per trial; its values are their means
     retries: 1                                     # of a trial whose process failed
-    hang_seconds: 600                              # without a sign of life, after which it did
+    hang_seconds: 600                              # without a sign of life before a process counts as failed
     workers: 2                                     # processes on this machine
     storage: null                                  # a journal in the study's folder; a FILE, or postgresql://...
     final: {seeds: 5, of: best, default: true, same: [model.width]}
 
-`final` trains anew the best setting, or with `of: front` all of the front, with so many seeds; `default` also the
+`final` refits the best setting, or with `of: front` all of the front, with `seeds` seeds; `default` also the
 published setting, which takes the keys named in `same` from the one it is compared with.
 """
 
@@ -62,7 +62,7 @@ def read_plan(file: Path, overrides: Sequence[str] = (), folders: Sequence[Path]
 
 
 def with_overrides(given: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A study's settings with `KEY=VALUE` of the command line; keys that no study has are those of its runs."""
+    """A study's settings with `KEY=VALUE` of the command line; keys that are not a study's are those of its runs."""
     changed = {**given}
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -75,7 +75,7 @@ def with_overrides(given: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
             default = KEYS[head].get_default(call_default_factory=True)
             held = default if changed.get(head) is None else changed[head]
             if not isinstance(held, Mapping | Settings | None) or isinstance(default, str):
-                raise UsageError(f"{override}: {head} has no keys of its own; expected {head}=VALUE")
+                raise UsageError(f"{override}: {head} is a single value; expected {head}=VALUE")
             changed[head] = {**(held if isinstance(held, Mapping) else {}), rest: _parsed(value, override)}
         else:
             changed[head] = _parsed(value, override)
@@ -86,14 +86,14 @@ def _parsed(text: str, whence: object) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UsageError(f"{whence}: this is no YAML: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{whence}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def make_plan(given: Mapping[str, Any], folders: Sequence[Path] = ()) -> Plan:
     """The plan that plain settings describe.
 
     Raises:
-        UsageError: where they describe none.
+        UsageError: where they are not a valid study.
     """
     settings = parse(StudyConfig, given)
     if (where := settings.storage) is not None and "://" not in where:
@@ -101,24 +101,24 @@ def make_plan(given: Mapping[str, Any], folders: Sequence[Path] = ()) -> Plan:
     objectives = _objectives(settings.objectives)
     constraints = tuple(read_constraint(text) for text in settings.constraints)
     if "seed" in settings.sampler:
-        raise UsageError(f"sampler.seed: a study has one seed, of its own; set seed={settings.sampler['seed']}")
+        raise UsageError(f"sampler.seed: the sampler takes the study's seed; set seed={settings.sampler['seed']}")
     make_sampler(settings.sampler, settings.seed, 0)
     pruner = make_pruner(settings.pruner)
     if isinstance(pruner, DominatedPruner):
         pruner.check(objectives)
     elif settings.pruner is not None and len(objectives) > 1:
         raise UsageError(
-            f"pruner._target_={settings.pruner['_target_']}: Optuna's pruners know one objective, and here are "
+            f"pruner._target_={settings.pruner['_target_']}: Optuna's pruners support one objective, but there are "
             f"{len(objectives)}; expected kdlab.study.pruner.DominatedPruner"
         )
     arms = tuple(_arm(option, settings, folders) for option in _options(settings.compare, folders))
     config = compose([*arms[0].overrides, *written(arms[0].default)], folders)
     if not config.data.validation:
-        raise UsageError("data.validation=0: a study selects by validation, and so needs a part to validate on")
+        raise UsageError("data.validation=0: a study selects by validation; set data.validation=COUNT")
     if config.trainer.devices not in (1, "auto"):
         raise UsageError(
             f"trainer.devices={config.trainer.devices}: a study trains each trial on one device; "
-            "as many at once as workers=COUNT says"
+            "for several at once set workers=COUNT"
         )
     for key in settings.final.same:
         if not any(dimension.key == key for arm in arms for dimension in arm.space):
@@ -134,23 +134,23 @@ def read_constraint(text: object) -> Constraint:
     try:
         bound = float(parts[2])
     except ValueError as error:
-        raise UsageError(f"constraints: {text}: {parts[2]} is no number") from error
+        raise UsageError(f"constraints: {text}: {parts[2]} is not a number") from error
     return Constraint(str(text), _metric(parts[0], "constraints"), parts[1] == "<=", bound)
 
 
 def _objectives(given: Mapping[str, str]) -> dict[str, str]:
     found = {_metric(name, "objectives"): direction for name, direction in given.items()}
     if not any(metric.startswith("validation.") for metric in found):
-        raise UsageError("objectives: expected one of the validation part among them, such as validation.accuracy")
+        raise UsageError("objectives: expected at least one on the validation part, such as validation.accuracy")
     return found
 
 
 def _metric(name: str, key: str) -> str:
-    """The whole name of a metric; what the student costs goes without saying whose it is."""
+    """The full name of a metric; `student.` may be omitted for its costs."""
     known = {cost.removeprefix("student."): cost for cost in (*COSTS, *TIMES)}
     metric = known.get(name, name)
     if metric.startswith("test."):
-        raise UsageError(f"{key}: {name}: a study sees validation alone; test is read once, by the final refits")
+        raise UsageError(f"{key}: {name}: a study reads only validation; test is read once, by the final refits")
     if metric not in known.values() and not metric.startswith("validation."):
         raise UsageError(f"{key}: no run writes {name}{nearest(name, ['validation.accuracy', *known])}")
     return metric
@@ -171,7 +171,7 @@ def _options(compare: object, folders: Sequence[Path]) -> list[tuple[str, str] |
         raise UsageError(f"compare.{group}={given}: expected two options or more")
     for option in options:
         if option not in known[group]:
-            raise UsageError(f"compare.{group}: {option} is no option{nearest(str(option), known[group])}")
+            raise UsageError(f"compare.{group}: {option} is not an option{nearest(str(option), known[group])}")
     return [(group, option) for option in options]
 
 
@@ -188,5 +188,7 @@ def _arm(option: tuple[str, str] | None, settings: StudyConfig, folders: Sequenc
     default = chosen(dimensions, {}, overrides, folders)
     first = [chosen(dimensions, point, overrides, folders) for point in settings.first] if option is None else []
     if option is not None and settings.first:
-        raise UsageError("first: a study that compares options tries the published setting of each first, no other")
+        raise UsageError(
+            "first: a study that compares options tries only the published setting of each first; leave it out"
+        )
     return Arm(option and option[1], tuple(overrides), dimensions, default, (default, *first))

@@ -1,4 +1,4 @@
-"""Where the trials of a study are kept: a journal file, or a PostgreSQL server, and the lock that goes with it."""
+"""The storage of a study's trials, a journal file or a PostgreSQL server, and its lock."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from kdlab.core.errors import UsageError
 
 
 class Journal(JournalFileBackend):
-    """Optuna's journal, one line per change, in a lock that the system takes back from a process that dies.
+    """Optuna's journal, one line per change, under a lock that the system releases when its process dies.
 
-    Optuna's own lock would stand for 30 seconds then, and what the process wrote of a line would spoil the next.
-    Nor does this one wait for the disk, 15 ms a line: whatever a loss of power takes from the end is done again.
+    Optuna's own lock would then last 30 seconds, and a half-written line would corrupt the next. Nor does this one
+    sync to disk, 15 ms a line: what a power cut loses at the end is done again.
     """
 
     def __init__(self, file: Path) -> None:
@@ -34,7 +34,7 @@ class Journal(JournalFileBackend):
         self._journal, self._turn = file, FileLock(f"{file}.lock")
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Adds lines, once half a line at the end is taken away."""
+        """Appends lines, after removing a half-written one at the end."""
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         with self._turn, self._journal.open("rb+") as stream:
             end = stream.seek(0, os.SEEK_END)
@@ -47,26 +47,26 @@ class Journal(JournalFileBackend):
 
 @dataclass(frozen=True)
 class Storage:
-    """Optuna's storage, and the lock that goes with it."""
+    """Optuna's storage, and its lock."""
 
     where: str
     optuna: BaseStorage
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Alone among all workers of all machines."""
+        """Excludes all other workers on all machines."""
         with exclusively(self.where):
             yield
 
     def close(self) -> None:
-        """Gives back connections to a server."""
+        """Closes connections to a server."""
         if isinstance(self.optuna, RDBStorage):
             self.optuna.remove_session()
             self.optuna.engine.dispose()
 
 
 def open_storage(where: str) -> Storage:
-    """The storage of a journal file or of a PostgreSQL server, made where there is none.
+    """The storage of a journal file or of a PostgreSQL server, created if missing.
 
     Raises:
         UsageError: where it cannot be reached.
@@ -78,7 +78,7 @@ def open_storage(where: str) -> Storage:
     if not where.startswith(("postgresql://", "postgresql+psycopg://")):
         raise UsageError(f"storage={shown(where)}: expected a file for a journal, or postgresql://USER@HOST/DATABASE")
     try:
-        with exclusively(where):  # two that make its tables at once would stumble over each other
+        with exclusively(where):  # creating its tables twice at once would fail
             return Storage(where, RDBStorage(where, engine_kwargs={"pool_pre_ping": True}))
     except ImportError as error:
         raise UsageError(f"storage={shown(where)} needs psycopg: pip install 'kdlab[postgres]'") from error
@@ -90,22 +90,22 @@ def open_storage(where: str) -> Storage:
 
 @contextmanager
 def stored(folder: Path, where: str | None = None) -> Iterator[list[Study]]:
-    """Opens the Optuna studies that a study's folder belongs to, the one of the refits last.
+    """Opens the Optuna studies of a study's folder, the one of the refits last.
 
     Args:
         folder: as `kdlab.study.spec` describes it.
-        where: the storage, if its URL has a password, which study.yaml does not tell.
+        where: the storage, if its URL has a password, which study.yaml omits.
 
     Raises:
         UsageError: where there is none.
     """
     file = folder / "study.yaml"
     if not file.is_file():
-        raise UsageError(f"{folder} is no folder of a study; expected one with a study.yaml, as runs/kd")
+        raise UsageError(f"{folder} is not the folder of a study; expected one with a study.yaml, as runs/kd")
     settings = yaml.safe_load(file.read_text())
     where = where or settings["storage"] or str(folder / "journal.log")
     if "://" not in where and not Path(where).is_file():
-        raise UsageError(f"{folder}: its storage {where} is gone")
+        raise UsageError(f"{folder}: its storage {where} does not exist")
     storage = open_storage(where)
     try:
         known = optuna.get_all_study_names(storage.optuna)
@@ -117,13 +117,13 @@ def stored(folder: Path, where: str | None = None) -> Iterator[list[Study]]:
 
 
 def shown(where: str | None) -> str | None:
-    """The name of a storage, less its password."""
+    """The name of a storage, without its password."""
     return where and re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", where)
 
 
 @contextmanager
 def exclusively(where: str) -> Iterator[None]:
-    """A lock by the name of a storage, which ends with the process at the latest."""
+    """A lock by the name of a storage, released with the process at the latest."""
     if "://" not in where:
         with FileLock(f"{where}.turn"):
             yield
@@ -134,4 +134,4 @@ def exclusively(where: str) -> Iterator[None]:
     engine = create_engine(where, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text("select pg_advisory_lock(:key)"), {"key": zlib.crc32(b"kdlab.sweep")})
-        yield  # closing the connection gives it back
+        yield  # closing the connection releases it

@@ -1,4 +1,4 @@
-"""What a study's processes do: trials, which are runs of `kdlab.train` validated and never tested, and refits.
+"""What a study's processes run: trials, which are validated and never tested, and refits.
 
 The warm process imports this file and, with it, torch and Lightning; see `kdlab.study.process_pool`.
 """
@@ -61,16 +61,16 @@ class Distillation(TrialRunner):
         self._loaded: dict[str, StateDict] = {}
 
     def check(self, plan: Plan) -> None:
-        """Checks every run that the study can come to, of every arm, and every metric that it reads.
+        """Checks every run that the study can reach, in every arm, and every metric that it reads.
 
         Raises:
-            UsageError: where one cannot be.
+            UsageError: where one is impossible.
         """
         with tempfile.TemporaryDirectory() as folder:
             _apart(Path(folder), lambda line: _check(plan))
 
     def prepare(self, plan: Plan) -> None:
-        """Decodes the data and sees to it that the teacher is in the store.
+        """Decodes the data and ensures that the teacher is in the store.
 
         Raises:
             UsageError: where it could not be trained.
@@ -79,15 +79,15 @@ class Distillation(TrialRunner):
         self._config = drop_unused(plan.compose([*arm.overrides, *written(arm.default)])).replace(name=plan.name)
         self._data = load(self._config.data.plain(), self._config.allow)
         if self._config.logger.wandb:
-            importlib.import_module("wandb.sdk.launch")  # half of what a run's start takes, and each would do it anew
+            importlib.import_module("wandb.sdk.launch")  # half the time of starting a run, else repeated in each
         shared = Resources(self._data, Store(), plan.folder / "teacher", plan.name)
         quiet = self._config.replace(trainer=self._config.trainer.replace(progress=False))
-        missing = "teacher: not in the store, so it is trained first"
+        missing = "teacher: not in the store, training it first"
         _apart(shared.folder, lambda line: {"teachers": len(shared.teachers(quiet))}, missing)
         self._loaded = {entry.key: entry.weights() for entry in shared.teachers(self._config) if entry is not None}
 
     def trial(self, line: Channel, plan: Plan, assignment: Assignment) -> dict[str, float]:
-        """Trains a student for each seed, reports the first one's curve, and stops where it is told to.
+        """Trains a student for each seed, reports the first one's curve, and stops where told to.
 
         Raises:
             DivergedTrialError: where the loss or a metric became NaN or infinite.
@@ -119,7 +119,7 @@ class Distillation(TrialRunner):
         return mean
 
     def refit(self, line: Channel, plan: Plan, assignment: Assignment) -> dict[str, Any]:
-        """A whole run, tested at its end, beside its teacher and the student alone; see `refit.of_result`."""
+        """A whole run, tested at its end, with its teacher and the student alone; see `refit.of_result`."""
         self._settle(plan, assignment.slot)
         config = drop_unused(_named(plan.compose(assignment.overrides), plan, assignment, ["final"]))
         config = config.replace(trainer=config.trainer.replace(devices=1, num_nodes=1, strategy="auto"))
@@ -128,13 +128,13 @@ class Distillation(TrialRunner):
         return of_result(outcome.result, config.keep)
 
     def publish(self, plan: Plan, final: Mapping[str, Any] | None) -> None:
-        """On W&B, where the study's runs are there."""
+        """Publishes on W&B, if the study's runs do."""
         logger = self._config.logger
         if logger.wandb:
             _apart(plan.folder, lambda line: publish(plan, logger, final))
 
     def _settle(self, plan: Plan, slot: int) -> None:
-        """Takes this process's share of the machine, and is no task of SLURM's, which would be ranks of one run."""
+        """Takes this process's share of the machine, and hides SLURM's tasks, which would be ranks of one run."""
         os.environ.pop("SLURM_NTASKS", None)
         torch.set_num_threads(max(1, self._threads // plan.settings.workers))
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -144,12 +144,12 @@ class Distillation(TrialRunner):
 
 
 class Report(pl.Callback):
-    """Tells what a trial costs before it trains, and how well it does after each epoch; stops it where asked to.
+    """Reports the costs of a trial before it trains, and its metrics after each epoch; stops it on request.
 
     Args:
         plan: the study.
         config: the run.
-        line: to the process that watches; None: nobody is told.
+        line: to the process that watches; None: no reports.
     """
 
     def __init__(self, plan: Plan, config: RunConfig, line: Channel | None) -> None:
@@ -174,7 +174,7 @@ class Report(pl.Callback):
             self._known["student.latency_ms"] = cost.latency_ms(student, one)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._tell(trainer, Known(self._known, trainer.max_epochs or 0))
+        self._report(trainer, Known(self._known, trainer.max_epochs or 0))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Distiller)
@@ -184,7 +184,7 @@ class Report(pl.Callback):
         if not self._rows or task.better(row[primary], self._rows[self._best][primary]):
             self._best = len(self._rows)
         self._rows.append(row)
-        self._tell(trainer, Epoch(trainer.current_epoch + 1, row[self.plan.curve]))
+        self._report(trainer, Epoch(trainer.current_epoch + 1, row[self.plan.curve]))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Distiller)
@@ -199,11 +199,11 @@ class Report(pl.Callback):
             board.tags = (*board.tags, "failed")
 
     def metrics(self) -> dict[str, float]:
-        """Of the epoch that the run would keep, and what the student costs."""
+        """The metrics of the epoch that the run would keep, and the student's costs."""
         kept = self._best if self.config.keep == "best" else -1
         return {**(self._rows[kept] if self._rows else {}), **self._known, **self._times}
 
-    def _tell(self, trainer: pl.Trainer, message: Known | Epoch) -> None:
+    def _report(self, trainer: pl.Trainer, message: Known | Epoch) -> None:
         if self.line is not None and self.line.stop(message):
             self.stopped = trainer.should_stop = True
             for board in _boards(trainer):
@@ -238,12 +238,12 @@ def _check(plan: Plan) -> dict[str, Any]:
 
 
 def _apart(folder: Path, do: Callable[[Channel], dict[str, Any]], patience: str | None = None) -> None:
-    """Does something in a process of its own: threads and CUDA, once begun here, would be broken in later forks.
+    """Calls `do` in its own process: threads and CUDA, once started here, would break in later forks.
 
     Args:
-        folder: for what it prints.
-        do: the thing.
-        patience: what to say where it takes longer than a moment.
+        folder: for its output.
+        do: the function.
+        patience: a message for when it takes longer than a moment.
 
     Raises:
         UsageError: where it failed.
@@ -252,11 +252,11 @@ def _apart(folder: Path, do: Callable[[Channel], dict[str, Any]], patience: str 
     pool.start(0, folder, do)
     try:
         while pool.jobs:
-            heard = [message for _, message in pool.wait(2.0)]
-            for message in heard:
+            messages = [message for _, message in pool.wait(2.0)]
+            for message in messages:
                 if isinstance(message, (Failed, Diverged)):
                     raise UsageError(message.reason)
-            if not heard and patience:
+            if not messages and patience:
                 print(patience, file=sys.stderr, flush=True)
                 patience = None
     finally:

@@ -1,8 +1,8 @@
-"""The trials of a study in its storage: who does which, so that none is lost and none is done twice.
+"""The trials of a study in its storage: which worker runs which, so that none is lost and none runs twice.
 
 Optuna's storage is shared by any number of `python -m kdlab.sweep`, called workers here, on any machines. What
-must not be done by two at once (beginning a study, taking a trial, giving up on a dead worker's) is done under
-a lock that the system takes back from whoever dies. A trial is taken, and then completed, pruned or failed by
+two must not do at once (start a study, take a trial, give up on a dead worker's) is done under a lock that the system
+releases when its holder dies. A trial is taken, and then completed, pruned or failed by
 the worker that took it. A worker that dies leaves its trials running; the others, or the next start of the same
 command, see that it is gone, mark them failed and put the same parameters back in the queue.
 """
@@ -31,54 +31,54 @@ BEAT = 10.0
 """Seconds between two signs of life of a worker."""
 
 LEASE = 90.0
-"""Seconds without one after which a worker on another machine counts as dead."""
+"""Seconds without one before a worker on another machine counts as dead."""
 
 
 WRITTEN = ("setting", "arm", "seed", "params", "overrides")
-"""The user attributes that say what a trial shall do, where its parameters do not."""
+"""The user attributes that define what a trial runs, where its parameters do not."""
 
 
 def identity() -> str:
-    """Who this process is, so that another one can tell whether it is still there: machine, id, start."""
+    """The identity of this process, by which others can check whether it is alive: machine, id, start."""
     return f"{_machine()}/{os.getpid()}/{_started(os.getpid())}"
 
 
 class Presence:
-    """Who is alive. A worker on this machine is looked up; one elsewhere must have been heard of of late.
+    """Which workers are alive: here those whose process exists, elsewhere those with a recent sign of life.
 
-    Of late by our own clock: machines need not agree on the time.
+    Recent by our own clock: machines need not agree on the time.
     """
 
     def __init__(self, lease: float = LEASE) -> None:
         self.lease = lease
-        self._heard: dict[str, tuple[Any, float]] = {}
+        self._beats: dict[str, tuple[Any, float]] = {}
 
     def alive(self, worker: str, beat: Any) -> bool:
-        """Whether a worker is there, `beat` being its last sign of life."""
+        """Whether a worker is alive, given its last sign of life."""
         machine, process, started = worker.rsplit("/", 2)
         if machine == _machine():
             return _started(int(process)) == started
         now = time.monotonic()
-        last, heard = self._heard.get(worker, (object(), now))
+        last, since = self._beats.get(worker, (object(), now))
         if last != beat:
-            heard = now
-        self._heard[worker] = (beat, heard)
-        return now - heard < self.lease
+            since = now
+        self._beats[worker] = (beat, since)
+        return now - since < self.lease
 
 
 class TrialQueue:
-    """One Optuna study, as the workers share it.
+    """One Optuna study, shared by the workers.
 
     Args:
         storage: where it is.
         name: of the Optuna study.
         directions: of its values, `maximize` or `minimize`.
-        space: what is searched; nothing where all trials are written by us.
+        space: what is searched; empty where kdlab defines all trials.
         sampler: settings of the sampler.
-        seed: of the sampler; each trial draws with a seed of its own, so that workers and resumed studies
+        seed: of the sampler; each trial draws with its own seed, so that workers and resumed studies
             do not repeat each other, and one worker alone always draws the same.
-        pruner: asked by whoever runs a trial.
-        presence: who is alive.
+        pruner: consulted by the worker of a trial.
+        presence: which workers are alive.
     """
 
     def __init__(
@@ -104,11 +104,11 @@ class TrialQueue:
         )  # fmt: skip
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials, in order. Not to be changed."""
+        """All trials, in order; do not modify them."""
         return self.study.get_trials(deepcopy=False)
 
     def take(self, most: int) -> optuna.Trial | None:
-        """A trial to do, its parameters drawn: one that waits, else a new one, up to `most` in all."""
+        """A trial to run, with its parameters: a waiting one, else a new one, up to `most` in all."""
         with self.storage.lock():
             trials = self.trials()
             waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
@@ -123,7 +123,7 @@ class TrialQueue:
             return trial
 
     def report(self, trial: optuna.Trial, epoch: int, value: float) -> bool:
-        """Adds a point to the curve of a trial (see `kdlab.study.spec.curve_of`); whether it shall stop there."""
+        """Adds a point to the curve of a trial (see `kdlab.study.spec.curve_of`); returns whether to stop there."""
         if len(self.study.directions) == 1:
             trial.report(value, epoch)
         else:
@@ -132,7 +132,7 @@ class TrialQueue:
         return not isinstance(pruner, NopPruner) and pruner.prune(self.study, self.trials()[trial.number])
 
     def finish(self, trial: optuna.Trial, values: Sequence[float] | None, reason: str | None = None) -> bool:
-        """Completes a trial, or prunes it where there are no values. False: somebody had given up on us."""
+        """Completes a trial, or prunes it where there are no values. False: another worker had given up on us."""
         with self.storage.lock():
             if self.trials()[trial.number].state.is_finished():
                 return False
@@ -142,7 +142,7 @@ class TrialQueue:
             return True
 
     def fail(self, number: int, reason: str, *, again: bool, count: bool = True) -> bool:
-        """Marks a running trial failed, and where it shall be tried again puts it back in the queue, once.
+        """Marks a running trial failed, and if it is to be repeated puts it back in the queue, once.
 
         Args:
             again: repeat it. count: as one of its retries.
@@ -151,7 +151,7 @@ class TrialQueue:
             return self._fail(self.trials()[number], reason, again, count)
 
     def give_up_lost(self, beats: Mapping[str, Any]) -> list[int]:
-        """Fails and requeues the running trials of workers that are gone; their numbers.
+        """Fails and requeues the running trials of workers that are gone; returns their numbers.
 
         Args:
             beats: the last sign of life of each worker, see `beat`.
@@ -162,14 +162,14 @@ class TrialQueue:
                 worker = trial.user_attrs.get("worker")
                 if trial.state != TrialState.RUNNING or worker == self.me:
                     continue
-                # Under the lock nobody is about to sign, so a running trial that nobody signed was left behind.
+                # Under the lock no worker is about to take a trial, so a running one without a worker was abandoned.
                 if worker is None or not self._presence.alive(worker, beats.get(worker)):
                     self._fail(trial, f"its worker is gone: {worker}", True, False)
                     lost.append(trial.number)
         return lost
 
     def beat(self) -> dict[str, Any]:
-        """Leaves a sign of life; the last one of each worker."""
+        """Gives a sign of life; returns the last one of each worker."""
         self.study.set_user_attr(f"beat/{self.me}", time.time())
         beats = {key: value for key, value in self.study.user_attrs.items() if key.startswith("beat/")}
         return {key.removeprefix("beat/"): value for key, value in beats.items()}
@@ -177,7 +177,8 @@ class TrialQueue:
     def _fail(self, trial: FrozenTrial, reason: str, again: bool, count: bool) -> bool:
         if trial.state.is_finished():
             return False
-        # First the repetition: who dies in between leaves a running trial, and the next one sees that it is there.
+        # The repetition comes first: a worker that dies in between leaves a running trial, and the next finds the
+        # repetition.
         if again and not any(other.user_attrs.get("retry_of") == trial.number for other in self.trials()):
             kept = {key: value for key, value in trial.user_attrs.items() if key in WRITTEN}
             self.study.enqueue_trial(
@@ -193,12 +194,12 @@ class TrialQueue:
 
 
 def originals(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Those that count: repetitions of failed trials are not trials of their own."""
+    """The trials that count: not the repetitions of failed ones."""
     return [trial for trial in trials if "retry_of" not in trial.user_attrs]
 
 
 def _machine() -> str:
-    """This machine, since its last start, as one set of processes sees it."""
+    """Identifies this machine since its last boot, within one PID namespace."""
     known = [socket.gethostname()]
     for file in (Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")):
         try:
@@ -209,7 +210,7 @@ def _machine() -> str:
 
 
 def _started(process: int) -> str | None:
-    """When a process of this machine started, in ticks since the machine did; None where there is none."""
+    """When a process of this machine started, in ticks since boot; None where there is none."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

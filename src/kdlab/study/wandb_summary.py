@@ -1,4 +1,4 @@
-"""What a finished study adds on Weights & Biases: the tags `best` and `failed`, and a summary run with its figures.
+"""Adds to a finished study on Weights & Biases: the tags `best` and `failed`, and a summary run with its figures.
 
 Each trial has written its own run by then, in the study's group; see `kdlab.study.trial`.
 """
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 
 def publish(plan: Plan, logger: LoggerConfig, final: Mapping[str, Any] | None) -> dict[str, int]:
-    """Adds tags and the summary run, once for as many trials as are finished, which it returns.
+    """Adds tags and the summary run, once per number of finished trials, which it returns.
 
     Args:
         plan: the study.
@@ -72,7 +72,7 @@ def summary(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _tag(plan: Plan, trial: FrozenTrial, tag: str) -> None:
-    """Opens a trial's run again, if it came to have one, to add a tag."""
+    """Reopens a trial's run, if it has one, to add a tag."""
     folder = plan.folder / trial.user_attrs.get("folder", "none")
     if not (folder / "wandb_id").is_file():
         return
@@ -81,8 +81,8 @@ def _tag(plan: Plan, trial: FrozenTrial, tag: str) -> None:
         folder, config.logger, config.plain(), name=config.name or "", job="trial", group=plan.name, directions={},
         tags=[tag, *(name for name in config.names.plain().values() if name)], failed=tag == "failed",
     )  # fmt: skip
-    with run as (_, told):
-        told |= summary(trial.user_attrs.get("metrics", {}))
+    with run as (_, extra):
+        extra |= summary(trial.user_attrs.get("metrics", {}))
 
 
 def _summarise(plan: Plan, settings: LoggerConfig, studies: Sequence[Study], final: Mapping[str, Any] | None) -> None:
@@ -110,9 +110,9 @@ def _summarise(plan: Plan, settings: LoggerConfig, studies: Sequence[Study], fin
     run = wandb_run(
         plan.folder, settings, config, name=plan.name, tags=["study"], job="study", group=plan.name, directions={}
     )
-    with run as (logger, told):
+    with run as (logger, extra):
         logger.experiment.log(figures)
-        told |= known
+        extra |= known
 
 
 def _best(study: Study) -> list[tuple[str, Any]]:

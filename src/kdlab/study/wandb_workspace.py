@@ -1,7 +1,7 @@
 """`python -m kdlab.study.wandb_workspace STUDY`: a W&B workspace for the trials of a study.
 
 STUDY is its YAML, or its folder. The workspace shows accuracy over every parameter and over cost, parallel
-coordinates, importances and learning curves of the runs in the study's group. Building it needs nothing but the
+coordinates, importances and learning curves of the runs in the study's group. Building it needs only the
 package wandb-workspaces; saving it needs a login.
 """
 
@@ -22,10 +22,10 @@ from kdlab.study.search_space import Dimension
 from kdlab.study.spec import Plan
 
 MOST = 200
-"""So many trials at once in a chart; W&B shows ten where nobody asks for more."""
+"""The most trials in a chart; W&B shows ten by default."""
 
 CHOSEN = ("model", "loss", "mode", "teacher", "data", "task")
-"""The groups of the config whose option a run's config holds under `names`."""
+"""The groups of the config whose option is in a run's config under `names`."""
 
 
 @one_line
@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m kdlab.study.wandb_workspace", description="A W&B workspace for a study."
     )
     parser.add_argument("study", type=Path, help="a YAML file, as in sweeps/, or the folder of a study")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as they were given to kdlab.sweep")
-    parser.add_argument("--entity", help="whose project it is; by default yours")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as given to kdlab.sweep")
+    parser.add_argument("--entity", help="owner of the project; by default yours")
     parser.add_argument("--config-dir", action="append", default=[], type=Path, help="a folder of your own configs")
     given = parser.parse_args(arguments)
     from kdlab.study.spec_file import read_plan
@@ -47,24 +47,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def save(plan: Plan, entity: str | None = None) -> str:
-    """Saves the workspace of a study as a view of the project that its runs are in; its address.
+    """Saves the workspace of a study as a view of its runs' project; returns the URL.
 
     Raises:
-        UsageError: where the package is missing, nobody is logged in, or W&B does not take it.
+        UsageError: where the package is missing, the user is not logged in, or W&B refuses it.
     """
     _package()
     import wandb
 
     if not wandb.login(prompt=False, verify=False):
-        raise UsageError("nobody is logged in to W&B, so the workspace cannot be saved; wandb login")
+        raise UsageError("not logged in to W&B, so the workspace cannot be saved; type wandb login")
     logger = plan.compose(plan.arms[0].overrides).logger
     try:
         owner = entity or logger.entity or wandb.Api().default_entity
         if owner:
             return str(workspace(plan, owner, logger.project).save().url)
     except (wandb.Error, OSError) as error:
-        raise UsageError(f"W&B does not take the workspace: {' '.join(str(error).split())}") from error
-    raise UsageError("W&B knows no entity of yours; name it with --entity NAME")
+        raise UsageError(f"W&B refused the workspace: {' '.join(str(error).split())}") from error
+    raise UsageError("W&B has no default entity for you; type --entity NAME")
 
 
 def workspace(plan: Plan, entity: str, project: str) -> Any:
@@ -72,7 +72,7 @@ def workspace(plan: Plan, entity: str, project: str) -> Any:
 
     Args:
         plan: the study.
-        entity, project: where its runs are.
+        entity, project: of its runs.
 
     Raises:
         UsageError: where the package is missing.
@@ -122,7 +122,7 @@ def _package() -> tuple[ModuleType, ModuleType]:
     """wandb-workspaces: its workspaces and its panels."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # it is written for an older pydantic
+            warnings.simplefilter("ignore", DeprecationWarning)  # it was written for an older pydantic
             return import_module("wandb_workspaces.workspaces"), import_module("wandb_workspaces.reports.v2")
     except ImportError as error:
         raise UsageError("the dashboard needs wandb-workspaces; pip install 'kdlab[dashboard]'") from error
@@ -134,7 +134,7 @@ def _logged(metric: str) -> str:
 
 
 def _config(key: str) -> str:
-    """Where a run's config holds what a key of the space sets; of an option of a group, its name or its class."""
+    """The key of a run's config that a key of the space sets; for an option of a group, its name or its class."""
     if "." in key:
         return key
     return f"names.{key}" if key in CHOSEN else f"{key}._target_"

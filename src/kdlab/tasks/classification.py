@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from kdlab.core.knowledge import raised
 from kdlab.tasks.task import Task
 
-if TYPE_CHECKING:  # torchmetrics takes seconds to import, and whoever mistyped a key shall not wait for it
+if TYPE_CHECKING:  # torchmetrics takes seconds to import; a typo should be reported before
     from torchmetrics import Metric, MetricCollection
 
 

@@ -1,4 +1,4 @@
-"""What is measured beside the primary metric: a loss by rows, and closeness to the teacher."""
+"""Further metrics besides the primary one: a loss by rows, and closeness to the teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is supervised: the type of the targets, the supervised loss, the metrics and which of them is primary."""
+"""A task: the type of the targets, the supervised loss, the metrics and which of them is primary."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor
 
-if TYPE_CHECKING:  # torchmetrics takes seconds to import, and whoever mistyped a key shall not wait for it
+if TYPE_CHECKING:  # torchmetrics takes seconds to import; a typo should be reported before
     from torchmetrics import MetricCollection
 
 
 class Task(ABC):
-    """What supervises a network. `primary` decides which epoch, and which run, is the best."""
+    """The supervision of a network. `primary` decides which epoch, and which run, is best."""
 
     primary: ClassVar[str]
     directions: ClassVar[Mapping[str, Literal["max", "min"]]]

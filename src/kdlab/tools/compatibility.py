@@ -1,10 +1,10 @@
-"""`python -m kdlab.tools.compatibility`: every loss in every mode for two training steps, as a table of what works.
+"""`python -m kdlab.tools.compatibility`: every loss in every mode for two training steps, as a table.
 
-What does not is refused for a reason, which stands below the table: it follows from what the loss needs and
-from what the mode, its networks and the data offer. Two steps, because some modes teach what was said before.
+Impossible cells have a reason below the table: it follows from what the loss needs and what the mode, its networks
+and the data offer. Two steps, because some modes teach with the outputs of the last step.
 
-`python -m kdlab.tools.compatibility --measure 5` trains instead, on the digits: every mode as it was published, over
-five seeds, beside the same student alone. Further arguments are overrides of each run.
+`python -m kdlab.tools.compatibility --measure 5` trains instead, on the digits: every mode as published, over five
+seeds, next to the same student alone. Further arguments are overrides of each run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m kdlab.tools.compatibility", description="Every loss in every mode."
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of every run")
-    parser.add_argument("--measure", type=int, metavar="SEEDS", help="train every mode over so many seeds instead")
+    parser.add_argument("--measure", type=int, metavar="SEEDS", help="train every mode over this many seeds instead")
     given = parser.parse_args(arguments)
     if given.measure:
         print_measured(measure(given.overrides, given.measure))
@@ -47,7 +47,7 @@ def modes() -> list[str]:
 
 
 def grid(overrides: Sequence[str]) -> dict[tuple[str, str], str | None]:
-    """(loss, mode) of every cell, with the reason where it cannot be, else None."""
+    """(loss, mode) of every cell, with the reason where it is impossible, else None."""
     losses = {loss: compose([*overrides, f"loss={loss}"]).loss for loss in groups()["loss"]}
     composed = {mode: compose([*overrides, f"mode={mode}"]) for mode in modes()}
     return {
@@ -58,7 +58,7 @@ def grid(overrides: Sequence[str]) -> dict[tuple[str, str], str | None]:
 
 
 def attempt(config: RunConfig) -> str | None:
-    """Takes two training steps of a composed run, on noise; the reason where it cannot be, else None.
+    """Takes two training steps of a composed run, on noise; the reason where it is impossible, else None.
 
     Raises:
         FloatingPointError: where a loss is not finite.

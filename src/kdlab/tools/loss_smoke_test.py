@@ -1,7 +1,7 @@
-"""`python -m kdlab.tools.loss_smoke_test`: two epochs of every loss on the digits, in which its own term has to fall.
+"""`python -m kdlab.tools.loss_smoke_test`: two epochs of every loss on the digits, in which its term must fall.
 
-The student hears no labels, so that it is the head's term alone that trains it, from a teacher twice as wide.
-Adam's steps do not grow with the weight of a loss: the published ones suit other maps and other optimizers.
+The student trains without labels, on the head's term alone, from a teacher twice as wide.
+Adam's steps do not grow with the weight of a loss: published weights suit other maps and optimizers.
 Ramps are left out, and a first phase that prepares the head is as short as the run.
 """
 
@@ -31,7 +31,7 @@ EXCEPTIONS: Mapping[str, tuple[int, float, str]] = {
 
 
 class Tryout(NamedTuple):
-    """What came of a short run: the term's mean over its first steps and over its last, and the student's accuracy."""
+    """The result of a short run: the term's mean over the first steps and over the last, and the student's accuracy."""
 
     start: float
     end: float
@@ -39,7 +39,7 @@ class Tryout(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """How much of the term is left."""
+        """The share of the term that is left."""
         return self.end / self.start
 
 
@@ -77,7 +77,7 @@ def digits_result(name: str, folder: Path) -> Tryout:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line: a line for each loss, its term at the start and in the end, their ratio, the accuracy.
+    """Runs the command line: a line for each loss, its term at the start and at the end, their ratio, the accuracy.
 
     The exit code is 1 where a term did not fall.
     """

@@ -1,7 +1,7 @@
-"""`python -m kdlab.tools.method_table`: the table of all methods, in Markdown, from the files themselves.
+"""`python -m kdlab.tools.method_table`: the table of all methods, in Markdown, from their source files.
 
-A row is a head's own words (`kind`, `paper`, `link`, `compares`) and its YAML's settings. Columns that were measured
-come from JSON files, {method: {column: value}}:
+A row is a head's attributes (`kind`, `paper`, `link`, `compares`) and its YAML's settings. Measured columns come from
+JSON files, {method: {column: value}}:
 
     python -m kdlab.bench losses --json costs.json
     python -m kdlab.tools.loss_smoke_test --json digits.json
@@ -33,14 +33,14 @@ from kdlab.tools import published_settings
 KINDS = ("response", "feature", "relation")
 
 PAPER = re.compile(r"(?P<authors>.+?): (?P<title>.+), (?P<venue>.*?) ?(?P<year>\d{4})$")
-"""How a head writes its paper: `Zhao et al.: Decoupled Knowledge Distillation, CVPR 2022`."""
+"""The format of a head's `paper`: `Zhao et al.: Decoupled Knowledge Distillation, CVPR 2022`."""
 
 MEASURED: Mapping[str, tuple[str, str]] = {
     "ms": ("step time / `kd`", "{:.2f}"),
     "mib": ("memory − `kd`, MiB", "{:+.0f}"),
     "ratio": ("end / start on digits", "{:.2f}"),
 }
-"""The columns that a JSON file may bring: their titles, and how a value is written."""
+"""The columns that a JSON file may have: their titles, and the format of a value."""
 
 BLOCK = re.compile(r"(<!-- catalogue:start ?(.*?) ?-->\n).*?(<!-- catalogue:end -->)", re.DOTALL)
 """A table in a page, and the arguments that print it."""
@@ -73,10 +73,10 @@ def head_of(name: str) -> Head:
 
 
 def extras(name: str) -> str:
-    """What a method takes beside two networks and a weight."""
+    """What a method needs besides two networks and a weight."""
     chosen, head = settings(name), head_of(name)
     needs, first = head.needs(), chosen.first
-    said = [
+    parts = [
         "labels" if needs.labels else "",
         "sample indices" if needs.index else "",
         *(f"a {view} view" for view in needs.views),
@@ -85,14 +85,14 @@ def extras(name: str) -> str:
         f"a ramp over {chosen.ramp:g} epochs" if chosen.ramp else "",
         "parts that stay in the student" if head.grafts else "",
     ]
-    return ", ".join(each for each in said if each)
+    return ", ".join(each for each in parts if each)
 
 
 def row(name: str) -> dict[str, str]:
     """One method, by column.
 
     Raises:
-        ValueError: where its `paper` is not written as `PAPER` reads it.
+        ValueError: where its `paper` does not match `PAPER`.
     """
     head, chosen = head_of(name), settings(name)
     paper = PAPER.match(head.paper)

@@ -1,16 +1,16 @@
-"""The settings that methods were published with, next to ours: `python -m kdlab.tools.method_table --published`.
+"""The published settings of methods, next to ours: `python -m kdlab.tools.method_table --published`.
 
-What was published stands in YAML files of this package, one for each of `KINDS`: by method, a list of rows.
+The published ones are in YAML files of this package, one for each of `KINDS`: by method, a list of rows.
 
     kd:
       - what: temperature
-        with: [experiment=cifar100/resnet32x4_resnet8x4]   # overrides of the run that is asked, none by default
-        key: loss.heads.kd.temperature                     # read from that run's config, so that it cannot be claimed
+        with: [experiment=cifar100/resnet32x4_resnet8x4]   # overrides of the run to read, none by default
+        key: loss.heads.kd.temperature                     # read from that run's config, not stated by hand
         published: 4.0                                     # or unpublished
         origin: "HobbitLong/RepDistiller train_student.py:78"
         why: the reason, where ours differs
 
-`ours: VALUE` stands in place of `key` for what no key holds. Whether ours is the same is computed.
+`ours: VALUE` replaces `key` where no key holds the value. Whether ours is the same is computed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def rows(kind: str) -> tuple[Row, ...]:
     """The rows of one kind, in the order of its file; none where there is no such file.
 
     Raises:
-        UsageError: where a row has not the keys that it should, or names a key that its run does not have.
+        UsageError: where a row lacks keys, or names a key that its run does not have.
     """
     file = FOLDER / f"{kind}.yaml"
     if not file.is_file():
@@ -91,13 +91,13 @@ def _composed(overrides: tuple[str, ...]) -> Mapping[str, Any]:
 
 
 def table(kinds: tuple[str, ...] = KINDS) -> str:
-    """The Markdown tables of what was published, one for each kind that there is."""
-    said = []
+    """The Markdown tables of published settings, one for each kind."""
+    tables = []
     for kind in kinds:
         if found := rows(kind):
             lines = [COLUMNS, ("---",) * len(COLUMNS), *(_cells(row) for row in found)]
-            said.append(f"## {kind.capitalize()}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
-    return "\n\n".join(said)
+            tables.append(f"## {kind.capitalize()}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(tables)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""`python -m kdlab.tools.replay_pruner STUDY`: what pruning would have saved and lost in a study that did not prune."""
+"""`python -m kdlab.tools.replay_pruner STUDY`: what pruning would have saved and lost in a study without pruning."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from kdlab.study.storage import stored
 
 @dataclass(frozen=True)
 class Replay:
-    """What pruning would have done to a study whose trials came in another order.
+    """The effect of pruning on a study with its trials in another order.
 
     saved: the share of its compute, epochs × multiply-accumulates, not spent. front: the points of the whole
-    study's front; lost: how many of them pruning missed. drop: by how much the followed metric is worse at
-    the worst of these, beside the best trial left that costs no more.
+    study's front; lost: how many of them pruning missed. drop: for the worst of these, how much worse the curve's
+    metric is in
+    the best trial left that costs no more.
     """
 
     saved: float
@@ -38,11 +39,11 @@ class Replay:
 
 
 def replay(trials: Sequence[FrozenTrial], objectives: Sequence[Sequence[str]], pruner: BasePruner, seed: int) -> Replay:
-    """Gives a study's trials, in a random order, to a pruner, epoch by epoch, one trial after another.
+    """Replays a study's trials in a random order to a pruner, epoch by epoch, one trial after another.
 
     Args:
         trials: complete ones, of a study that did not prune.
-        objectives: of that study, as its user attribute says.
+        objectives: of that study, from its user attribute.
         pruner: a fresh one.
         seed: of the order.
     """
@@ -73,7 +74,7 @@ def replay(trials: Sequence[FrozenTrial], objectives: Sequence[Sequence[str]], p
 
 
 def front(points: Iterable[Sequence[float]]) -> set[tuple[float, ...]]:
-    """The points, smaller being better in each coordinate, that no other one is as good as in all and better in one."""
+    """The Pareto front: the points that no other dominates, smaller being better in each coordinate."""
     known = {tuple(point) for point in points}
     return {p for p in known if not any(q != p and all(a <= b for a, b in zip(q, p, strict=True)) for q in known)}
 
@@ -99,7 +100,7 @@ def _replay(
 
 
 def summary(name: str, trials: int, found: Sequence[Replay]) -> str:
-    """What replays came to, in words."""
+    """The result of replays, in words."""
     saved, lost = [one.saved for one in found], [one.lost for one in found]
     return (
         f"{name}: {trials} complete trials in {len(found)} random orders: compute saved {fmean(saved):.0%} on average, "
@@ -145,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("study", type=Path, help="the folder of a study that did not prune")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of the pruner: grace=0.5")
     parser.add_argument("--orders", type=int, default=20, help="how many random orders of its trials")
-    parser.add_argument("--storage", help="where study.yaml does not tell it, because of a password")
+    parser.add_argument("--storage", help="if study.yaml omits it because of a password")
     given = parser.parse_args(arguments)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings = {"_target_": "kdlab.study.pruner.DominatedPruner", **_settings(given.settings)}

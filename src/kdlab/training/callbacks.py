@@ -1,4 +1,4 @@
-"""What happens around training: the best student is kept, checkpoints are written, progress is shown."""
+"""Callbacks of training: keep the best student, write checkpoints, show progress."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from kdlab.networks.weights import save_weights
 from kdlab.training.distiller import Distiller
 from kdlab.training.validation import prefixes
 
-# Lightning's notes on devices and products tell a user nothing, nor do its use of what torch deprecates, its
-# thoughts on checkpoints, which are ours to write, and on a mode's frozen copies of its student, which are meant.
+# Silences Lightning's notes on devices and products, its use of what torch deprecates, and its warnings on
+# checkpoints, which kdlab writes, and on a mode's frozen copies of its student, which are intended.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 for _message in (
     ".*LeafSpec.* is deprecated",
@@ -35,7 +35,7 @@ for _message in (
 
 @dataclass
 class Validated:
-    """The primary metric of one student on the validation part: in the best epoch, counted from 1, and the last."""
+    """The primary metric of one student on the validation part: of the best epoch, counted from 1, and the last."""
 
     best: float | None = None
     epoch: int | None = None
@@ -50,11 +50,11 @@ class KeepBest(Callback):
         self.of: defaultdict[str, Validated] = defaultdict(Validated)
 
     def file(self, student: str) -> Path:
-        """Where the weights of a student's best epoch lie."""
+        """The file of the weights of a student's best epoch."""
         return self.folder / f"best-{student}.safetensors"
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compares, and writes aside and renames where this epoch is better."""
+        """Writes the weights, atomically, where this epoch is better."""
         assert isinstance(pl_module, Distiller)
         primary = pl_module.task.primary
         students = pl_module.mode.validated()
@@ -78,19 +78,19 @@ class KeepBest(Callback):
 
 @contextmanager
 def interruptible(trainer: pl.Trainer) -> Iterator[None]:
-    """Ctrl-C stays a KeyboardInterrupt: Lightning makes it the end of the process, and is deaf to the next one."""
-    heard = signal.getsignal(signal.SIGINT)
+    """Keeps Ctrl-C a KeyboardInterrupt: Lightning turns it into SystemExit, then ignores the next one."""
+    handler = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit as error:
         if not trainer.interrupted:
             raise
-        signal.signal(signal.SIGINT, heard)
+        signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from error
 
 
 def checkpoints(folder: Path, every_n_steps: int | None) -> list[Callback]:
-    """`last.ckpt`, written anew at the end of every epoch, and every so many steps where asked."""
+    """`last.ckpt`, overwritten at the end of every epoch, and every `every_n_steps` steps if given."""
     keep: dict[str, Any] = {"dirpath": folder, "filename": "last", "enable_version_counter": False}
     found: list[Callback] = [ModelCheckpoint(**keep, every_n_epochs=1, save_on_train_epoch_end=True)]
     if every_n_steps is not None:
@@ -99,7 +99,7 @@ def checkpoints(folder: Path, every_n_steps: int | None) -> list[Callback]:
 
 
 class ProgressLine(Callback):
-    """One line on a terminal, drawn anew at most five times a second; on anything else, one line at the end."""
+    """One line on a terminal, redrawn at most five times a second; elsewhere, one line at the end."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -115,7 +115,7 @@ class ProgressLine(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """A look at the clock, and nothing else, most of the time."""
+        """Mostly only reads the clock."""
         if self._live and (now := time.monotonic()) - self._drawn > 0.2:
             self._drawn = now
             self._show(trainer, pl_module, "\r")

@@ -1,4 +1,4 @@
-"""The data of a run, as Lightning asks for it."""
+"""The data of a run as a Lightning data module."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Batches(pl.LightningDataModule):
         assert self.trainer is not None
         distiller = cast("Distiller", self.trainer.lightning_module)
         assert len(loader) == distiller.steps_per_epoch
-        # Lightning hands a loader its state back within an epoch, but not between two.
+        # Lightning restores a loader's state within an epoch, but not between two.
         loader.load_state_dict({"drawn": distiller.steps})
         self._given_out.append(loader)
         return loader

@@ -1,7 +1,7 @@
-"""The Distiller: batch → mode → lessons → heads → loss → step. The training step is written here, in full.
+"""The Distiller: batch → mode → lessons → heads → loss → step. The whole training step is here.
 
-Optimisation is by hand: Lightning brings devices, precision, processes and checkpoints; what a step is,
-is ours. Nothing in it waits for the device: terms add up in tensors, read every `log_every` steps.
+Optimisation is manual: Lightning provides devices, precision, processes and checkpoints, kdlab the step. The step never
+waits for the device: terms add up in tensors, read every `log_every` steps.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ MakeScheduler = Callable[[Optimizer, Settings | None, int, int], tuple[LRSchedul
 
 
 class Distiller(pl.LightningModule):
-    """Trains the learners of a mode by what its heads say.
+    """Trains the learners of a mode by the losses of its heads.
 
     Args:
-        parts: the run, put together.
+        parts: the assembled run.
         steps_per_epoch: optimizer steps in an epoch.
         make_optimizer, make_scheduler: from (parameters, a phase's own settings or None), and
-            (optimizer, settings or None, epochs, steps); the latter also says `epoch` or `step`.
-        accumulate: parts in which each rank computes its share of a batch.
-        gradient_clip: the largest norm of all gradients of an optimizer together.
+            (optimizer, settings or None, epochs, steps); the latter also returns `epoch` or `step`.
+        accumulate: parts that each rank splits its share of a batch into.
+        gradient_clip: the largest total norm of an optimizer's gradients.
         log_every: steps between two rows of the log.
-        compile: compile the networks, in place, after they were hooked.
+        compile: compile the networks, in place, after hooking them.
         channels_last: the memory format of networks and batches.
     """
 
@@ -85,7 +85,7 @@ class Distiller(pl.LightningModule):
         self._losses = LossBuffer(accumulate)
         students = {name for setup in parts.setups for name in setup.mode.validated()}
         self._validation = Validation(self.task, students)
-        # What a mode or a head remembers is the same on every rank by its own doing; DDP need not send it around.
+        # Modes and heads keep their memories equal on every rank; DDP need not broadcast them.
         self._ddp_params_and_buffers_to_ignore = [
             f"{place}.{name}"
             for place, module in self.named_modules()
@@ -95,16 +95,16 @@ class Distiller(pl.LightningModule):
 
     @property
     def mode(self) -> Mode:
-        """Who teaches whom in the present phase."""
+        """Who teaches whom in the current phase."""
         return self.setups[self._phase].mode
 
     @property
     def objective(self) -> Objective:
-        """The loss of a step in the present phase."""
+        """The loss of a step in the current phase."""
         return self.setups[self._phase].objective
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Thirty times a step Lightning notes which hook it is in, and torch would look for a parameter in each note.
+        # Lightning sets its current hook thirty times a step, and torch would check each value for a parameter.
         if name == "_current_fx_name":
             object.__setattr__(self, name, value)
         else:
@@ -127,8 +127,8 @@ class Distiller(pl.LightningModule):
         self._enter_phase(at(self.phases, self.steps // self.steps_per_epoch)[0])
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
-        """The optimizer of the present phase, those of learners with their own, and the schedule of each."""
-        if self.dtype in (torch.bfloat16, torch.float16):  # the networks run in half, losses never do
+        """The optimizer of the current phase, those of learners with their own, and the schedule of each."""
+        if self.dtype in (torch.bfloat16, torch.float16):  # the networks run in half precision, losses never do
             for setup in self.setups:
                 setup.objective.heads.float()
         phase = self.phases[self._phase]
@@ -142,14 +142,14 @@ class Distiller(pl.LightningModule):
         return optimizers, schedules
 
     def on_train_start(self) -> None:
-        """Restores what a checkpoint holds beside weights; the last moment before the first batch."""
+        """Restores what a checkpoint holds besides weights, just before the first batch."""
         self._take_optimizer()
         self._losses.to(self.device)
         if self._random:
             set_random_state(self._random[self.global_rank % len(self._random)])
 
     def on_train_epoch_start(self) -> None:
-        """A new phase freezes, rebuilds the optimizer and wraps the module anew."""
+        """A new phase freezes, rebuilds the optimizer and wraps the module again."""
         if (place := at(self.phases, self.current_epoch)[0]) != self._phase:
             self._enter_phase(place)
             strategy = self.trainer.strategy
@@ -182,7 +182,7 @@ class Distiller(pl.LightningModule):
     # ---- the step
 
     def progress(self) -> Progress:
-        """Where training stands within the present phase."""
+        """Where training stands within the current phase."""
         phase = self.phases[self._phase]
         done = self.steps - self._phase_start * self.steps_per_epoch
         return Progress(done // self.steps_per_epoch, done, phase.epochs, max(1, phase.epochs * self.steps_per_epoch))
@@ -221,7 +221,7 @@ class Distiller(pl.LightningModule):
         for place, (optimizer, _, _) in enumerate(self._stepping):
             if place == 0:
                 optimizer.step()
-            else:  # Lightning would count another step for every optimizer that steps by itself
+            else:  # Lightning would count a step for each optimizer
                 self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
             optimizer.zero_grad()
         self.steps += 1
@@ -230,7 +230,7 @@ class Distiller(pl.LightningModule):
                 scheduler.step()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clips, after a half-precision scale has been taken off the gradients."""
+        """Clips, after gradients were unscaled from half precision."""
         if self._clip is not None:
             nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self._clip)
 
@@ -248,7 +248,7 @@ class Distiller(pl.LightningModule):
         """The terms since the last row. Only here does training wait for the device.
 
         Raises:
-            DivergedError: where a term was no number, with its name and step.
+            DivergedError: where a term became NaN or infinite, with its name and step.
         """
         rows = self._losses.read()
         if rows is not None:
@@ -264,7 +264,7 @@ class Distiller(pl.LightningModule):
             self.write({**self._losses.mean(rows, self.objective.names), "lr": lr})
 
     def write(self, row: Mapping[str, float]) -> None:
-        """Hands a row to every logger, at the present step."""
+        """Passes a row to every logger, at the current step."""
         for logger in self.loggers:
             logger.log_metrics({**row, "epoch": self.epochs_done()}, self.steps)
 
@@ -273,7 +273,7 @@ class Distiller(pl.LightningModule):
         return self.steps / self.steps_per_epoch
 
     def on_validation_start(self) -> None:
-        """The last row of an epoch is written before it is validated, so a broken loss is never called best."""
+        """Writes the last row of an epoch before validation, so that a diverged epoch is never the best."""
         self._end_lap()
 
     def _end_lap(self) -> None:
@@ -283,11 +283,11 @@ class Distiller(pl.LightningModule):
         self.write_losses()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The students alone, in eval mode; no teacher is asked."""
+        """The students alone, in eval mode; no teacher runs."""
         self._validation.update(self.mode, batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Metrics over the whole set, every rank's share included."""
+        """Metrics over the whole set, over all ranks."""
         row = self._validation.compute(self.mode)
         self.log_dict(row, logger=False, sync_dist=self.trainer.world_size > 1)
         self.write(row)
@@ -297,13 +297,13 @@ class Distiller(pl.LightningModule):
         self._end_lap()
 
     def on_train_end(self) -> None:
-        """A run that is stopped within an epoch has a last row too."""
+        """A run stopped within an epoch also writes its last row."""
         self._end_lap()
 
     # ---- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What a run needs to go on exactly, beside weights and optimizer."""
+        """What a run needs to resume exactly, besides weights and optimizer."""
         losses = self.read_losses()
         checkpoint["kdlab"] = {
             "steps": self.steps,
@@ -315,11 +315,11 @@ class Distiller(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Before the optimizer is made: which phase it belongs to is decided here."""
+        """Runs before the optimizer is made, and decides which phase that is for."""
         own = checkpoint["kdlab"]
         self.steps, self.samples, self.seconds = own["steps"], own["samples"], own["seconds"]
         self._random = own["random"]
-        # It is the sum over ranks, so the first goes on with it, the others with none.
+        # The sum over ranks, so only the first rank takes it.
         if own["losses"] is not None:
             self._losses.restore(own["losses"] * (self.global_rank == 0))
         self._enter_phase(own["phase"])

@@ -1,4 +1,4 @@
-"""What trains in a phase, and by which optimizer: of the networks what it asks for, of the heads those that speak."""
+"""What trains in a phase, and by which optimizer: the requested parts of the networks, and the heads that take part."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def freeze(setup: PhaseSetup, phase: Phase, can_train: Set[nn.Parameter]) -> Non
     """Sets `requires_grad` of every parameter that can train to whether it does in a phase.
 
     Args:
-        setup: that of the phase.
+        setup: of the phase.
         phase: the one that begins.
-        can_train: the parameters of the run that ever do.
+        can_train: the parameters of the run that ever train.
     """
     mode, objective = setup.mode, setup.objective
     present = {*mode.parameters(), *objective.parameters()}
@@ -42,8 +42,8 @@ def owned(
     """The settings of each optimizer of a phase, and what it trains: the phase's own, then those of learners.
 
     Args:
-        setup: that of the phase.
-        phase: None in place of its settings stands for the run's.
+        setup: of the phase.
+        phase: settings of None are the run's.
         trained: all parameters that train in it.
     """
     owners = {
@@ -59,7 +59,7 @@ def owned(
 
 
 def _freeze_fitted(setup: PhaseSetup, name: str, prepare: bool) -> None:
-    # What is fitted before training trains then and only then; the rest of its head, the other way round.
+    # Prepared parts of a head train only in its preparing phase, its other parts only in the other phases.
     for placed in setup.objective.placed(name):
         fitted = {p for part in placed.head.prepared() for p in part.parameters()}
         for parameter in placed.head.parameters():

@@ -1,4 +1,4 @@
-"""The terms of the loss since the last row of the log, left on the device until a row is due."""
+"""The terms of the loss since the last row of the log, kept on the device until a row is due."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from torch import Tensor
 
 
 class DivergedError(RuntimeError):
-    """A term of the loss is no number any more."""
+    """A term of the loss became NaN or infinite."""
 
 
 class LossBuffer:
     """The terms of every part of every step since the last row.
 
     Args:
-        parts: in which each rank computes its share of a batch.
+        parts: that each rank splits its share of a batch into.
     """
 
     def __init__(self, parts: int) -> None:
         self._parts = parts
-        self._said: list[tuple[Tensor, Tensor]] = []
+        self._terms: list[tuple[Tensor, Tensor]] = []
 
     def add(self, terms: Tensor, loss: Tensor) -> None:
         """The terms [K] of a part of a step and its loss, a scalar, both detached."""
-        self._said.append((terms, loss))
+        self._terms.append((terms, loss))
 
     def restore(self, rows: Tensor) -> None:
-        """Goes on with what `read` gave."""
-        self._said = [(row[:-1], row[-1]) for row in rows]
+        """Restores what `read` returned."""
+        self._terms = [(row[:-1], row[-1]) for row in rows]
 
     def to(self, device: torch.device) -> None:
         """Moves what was restored."""
-        self._said = [(terms.to(device), loss.to(device)) for terms, loss in self._said]
+        self._terms = [(terms.to(device), loss.to(device)) for terms, loss in self._terms]
 
     def read(self) -> Tensor | None:
         """[parts of steps, K + 1] in float64, the sum over ranks: terms, and the loss. None where it is empty.
 
         Waits for the device.
         """
-        if not self._said:
+        if not self._terms:
             return None
-        terms, losses = (torch.stack(said).double() for said in zip(*self._said, strict=True))
+        terms, losses = (torch.stack(column).double() for column in zip(*self._terms, strict=True))
         rows = torch.cat([terms, losses[:, None]], dim=1)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(rows)
@@ -51,7 +51,7 @@ class LossBuffer:
 
     def clear(self) -> None:
         """After its row was written."""
-        self._said.clear()
+        self._terms.clear()
 
     def mean(self, rows: Tensor, names: Sequence[str]) -> dict[str, float]:
         """The mean over steps of each term, as `loss/NAME`, and of the whole loss, `loss/total`."""
@@ -59,19 +59,19 @@ class LossBuffer:
         return {f"loss/{name}": mean for name, mean in zip((*names, "total"), means, strict=True)}
 
     def refuse_broken(self, rows: Tensor, names: Sequence[str], step: int, steps_per_epoch: int) -> None:
-        """Stops where a term was no number.
+        """Stops where a term became NaN or infinite.
 
         Args:
-            rows: as `read` gave them.
+            rows: from `read`.
             names: of the terms.
-            step: that of the last row.
+            step: of the last row.
             steps_per_epoch: of the run.
 
         Raises:
-            DivergedError: naming the first broken term and its step.
+            DivergedError: naming the first such term and its step.
         """
         for row, name in (~rows[:, :-1].isfinite()).nonzero().tolist():
             step -= (len(rows) - 1 - row) // self._parts
             raise DivergedError(
-                f"loss/{names[name]} is no finite number at step {step}, in epoch {step / steps_per_epoch:.2f}"
+                f"loss/{names[name]} became NaN or infinite at step {step}, in epoch {step / steps_per_epoch:.2f}"
             )

@@ -1,4 +1,4 @@
-"""A learning-rate schedule of a phase, from its settings. Knows no Lightning, so that it can be tried before."""
+"""A learning-rate schedule of a phase, from its settings. Without Lightning, so that the preflight can try it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make_scheduler(
 ) -> tuple[LRScheduler, str]:
     """A learning-rate schedule; the words `epochs` and `steps` in its settings stand for those of the phase.
 
-    `steps/4` is a quarter of them, rounded up; `lr` is the rate that the optimizer was given.
+    `steps/4` is a quarter of them, rounded up; `lr` is the optimizer's rate.
 
     Returns:
         The schedule, and whether it moves every `epoch` or every `step`.

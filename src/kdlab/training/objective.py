@@ -1,11 +1,11 @@
-"""The loss of a step, from lessons: what every learner hears from its targets and from its teachers.
+"""The loss of a step, from lessons: of every learner with its targets and its teachers.
 
     loss = Σ learners ( task_weight · task + Σ heads weight · mean over its teachers of head )
 
 The sum over learners is that of deep mutual learning (Zhang et al., CVPR 2018). The task term is the sum
 over labelled rows divided by their number in the whole batch, over every rank and accumulated part; a
-response head's rows are reduced likewise; a scalar counts by its part's share of the samples. Where a head
-asks for it (`Needs.supervised`), the task term of a further view of the batch is added to that of the first.
+response head's rows are reduced likewise; a scalar counts by its part's share of the samples. Where a
+head asks for it (`Needs.supervised`), the task term of a further view of the batch is added.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kdlab.training.ramp import ramp
 
 @dataclass(frozen=True)
 class Term:
-    """One distillation loss of a run: how to make its head, and how much it counts."""
+    """One distillation loss of a run: how to make its head, and its weight."""
 
     name: str
     make: Callable[[], Head]
@@ -37,7 +37,7 @@ class Term:
     ramp_shape: str = "linear"
 
     def weight_at(self, epoch: int, epochs: int = 1) -> float:
-        """The weight in an epoch of the phase, counted from 0, of so many; see `kdlab.training.ramp`."""
+        """The weight in an epoch, counted from 0, of a phase of `epochs`; see `kdlab.training.ramp`."""
         return self.weight * ramp(epoch, self.ramp, self.ramp_shape, epochs)
 
 
@@ -53,9 +53,9 @@ class Placed:
 
 @dataclass(frozen=True)
 class Counts:
-    """Of the whole batch of an optimizer step, over all ranks and parts.
+    """Counts over the whole batch of an optimizer step, over all ranks and parts.
 
-    rows, labelled: how many there are; share: the part of its samples that is at hand.
+    rows, labelled: how many there are; share: the fraction of its samples in this part.
     """
 
     rows: Tensor | float
@@ -64,7 +64,7 @@ class Counts:
 
 
 class Objective(nn.Module):
-    """All heads of a run, one instance per edge, and the sum of what they say."""
+    """All heads of a run, one instance per edge, and the weighted sum of their losses."""
 
     def __init__(self, mode: Mode, task: Task, terms: Sequence[Term], task_weight: float, context: Context) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Objective(nn.Module):
             first = term.make()
             edges = [edge for edge in self.edges if first.kind in edge.kinds]
             if self.edges and not edges:
-                raise UsageError(f"loss={term.name} is a {first.kind} loss, and here no teacher can be heard by one")
+                raise UsageError(f"loss={term.name} is a {first.kind} loss, which no edge of this mode allows")
             heads = [first, *(term.make() for _ in edges[1:])]
             self.heads[term.name] = nn.ModuleList(heads[: len(edges)])
             shares = Counter(edge.learner for edge in edges)
@@ -113,7 +113,9 @@ class Objective(nn.Module):
             UsageError: naming the head and all that is missing.
         """
         if mode.wants_labels and not self.task.has_labels:
-            raise UsageError(f"mode {type(mode).__name__} reads class labels, which {type(self.task).__name__} has not")
+            raise UsageError(
+                f"mode {type(mode).__name__} reads class labels, which {type(self.task).__name__} does not have"
+            )
         for view in mode.shows:
             if view not in views:
                 raise UsageError(
@@ -125,12 +127,12 @@ class Objective(nn.Module):
                 learner, teacher = mode.offers(placed.edge)
                 offer = Offer(learner, teacher, self.task.has_labels, index, (*mode.views, *views))
                 if unmet := placed.needs.unmet(offer):
-                    raise UsageError(f"loss={name} needs {' and '.join(unmet)}, which are not to be had here")
+                    raise UsageError(f"loss={name} needs {' and '.join(unmet)}, which this run does not provide")
 
     def build(self, mode: Mode, batch: Batch, seed: int) -> None:
-        """Hooks what the heads need and lets each build its parts from a dry run.
+        """Hooks what the heads need and builds the parts of each from a dry run.
 
-        Each edge has a random state of its own, made of its name, so that no head changes another's start.
+        Each edge has its own random state, derived from its name, so that no head changes another's initial weights.
         """
         self.listen(mode)
         for edge in self.edges:
@@ -143,7 +145,7 @@ class Objective(nn.Module):
                     with torch.random.fork_rng():
                         torch.manual_seed(seed_of(seed, edge.name, name))
                         placed.head.build(
-                            replace(learner, knowledge=self._heard(learner.knowledge, edge, needs)),
+                            replace(learner, knowledge=self._visible(learner.knowledge, edge, needs)),
                             replace(teacher, knowledge=teacher.knowledge.only(needs.teacher)),
                             self.context if needs.labels else replace(self.context, labels=None),
                         )
@@ -176,8 +178,8 @@ class Objective(nn.Module):
             lessons: one per learner.
             counts: of the whole batch.
             progress: where training stands.
-            heads: which speak; None: all.
-            task_weight: in place of the run's own.
+            heads: those that take part; None: all.
+            task_weight: instead of the run's.
             prepare: the heads are fitted to the teacher alone.
         """
         task_weight = self.task_weight if task_weight is None else task_weight
@@ -197,24 +199,24 @@ class Objective(nn.Module):
         return loss, torch.stack([value.detach() for value in values])
 
     def _supervised(self, heads: Sequence[str] | None) -> tuple[str, ...]:
-        """The further views whose labels count, by the heads that speak."""
-        speaking = [term.name for term in self.terms if heads is None or term.name in heads]
-        asked = {view for name in speaking for placed in self._placed[name] for view in placed.needs.supervised}
+        """The further views whose labels count, by the heads that take part."""
+        active = [term.name for term in self.terms if heads is None or term.name in heads]
+        asked = {view for name in active for placed in self._placed[name] for view in placed.needs.supervised}
         return tuple(sorted(asked))
 
     def _task(self, lessons: Sequence[Lesson], counts: Counts, views: Sequence[str] = ()) -> Tensor:
-        said = []
+        values = []
         for lesson in (*lessons, *(lesson.views[view] for lesson in lessons for view in views)):
             if lesson.target is not None:
                 rows = self.task.loss(lesson.learner.logits, lesson.target)
                 labelled = counts.labelled
                 if lesson.whole is not None:
                     labelled = self.task.labelled(lesson.whole).sum().clamp(min=1)
-                said.append(_scaled(rows, lesson.task).sum() / labelled)
-        return _sum(said, lessons)
+                values.append(_scaled(rows, lesson.task).sum() / labelled)
+        return _sum(values, lessons)
 
     def _term(self, name: str, lessons: Sequence[Lesson], counts: Counts, progress: Progress, prepare: bool) -> Tensor:
-        said = []
+        values = []
         for placed in self._placed[name]:
             edge, needs = placed.edge, placed.needs
             lesson = lessons[edge.learner]
@@ -223,22 +225,22 @@ class Objective(nn.Module):
             if prepare:
                 value = placed.head.prepare(teacher)
             else:
-                learner = self._heard(lesson.learner, edge, needs)
+                learner = self._visible(lesson.learner, edge, needs)
                 narrowed = self._narrowed(lesson, learner, teacher, edge, needs)
                 value = placed.head(learner, teacher, narrowed, progress)
             if value.ndim:
                 value = (value if weight is None else value * weight).sum() / counts.rows
             else:
                 value = _scaled(value if weight is None else value * weight.mean(), counts.share)
-            said.append(_scaled(value, placed.share))
-        return _sum(said, lessons)
+            values.append(_scaled(value, placed.share))
+        return _sum(values, lessons)
 
     def _narrowed(self, lesson: Lesson, learner: Knowledge, teacher: Knowledge, edge: Edge, needs: Needs) -> Lesson:
-        """The lesson as one head on one edge may see it: one teacher, and of the rest what it asked for."""
+        """The lesson as one head on one edge may see it: one teacher, and otherwise what it declared."""
         target = lesson.target
         views = {
             name: self._narrowed(
-                view, self._heard(view.learner, edge, needs),
+                view, self._visible(view.learner, edge, needs),
                 view.teachers[edge.teacher].only(needs.teacher).raised(), edge, needs)
             for name, view in lesson.views.items() if name in needs.views
         }  # fmt: skip
@@ -252,7 +254,7 @@ class Objective(nn.Module):
             views=views,
         )
 
-    def _heard(self, learner: Knowledge, edge: Edge, needs: Needs) -> Knowledge:
+    def _visible(self, learner: Knowledge, edge: Edge, needs: Needs) -> Knowledge:
         """A learner's knowledge as a head on this edge may see it, in the classes that the teacher knows."""
         learner = learner.only(needs.learner).raised()
         if edge not in self._known:
@@ -275,5 +277,5 @@ def _sum(values: Sequence[Tensor], lessons: Sequence[Lesson]) -> Tensor:
 
 
 def _scaled(value: Tensor, factor: float | Tensor) -> Tensor:
-    # Most factors are one, and each would cost two kernels of a step.
+    # Most factors are 1, and each multiplication would cost a step two kernels.
     return value if isinstance(factor, float) and factor == 1.0 else value * factor

@@ -1,8 +1,8 @@
-"""Courses: who teaches whom in each phase of a run, and the loss of a step that follows from it.
+"""The setup of each phase of a run: its mode, and the loss of a step.
 
 Most runs have one setup. A curriculum of modes, such as `phases=[{epochs: 20, mode: dml}, {epochs: 10, mode: ema}]`,
-has several: they train the same networks, each learner by its name, and only the losses that speak in its phases
-are put together for a setup.
+has several: they train the same networks, matched by learner name, and a setup is assembled from only the losses of
+its phases.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from kdlab.training.phases import Phase
 
 @dataclass(frozen=True, eq=False)
 class PhaseSetup:
-    """What a phase trains by.
+    """What a phase trains with.
 
-    optimizers: per learner, the settings of its own, where it has one.
+    optimizers: per learner, the settings of its own optimizer, if it has one.
     """
 
     mode: Mode
@@ -41,31 +41,31 @@ def phase_setups(
     Args:
         config: of the run.
         phases: of the run.
-        make: a setup from the settings of a mode and the names of the losses that speak in it.
+        make: a setup from the settings of a mode and the names of its losses.
 
     Raises:
-        UsageError: where networks are compiled for one mode and then trained in another.
+        UsageError: where networks compiled for one mode would train in another.
     """
     every = set(config.loss.heads)
     modes = [phase.mode or config.mode for phase in phases]
     if all(mode == modes[0] for mode in modes):
         return (make(modes[0], every),) * len(phases)
     if config.trainer.compile:
-        raise UsageError("trainer.compile=true: networks that are compiled stay in one mode; leave it out")
+        raise UsageError("trainer.compile=true: compiled networks cannot change modes; leave it out")
     found: list[PhaseSetup] = []
     for place, mode in enumerate(modes):
         if (first := modes.index(mode)) < place:
             found.append(found[first])
             continue
         alike = [phase for phase, other in zip(phases, modes, strict=True) if other == mode]
-        speaking = [every if phase.heads is None else set(phase.heads) for phase in alike]
-        found.append(make(mode, set[str]().union(*speaking)))
+        active = [every if phase.heads is None else set(phase.heads) for phase in alike]
+        found.append(make(mode, set[str]().union(*active)))
     return tuple(found)
 
 
 def completed(config: RunConfig, phases: Sequence[Phase]) -> tuple[Phase, ...]:
-    """The phases, each with what it takes over from the run: the schedule of its mode where it has none of its own and
-    the mode has one, and the settings of the run's optimizer where it only changes some, `{lr: 0.01}`."""
+    """The phases, completed from the run: the schedule of the mode where the phase has none and the mode has one, and
+    the settings of the run's optimizer where the phase only changes some, `{lr: 0.01}`."""
     return tuple(
         phase.replace(
             scheduler=phase.scheduler or (phase.mode or config.mode).scheduler,
@@ -88,10 +88,10 @@ def named_learners(model: Component, mode: ModeConfig) -> list[tuple[str, Compon
 
 
 def make_mode(config: RunConfig, settings: ModeConfig, cast: Cast) -> Mode:
-    """A mode of a run, with random parts of its own that depend on the run's seed alone.
+    """A mode of a run, whose random parts depend on the run's seed alone.
 
     Raises:
-        UsageError: where it is to have peers, keep a student or use optimizers that it does not know.
+        UsageError: where its settings name peers, a student or optimizers that it does not have.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(config.seed, "mode"))

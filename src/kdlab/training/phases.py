@@ -1,8 +1,8 @@
 """Phases: the one mechanism for everything that changes with time.
 
-A run is a row of phases. Each says which heads take part, how much the supervised loss counts, what trains,
-and with which optimizer and schedule; a new phase makes both anew. A paraphraser that is fitted before
-training, a first phase that trains the body alone and a curriculum of losses are all phases.
+A run is a sequence of phases. Each sets which heads take part, the weight of the supervised loss, what trains, and
+with which optimizer and schedule; a new phase builds both anew. A paraphraser fitted before training, a first phase
+that trains the body alone and a curriculum of losses are all phases.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ def plan(epochs: int, heads: Mapping[str, HeadConfig], phases: Sequence[Phase] |
 
     Args:
         epochs: of the main phase.
-        heads: the settings of each head; `first` proposes a phase before the main one, in which the head
-            is alone; unless it `stays`, the main phase goes on without it.
-        phases: what the user wrote, in place of all that.
+        heads: the settings of each head; `first` proposes a phase before the main one, for the head
+            alone; unless it `stays`, the main phase is without it.
+        phases: what the user wrote, instead.
 
     Raises:
         UsageError: where there is no phase, or one names a loss that was not chosen.
@@ -51,7 +51,7 @@ def at(phases: Sequence[Phase], epoch: int) -> tuple[int, int]:
 
 
 def _alone(name: str, first: FirstPhase) -> Phase:
-    """The phase that a loss proposes: the loss alone, without labels unless it says otherwise."""
+    """The phase that a loss proposes: the loss alone, without labels unless it sets `task_weight`."""
     task_weight = 0.0 if first.task_weight is None else first.task_weight
     own = {key: getattr(first, key) for key in Phase.model_fields}
     return Phase.model_construct(**{**own, "heads": (name,), "task_weight": task_weight})

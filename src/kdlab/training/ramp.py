@@ -1,7 +1,7 @@
 """Ramps: how the weight of a loss rises over its first epochs.
 
-- `linear`, (e + 1) / E: whole in epoch E, and not silent in the first one (Zhao et al., DKD, CVPR 2022, their code);
-- `from_zero`, e / E: the first epoch is silent (Chen et al., ReviewKD, CVPR 2021, their code);
+- `linear`, (e + 1) / E: full in epoch E, above zero from the first (Zhao et al., DKD, CVPR 2022, their code);
+- `from_zero`, e / E: zero in the first epoch (Chen et al., ReviewKD, CVPR 2021, their code);
 - `sigmoid`, exp(−5 (1 − e / E)²): slow at first (Laine, Aila, Temporal Ensembling, ICLR 2017, section 2.1).
 
 e is the epoch of the phase, counted from 0, and E the epochs of the ramp. A ramp below 1 is a share of the phase's
@@ -25,7 +25,7 @@ def ramp(epoch: int, length: float, shape: str = "linear", epochs: int = 1) -> f
 
     Args:
         epoch: of the phase, counted from 0.
-        length: of the ramp, in epochs, or below 1 in shares of the phase; 0: there is none, and the factor is 1.
+        length: of the ramp, in epochs, or below 1 a share of the phase; 0: no ramp, the factor is 1.
         shape: one of `SHAPES`.
         epochs: of the phase.
     """

@@ -1,4 +1,4 @@
-"""Validation: the metrics of every student of a run over the whole validation part, whatever rank saw what."""
+"""Validation: the metrics of every student of a run over the whole validation part, over all ranks."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Validation(nn.Module):
         self.metrics = nn.ModuleDict({name: task.metrics() for name in sorted(students)})
 
     def update(self, mode: Mode, batch: Batch) -> None:
-        """Asks the students of a mode alone, in eval mode; no teacher is asked."""
+        """Runs only the students of a mode, in eval mode; no teacher."""
         for name, network in mode.validated().items():
             self._of(name).update(logits_of(network(batch["input"])).detach(), batch["target"])
 
     def compute(self, mode: Mode) -> dict[str, float]:
-        """`validation/accuracy` and so on, every rank's share included; begins anew."""
+        """`validation/accuracy` and so on, over all ranks; then resets."""
         row: dict[str, float] = {}
         for name, prefix in prefixes(mode).items():
             row |= {f"{prefix}/{key}": float(value) for key, value in self._of(name).compute().items()}
@@ -45,5 +45,5 @@ class Validation(nn.Module):
 
 
 def prefixes(mode: Mode) -> dict[str, str]:
-    """How the metrics of each student are called: `validation` of the first, `validation/peer1` of another."""
+    """The prefix of each student's metrics: `validation` for the first, `validation/peer1` for another."""
     return {name: f"validation/{name}" if place else "validation" for place, name in enumerate(mode.validated())}

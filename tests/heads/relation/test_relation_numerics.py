@@ -91,7 +91,7 @@ def test_one_sample_is_enough_where_samples_are_not_compared_with_each_other(nam
 
 @pytest.mark.parametrize("name", ["rkd", "sp", "cc", "pkt"])
 def test_one_sample_is_refused_where_samples_are_compared_with_each_other(name):
-    with pytest.raises(ValueError, match=f"{name} compares the samples of a batch with each other and was given 1;"):
+    with pytest.raises(ValueError, match=f"{name} compares the samples of a batch with each other but got 1;"):
         run(name, network("narrow cnn", 0.37, rows=1), network("wide cnn", 0.53, rows=1))
 
 

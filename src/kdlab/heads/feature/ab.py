@@ -8,7 +8,7 @@ AAAI 2019.
 
 s, t are the maps before their activation, s through a 1×1 convolution with normalisation where the
 channels differ; m is the margin. The weights of the stages and 3/1000 are those of the authors' code.
-The student's body learns this alone in a first phase, and the labels after it.
+The student's body learns only this in a first phase, then the labels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def ab_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
     Args:
         student: preactivations [N, D, H, W].
         teacher: preactivations [N, D, H, W]; where H and W differ, the larger is average-pooled.
-        margin: m > 0, how far beyond zero the student has to be on the teacher's side.
+        margin: m > 0, how far beyond zero the student must be on the teacher's side.
     """
     student, teacher = same_size(raised(student), raised(teacher))
     missing = torch.where(teacher > 0, margin - student, margin + student).relu()
@@ -35,7 +35,8 @@ def ab_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
 
 
 class AB(Head):
-    """Activation boundaries at every pair of stages, the deepest in full, each one before it by half."""
+    """Activation boundaries at every pair of stages, the deepest with weight 1, each one before it with half the
+    weight."""
 
     kind = "feature"
     paper = (

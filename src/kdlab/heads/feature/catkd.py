@@ -6,7 +6,8 @@ Guo et al. Class Attention Transfer Based Knowledge Distillation. CVPR 2023.
     L = mean (φ(CAM_s) − φ(CAM_t))², φ pools to pool × pool and, if asked, ℓ2-normalises over the positions
 
 F is the map before pooling, not the last stage: in WRN, MobileNetV2 and ShuffleNetV2 a normalisation or a
-convolution comes in between. So the authors' code, whose networks apply W to that map as a 1×1 convolution without
+convolution comes in between. The authors' code does the same: its networks apply W to that map as a 1×1 convolution
+without
 bias (GzyAftermath/CAT-KD, mdistiller/models/cifar/wrn.py:238-241). Where the embedding is no such mean, as with a
 class token, there are no such maps. Pooling comes before W here: both are linear, and the cost is lower.
 """
@@ -36,7 +37,7 @@ def catkd_loss(student: Tensor, teacher: Tensor, *, normalise: bool) -> Tensor:
 
 
 class CATKD(Head):
-    """Class activation maps of both networks, by their classifiers as they stand in each step."""
+    """Class activation maps of both networks, by their current classifiers."""
 
     kind = "feature"
     paper = "Guo et al.: Class Attention Transfer Based Knowledge Distillation, CVPR 2023"
@@ -59,7 +60,7 @@ class CATKD(Head):
                 f"catkd compares maps class by class: {learner.name} has {ours.out_features} classes "
                 f"and {teacher.name} {theirs.out_features}"
             )
-        # A tuple, so that the layers stay the networks' own: neither saved nor trained a second time here.
+        # A tuple, so that the layers are not registered here: neither saved nor trained a second time.
         self.classifiers = (ours, theirs)
 
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:
@@ -73,5 +74,5 @@ class CATKD(Head):
 
 def _classifier(example: Example) -> nn.Linear:
     final_map(example)  # refuses tokens that form no map
-    assert example.classifier is not None, "a classifier was asked for in `needs`"
+    assert example.classifier is not None, "`needs` requests a classifier"
     return example.classifier

@@ -4,11 +4,11 @@ Romero et al. FitNets: Hints for Thin Deep Nets. ICLR 2015, equation 3.
 
     L = mean (R(F_s) − F_t)², R a convolution with batch normalisation and ReLU
 
-R brings the student's map to the size of the teacher's, side by side as Tian et al. (2020) do (RepDistiller,
+R brings the student's map to the size of the teacher's, per side as Tian et al. (2020) do (RepDistiller,
 ConvReg): the same side by 1×1; twice the side by 3×3 with stride 2; half the side by a transposed 4×4 with stride
-2; any other larger side by a kernel without padding that leaves the teacher's. What they have no case for, a side
-smaller by anything but a half, is taken by 1×1 and the teacher's map is average-pooled. The hint and the labels are
-learned together, as they do it, where the paper has the hint first.
+2; any other larger side by a kernel without padding that leaves the teacher's. A case that they lack, a side
+smaller by another factor than 2, is mapped by 1×1 and the teacher's map is average-pooled. The hint and the labels are
+learned together, as theirs; in the paper the hint comes first.
 
 Their hint is the third map of a network, the stem's counted: stage 1, counting from 0. In networks of three or four
 stages it is the middle one, or the shallower of the middle two; in one of two stages it is the deeper.

@@ -12,7 +12,7 @@ Layers are as in the authors' code: 3×3, leaky ReLU of slope 0.1, no normalisat
 - `paraphraser`, the paper's: f is the code itself. The authors' weight is 500, on CIFAR-10;
 - `paraphraser_mean`, that of Tian et al. (2020): f is the mean over channels of the squared code, one number per
   position, and the translator has batch normalisation. Their weight is 200, on CIFAR-100;
-- `channel_mean`: f is the mean over channels of F², which takes nothing learned. Unpublished.
+- `channel_mean`: f is the mean over channels of F², without learned parts. Unpublished.
 """
 
 from __future__ import annotations

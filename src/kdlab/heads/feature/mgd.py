@@ -1,4 +1,4 @@
-"""mgd: from a masked map of its own, the student regenerates the whole map of the teacher.
+"""mgd: from its own masked map, the student regenerates the whole map of the teacher.
 
 Yang et al. Masked Generative Distillation. ECCV 2022.
 
@@ -48,7 +48,7 @@ class MGD(Head):
         if mask not in ("channels", "positions"):
             raise ValueError(f"mgd masks channels or positions, not {mask!r}: set mask to one of the two")
         if not 0 <= ratio < 1:
-            raise ValueError(f"mgd masks a share of the map: ratio must lie in [0, 1), and is {ratio}")
+            raise ValueError(f"mgd masks a share of the map: ratio={ratio}, expected a number in [0, 1)")
         self.stage = stage
         self.mask: Mask = mask
         self.ratio = ratio

@@ -11,7 +11,7 @@ a channel is the mean of its negative responses: with mean μ and deviation σ, 
     m = E[x | x < 0] = μ − σ φ(μ/σ) / Φ(−μ/σ);  −3σ where Φ(−μ/σ) ≤ 0.001
 
 μ and σ are the bias and the absolute weight of the batch normalisation before the teacher's activation.
-Where there is none of as many channels, they are measured on the teacher's part of the dry-run batch.
+Where there is none with as many channels, they are measured on the dry-run batch.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def negative_mean(mean: Tensor, deviation: Tensor) -> Tensor:
 
 
 class OFD(Head):
-    """Margin-ReLU targets at every pair of stages, the deepest in full, each one before it by half.
+    """Margin-ReLU targets at every pair of stages, the deepest with weight 1, each one before it with half the weight.
 
-    Margins are taken once, when the head is built: from a teacher that is trained.
+    Margins are computed once, when the head is built, from the trained teacher.
     """
 
     kind = "feature"

@@ -1,4 +1,4 @@
-"""reviewkd: each stage of the teacher reviews what the student has learnt at that stage and at all deeper ones.
+"""reviewkd: each stage of the teacher teaches the student's fused maps of that stage and all deeper ones.
 
 Chen et al. Distilling Knowledge via Knowledge Review. CVPR 2021.
 
@@ -6,7 +6,7 @@ Chen et al. Distilling Knowledge via Knowledge Review. CVPR 2021.
     L = Σ_i HCL(R_i, F_t^i), R_i the output of the fusion at stage i
     HCL(R, F) = Σ_l w_l · MSE(pool_l(R), pool_l(F)) / Σ_l w_l, l the full size, then 4, 2, 1; w = 1, ½, ¼, …
 
-F_t are the teacher's maps before their last activation; a stage that ends in none gives the map itself.
+F_t are the teacher's maps before their last activation; a stage without one gives the map itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kdlab.heads.shapes import as_map, layer_name, paired_stages, stage_map
 def context_loss(reviewed: Tensor, target: Tensor) -> Tensor:
     """Hierarchical context loss of two maps [B, D, H, W]: a scalar; section 3.3 of the paper.
 
-    Levels that are not smaller than the map are left out, and the weights go on halving from those that remain.
+    Levels that are not smaller than the map are left out, and the weights halve over those that remain.
     """
     reviewed, target = raised(reviewed), raised(target)
     loss, weight, total = mse_loss(reviewed, target), 1.0, 1.0
@@ -36,9 +36,9 @@ def context_loss(reviewed: Tensor, target: Tensor) -> Tensor:
 
 
 class AttentionFusion(nn.Module):
-    """One map of the student, mixed with what the deeper ones gave by two learned attention maps (ABF).
+    """One map of the student, mixed with the fused deeper ones by two learned attention maps (ABF).
 
-    `deepest`: nothing lies deeper, so there is nothing to mix.
+    `deepest`: there is no deeper map to mix.
     """
 
     def __init__(self, source: int, width: int, target: int, *, deepest: bool) -> None:
@@ -93,7 +93,7 @@ class ReviewKD(Head):
         ours = [as_map(learner.stage(stage)) for stage, _ in self.pairs] + [as_map(learner.vector())]
         theirs = [_before_activation(teacher, stage) for _, stage in self.pairs] + [as_map(teacher.vector())]
         if self.training and len(ours[-1]) == 1:
-            raise ValueError("reviewkd normalises the embedding over the batch: it needs 2 samples or more, and got 1")
+            raise ValueError("reviewkd normalises the embedding over the batch: it needs 2 samples or more, but got 1")
         deeper, losses = None, []
         for fusion, features, target in zip(reversed(self.fusions), reversed(ours), reversed(theirs), strict=True):
             reviewed, deeper = fusion(features, deeper, target.shape[2:])
@@ -115,6 +115,6 @@ def _embedding(example: Example) -> Tensor:
     if len(embedding) != samples:
         raise ValueError(
             f"reviewkd needs one embedding per sample; {example.name} gives {len(embedding)} for {samples} "
-            f"samples, {tuple(embedding.shape)} beside {layer_name(example, -1)}"
+            f"samples, {tuple(embedding.shape)} with {layer_name(example, -1)}"
         )
     return as_map(embedding)

@@ -2,7 +2,7 @@
 
 Chen et al. Knowledge Distillation with the Reused Teacher Classifier. CVPR 2022.
 
-    L = mean (P(F_s) − F_t)², the only loss; the student answers with W_t · pool(P(F_s)) + b_t
+    L = mean (P(F_s) − F_t)², the only loss; the student predicts W_t · pool(P(F_s)) + b_t
 
 F_t is the teacher's map before pooling, whose mean its classifier was trained on. F_s is the student's own, except
 where a last convolution widens the map before it is pooled: MobileNetV2 and ShuffleNetV2 are read before it, at 160
@@ -11,7 +11,7 @@ for all the pairs in it; of a ShuffleNetV2 or MobileNetV2 as teacher it would gi
 read, and we take the one that it does. What the student runs after F_s is dropped with its classifier.
 
 P, the projector, stays with the student and counts in its size: 1×1, 3×3 and 1×1 convolutions, each with BN and
-ReLU, through `factor` times fewer channels than the teacher's map has. A student's map that is larger than the
+ReLU, with `factor` times fewer channels inside than the teacher's map. A student's map that is larger than the
 teacher's is average-pooled before P; where the teacher's is larger, it is pooled in the loss.
 """
 
@@ -41,11 +41,11 @@ class SimKDStudent(nn.Module):
     """A student whose last map goes through a projector to the teacher's frozen classifier.
 
     Args:
-        student: the network that is grafted; it becomes part of this one, and loses its own classifier.
-        layer: the tap of its last map: `layer3`, what a module returns, or `layer4:input`, what it is given.
-        own_classifier: the name of its own classifier, which has nothing left to do; None: there is none.
-        idle: names of the other modules with weights that run after its map, which have nothing left to do either.
-        size: height and width to which its map is pooled first; None: as it is.
+        student: the network that is grafted; it becomes part of this one, without its classifier.
+        layer: the tap of its last map: `layer3`, a module's output, or `layer4:input`, its input.
+        own_classifier: the name of its own classifier, now unused; None: there is none.
+        idle: names of the other modules with weights that run after its map, also unused.
+        size: height and width to which its map is pooled first; None: unchanged.
         source: channels of its map.
         target: channels of the teacher's map, which the classifier reads.
         factor: how many times fewer channels the projector has inside.
@@ -95,7 +95,7 @@ class SimKDStudent(nn.Module):
         self.flatten = nn.Flatten()
         self.classifier = nn.Linear(target, classes, bias=bias).requires_grad_(False)
 
-        # Bound methods rather than closures: a copy or a pickle of this network then fills itself, not this one.
+        # Bound methods rather than closures: a copy or a pickle of this network then stores into itself.
         self._features: Tensor | None = None
         module, before = module_of(student, layer)
         if before:
@@ -114,7 +114,7 @@ class SimKDStudent(nn.Module):
         return logits
 
     def config(self, student: dict[str, Any]) -> dict[str, Any]:
-        """The plain config that rebuilds this network, all but its weights, around the config of its student."""
+        """The plain config that rebuilds this network, without weights, around the config of its student."""
         return {"_target_": f"{__name__}.SimKDStudent", "student": student, **self.settings}
 
     def _keep_input(self, module: nn.Module, inputs: object, named: object) -> None:
@@ -125,7 +125,7 @@ class SimKDStudent(nn.Module):
 
 
 class SimKD(Head):
-    """Grafts the teacher's classifier onto the student, and teaches the map that it reads."""
+    """Grafts the teacher's classifier onto the student, and distils the map that it reads."""
 
     kind = "feature"
     paper = "Chen et al.: Knowledge Distillation with the Reused Teacher Classifier, CVPR 2022"
@@ -166,7 +166,7 @@ class SimKD(Head):
             grafted.classifier.weight.copy_(classifier.weight)
             if classifier.bias is not None:
                 grafted.classifier.bias.copy_(classifier.bias)
-        # The projected map is a stage of its own where it is smaller, else the student's last. Tokens are no maps.
+        # The projected map is a further stage where it is smaller, else the student's last. Tokens are not maps.
         kept = () if learner.knowledge.stage(-1).ndim == 3 else learner.layers[: None if size else -1]
         grafted.taps = {"stages": [*(f"student.{name}" for name in kept), "projector"]}
         return grafted
@@ -206,9 +206,9 @@ def _idle(student: nn.Module, learner: Example, layer: str, own_classifier: str 
 
 
 def _reusable(learner: Example, teacher: Example) -> nn.Linear:
-    """The teacher's classifier, where it answers the student's question."""
+    """The teacher's classifier, checked to have the student's classes."""
     classifier, ours, theirs = teacher.classifier, learner.knowledge.logits, teacher.knowledge.logits
-    assert classifier is not None, "a classifier was asked for in `needs`"
+    assert classifier is not None, "`needs` requests a classifier"
     if ours.shape[1] != theirs.shape[1]:
         raise ValueError(
             f"simkd reuses the teacher's classifier: {learner.name} has {ours.shape[1]} classes "

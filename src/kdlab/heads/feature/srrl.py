@@ -44,7 +44,7 @@ def srrl_loss(
 
 
 class SRRL(Head):
-    """A connector from shapes, and the teacher's classifier as it stands in each step."""
+    """A connector from shapes, and the teacher's current classifier."""
 
     kind = "feature"
     paper = "Yang et al.: Knowledge Distillation via Softmax Regression Representation Learning, ICLR 2021"
@@ -61,14 +61,14 @@ class SRRL(Head):
 
     def build(self, learner: Example, teacher: Example, context: Context) -> None:
         features, embedding = final_map(learner), teacher.knowledge.vector()
-        assert teacher.classifier is not None, "a classifier was asked for in `needs`"
+        assert teacher.classifier is not None, "`needs` requests a classifier"
         if len(features) != len(embedding):
             raise ValueError(
                 f"srrl needs one embedding per sample: {final_name(learner)} gives {tuple(features.shape)}, "
                 f"and {teacher.name} the embedding {tuple(embedding.shape)}"
             )
         self.connector = Align(features.shape[1], embedding.shape[1], norm=True, relu=True)
-        # A tuple, so that the layer stays the teacher's own: neither saved nor trained with the student.
+        # A tuple, so that the layer is not registered here: neither saved nor trained with the student.
         self.classifier = (teacher.classifier,)
 
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:

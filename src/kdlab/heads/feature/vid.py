@@ -4,7 +4,7 @@ Ahn, Hu, Damianou, Lawrence, Dai. Variational Information Distillation for Knowl
 
     L = Σ_stages ½ mean [ (μ(F_s) − F_t)² / σ² + log σ² ],  σ_d² = softplus(a_d) + 1e-5
 
-A bound on the information that the two maps share, from below and with the sign turned. μ is three 1×1
+The negative of a lower bound on the mutual information of the two maps. μ is three 1×1
 convolutions with ReLU between; each channel of the teacher has one a, trained with the rest. The constant
 log 2π of the density is left out, so the loss may fall below zero.
 """
@@ -26,7 +26,7 @@ def vid_loss(mean: Tensor, teacher: Tensor, raw_variance: Tensor) -> Tensor:
     Args:
         mean: μ, predicted from the student, [N, D, H, W].
         teacher: the teacher's map [N, D, H, W].
-        raw_variance: a [D], which softplus makes a variance.
+        raw_variance: a [D], turned into a variance by softplus.
     """
     variance = (softplus(raised(raw_variance)) + 1e-5)[:, None, None]
     return 0.5 * ((raised(mean) - raised(teacher)).square() / variance + variance.log()).mean()
@@ -36,7 +36,7 @@ class VID(Head):
     """A regression with a learned variance at every pair of stages; the larger map is average-pooled first.
 
     Args:
-        raw_variance: where every a starts; 5.0 is a variance of 5.007.
+        raw_variance: the initial value of every a; 5.0 is a variance of 5.007.
     """
 
     kind = "feature"

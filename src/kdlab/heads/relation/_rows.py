@@ -11,7 +11,7 @@ _SHORTEST = 1e-12
 
 
 def unit(values: Tensor, dim: int = -1) -> Tensor:
-    """Vectors along `dim`, scaled to length one; a vector of zeros stays zero and its gradient moderate.
+    """Vectors along `dim`, scaled to length one; a vector of zeros stays zero, with a moderate gradient.
 
     `normalize` divides by 1e-12 there: a sample that a dead layer sends to zero would get a gradient of 1e12.
     """
@@ -27,6 +27,6 @@ def refuse_single(method: str, rows: Tensor) -> None:
     """
     if len(rows) < 2:
         raise ValueError(
-            f"{method} compares the samples of a batch with each other and was given {len(rows)}; choose a "
+            f"{method} compares the samples of a batch with each other but got {len(rows)}; choose a "
             "batch size of two or more that leaves no single sample at the end of an epoch"
         )

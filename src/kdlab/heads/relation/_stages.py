@@ -11,7 +11,7 @@ from kdlab.heads.shapes import Align, as_map, paired_stages, stage_map
 class StagePairs(nn.Module):
     """Maps of all paired stages; a learned 1×1 convolution where the learner's channels are not the teacher's.
 
-    `stem`: the two stems come before them, where both networks have one.
+    `stem`: preceded by the two stems, where both networks have one.
     """
 
     def __init__(self, learner: Example, teacher: Example, *, stem: bool = False) -> None:

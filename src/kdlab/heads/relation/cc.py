@@ -5,8 +5,8 @@ Peng et al. Correlation Congruence for Knowledge Distillation. ICCV 2019.
     Δ_i = |W_s f_s,i − W_t f_t,i|, W learned linear maps to `dim` numbers
     L = mean over i of Σ_d Δ_i,d · Δ_i+1,d
 
-This is the form of the authors' own code, as RepDistiller received it and with which the published tables
-were made; the paper's text compares kernel matrices of the batch instead. Neighbours are neighbours in the
+This is the form of the authors' code, as RepDistiller received it and used it for the published tables; the paper's
+text compares kernel matrices of the batch instead. Neighbours are neighbours in the
 batch, whose order is random.
 """
 

@@ -6,12 +6,12 @@ Tian, Krishnan, Isola. Contrastive Representation Distillation. ICLR 2020.
     L = −mean [log h(x_positive) + Σ over K negatives of log(1 − h(x_negative))], for both sides, added
 
 Both embeddings pass a learned linear layer to `dim` numbers and are ℓ2-normalised. Each network has a bank of
-one embedding for each of the M training samples, written with momentum. Z is chosen in the first batch, so that
-the mean of exp(s/τ) / Z is 1/M there, and stays. Equal to the authors' ratio of probabilities without the 1e-7
-that they add in it, and finite for any score.
+one embedding for each of the M training samples, written with momentum. Z is fixed in the first batch, so that
+the mean of exp(s/τ) / Z is 1/M there. Equals the authors' ratio of probabilities without the 1e-7 that
+they add, and finite for any score.
 
-Negatives are samples of other classes; an unlabelled sample is a class of its own. All scores against a bank
-come from one matrix product, from which those needed are gathered. Ranks write what all of them saw.
+Negatives are samples of other classes; an unlabelled sample is its own class. All scores against a bank
+come from one matrix product, from which the needed ones are gathered. Each rank writes the samples of all ranks.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def crd_loss(scores: Tensor, partition: Tensor, samples: int) -> Tensor:
 def draw_negatives(order: Tensor, start: Tensor, size: Tensor, count: int) -> Tensor:
     """Places [N, count] of samples drawn from all but each row's own class.
 
-    Rows skip their own class, a run of the class-sorted order. What is left is a ring, turned at random and
-    cut into `count` slices, of which each gives one sample. So all are equally likely, and none comes twice
+    Rows skip their own class, a run of the class-sorted order. The rest is a ring, rotated at random and
+    cut into `count` slices that give one sample each. So all are equally likely, and none is drawn twice
     where there are enough.
 
     Args:
@@ -64,7 +64,7 @@ def draw_negatives(order: Tensor, start: Tensor, size: Tensor, count: int) -> Te
     """
     left = (len(order) - size)[:, None]
     edges = torch.arange(count + 1, device=order.device) * left // count
-    # The remainder of a number this large favours none by more than M / 2^31.
+    # The remainder of a number this large has a bias of at most M / 2^31.
     draws = torch.randint(2**31 - 1, (len(size), count + 1), device=order.device)
     inside = draws[:, 1:] % edges.diff(dim=1).clamp(min=1)
     ring = (edges[:, :-1] + inside + draws[:, :1]) % left
@@ -126,7 +126,7 @@ class CRD(Head):
     def _sort(self, context: Context) -> None:
         assert context.labels is not None, "crd declares that it needs labels"
         labels = context.labels.cpu()
-        # Numbers of their own for the unlabelled: −1, −2, ...
+        # A distinct class for each unlabelled sample: −1, −2, ...
         labels = torch.where(labels < 0, -1 - torch.arange(len(labels)), labels)
         classes, place, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
         if len(classes) < 2:

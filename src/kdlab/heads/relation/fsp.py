@@ -7,11 +7,11 @@ Learning. CVPR 2017, equations 1 and 2.
     L = Σ over pairs of neighbouring stages of mean (G_s − G_t)²
 
 The first flow is from the stem to the first stage, as Tian et al. (2020) have it: three flows in a network of three
-stages. Where one of the two networks has no stem, or a mode shows none, the flows are those between stages.
+stages. Where one network has no stem, or a mode provides none, the flows are those between stages.
 
 Of two neighbours the larger map is average-pooled to the smaller. The paper needs equal channels; here a
-learned 1×1 convolution brings the student's to the teacher's where they differ. The authors train with
-this loss alone first, and with the task alone after.
+learned 1×1 convolution brings the student's to the teacher's where they differ. The authors train first with
+this loss alone, then with the task alone.
 """
 
 from __future__ import annotations

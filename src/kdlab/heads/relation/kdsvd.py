@@ -10,13 +10,13 @@ Lee, Kim, Song. Self-supervised Knowledge Distillation Using Singular Value Deco
 Where channels differ, a learned 1×1 convolution brings the student's to the teacher's. R has D × D entries
 per sample, 0.5 GB for stages of 1024 and 2048 channels and a batch of 64.
 
-V comes from the eigenvectors of the smaller Gram matrix, which does not see the sign of a column, and a
-library may return either. Here the teacher's columns sum to something positive, so that the loss is the
-same on every device; for maps after ReLU, whose first column has one sign, so it is in the authors' code.
+V comes from the eigenvectors of the smaller Gram matrix, which leaves the sign of a column
+open. Here the teacher's columns are made to have a positive sum, so that the loss is the same on every device; for maps
+after ReLU, whose first column has one sign, so it is in the authors' code.
 
-Singular vectors turn infinitely fast where two singular values meet. Their gradient is written out to first
+Singular vectors change infinitely fast where two singular values coincide. Their gradient is written out to first
 order, dv_j = Σ_i v_i (v_iᵀ dG v_j) / (λ_j − λ_i), with 1/g replaced by g / (g² + damping²), where the λ of a
-sample sum to one: exact far from a meeting, at most 1/(2 damping) near it, zero in it. On a GPU the
+sample sum to one: exact far from that point, at most 1/(2 damping) near it, zero at it. On a GPU the
 decomposition makes the host wait.
 """
 
@@ -39,7 +39,7 @@ def singular(features: Tensor, count: int, damping: float) -> tuple[Tensor, Tens
     """The first right-singular vectors [N, D, K] of maps [N, D, H, W] as [HW, D], and the values [N, K].
 
     Values are relative to the map's norm. K is `count`, or D or HW where that is less. Vectors whose value
-    is below `damping` are shortened, not blown up, where HW < D.
+    is below `damping` are shortened rather than amplified, where HW < D.
     """
     columns = raised(features).flatten(2)
     columns = unit(columns.flatten(1)).view_as(columns)
@@ -48,7 +48,7 @@ def singular(features: Tensor, count: int, damping: float) -> tuple[Tensor, Tens
     values, vectors = (each.flip(-1) for each in torch.linalg.eigh(gram.detach()))
     first = vectors[:, :, :count]
     gaps = values[:, None, :count] - values[:, :, None]
-    # Zero in value, and in gradient the turn of each vector towards the others.
+    # Zero in value; its gradient is the rotation of each vector towards the others.
     turn = gaps / (gaps.square() + damping**2) * (vectors.mT @ (gram - gram.detach()) @ first)
     first = first + vectors @ turn
     if wide:

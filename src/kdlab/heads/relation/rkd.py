@@ -30,7 +30,7 @@ def relations(embedding: Tensor) -> tuple[Tensor, Tensor]:
     gaps = embedding[None] - embedding[:, None]
     squared = gaps.square().sum(dim=2)
     apart = squared > _COINCIDENT**2
-    # The root's slope is infinite at zero, so that such pairs must leave before it.
+    # The root's slope is infinite at zero, so such pairs are removed before it.
     length = torch.where(apart, squared, 1.0).sqrt()
     distances = length * apart
     directions = gaps * (apart / length)[:, :, None]

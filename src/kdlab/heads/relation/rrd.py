@@ -7,8 +7,8 @@ Giakoumoglou, Stathaki. Relational Representation Distillation. arXiv 2407.12073
 
 Both embeddings pass a linear layer to `dim` numbers and are ℓ2-normalised. The teacher's layer is a fixed
 random projection: in the authors' code, too, no gradient reaches it. The memory is a queue, which the batch
-enters before it is compared; the authors report the cross-entropy, higher than L by the teacher's entropy and
-of the same gradient. Their queue starts with random rows; here rows that nothing has filled do not count.
+enters before it is compared; the authors report the cross-entropy, higher than L by the teacher's entropy, with
+the same gradient. Their queue starts with random rows; here unfilled rows do not count.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class RRD(Head):
         self.learner_projection = nn.Linear(learner.knowledge.vector().shape[1], self.dim)
         self.teacher_projection = nn.Linear(teacher.knowledge.vector().shape[1], self.dim).requires_grad_(False)
         self.register_buffer("queue", torch.zeros(self.memory, self.dim))
-        # All rows that ever entered: from it follow how far the queue is filled, and where the next one goes.
+        # The number of rows ever entered, which gives how far the queue is filled and where the next one goes.
         self.register_buffer("entered", torch.tensor(0))
 
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:

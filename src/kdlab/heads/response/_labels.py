@@ -1,4 +1,4 @@
-"""What the labels mean to heads that treat the true class of a row apart from the others."""
+"""Labels for heads that treat the true class of a row separately."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ def reversed_gradient(value: Tensor, strength: float) -> Tensor:
 
 
 def reversal(epoch: int, epochs: int) -> float:
-    """λ of an epoch, counted from 0: rises along a cosine and is 1 from the last of `epochs` on; always, of none."""
+    """λ of an epoch, counted from 0: rises along a cosine and is 1 from the last of `epochs` on; 1 where `epochs` is
+    0."""
     return 0.5 * (1 - cos(pi * min(1.0, (epoch + 1) / max(1, epochs))))
 
 
@@ -48,7 +49,7 @@ class CTKD(ResponseHead):
         self.theta = nn.Parameter(torch.ones(()))
 
     def temperature(self, strength: float) -> Tensor:
-        """T, a scalar, through which the gradient reaches θ reversed, at this strength."""
+        """T, a scalar, whose gradient reaches θ reversed, with this strength."""
         return self.floor + self.span * reversed_gradient(self.theta, strength).sigmoid()
 
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:

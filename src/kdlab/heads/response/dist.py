@@ -22,8 +22,8 @@ from kdlab.heads.head import ResponseHead
 def correlation(one: Tensor, other: Tensor, dim: int) -> Tensor:
     """Pearson's correlation of two tensors along one dimension.
 
-    Where either does not vary it is 0 and has no gradient: the nearer to that point, the larger the gradient,
-    and a classifier that starts at zero starts there.
+    Where either is constant it is 0 and has no gradient: near that point gradients explode, and a classifier
+    initialised to zero starts there.
     """
     constant = _constant(one, dim) | _constant(other, dim)
     one, other = one - one.mean(dim, keepdim=True), other - other.mean(dim, keepdim=True)
@@ -67,4 +67,4 @@ class DIST(ResponseHead):
 
 def _constant(values: Tensor, dim: int) -> Tensor:
     highest = values.amax(dim)
-    return highest - values.amin(dim) <= 1e-6 * highest.abs()  # rounding is no variation
+    return highest - values.amin(dim) <= 1e-6 * highest.abs()  # rounding is not variation

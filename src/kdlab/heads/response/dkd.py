@@ -1,4 +1,4 @@
-"""dkd: what the teacher says of the target class, and of the others among themselves, as two separate losses.
+"""dkd: the teacher's probability of the target class, and those of the others among themselves, as separate losses.
 
 Zhao, Cui, Song, Qiu, Liang. Decoupled Knowledge Distillation. CVPR 2022, equation 7.
 
@@ -7,7 +7,7 @@ Zhao, Cui, Song, Qiu, Liang. Decoupled Knowledge Distillation. CVPR 2022, equati
     NCKD = KL(p̂_t ‖ p̂_s), p̂ = p over the classes other than y, renormalised
 
 α is `target_weight`, β `nontarget_weight`. With α = 1 and β = 1 − p_t,y of each row it would be `kd`. All in
-log-probabilities: 1 − p_y is a log-sum over the other classes, so that a certain network gives no infinity.
+log-probabilities: 1 − p_y is a log-sum over the other classes, so that a fully confident network gives no infinity.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ equation 1.
 
     m = β p_t + (1 − β) p_s,    L = β KL(p_t ‖ m) + (1 − β) KL(p_s ‖ m),    0 < β < 1, one value per row
 
-p are the probabilities at temperature T; as in the paper, no T² follows. L is zero for every pair at both
-ends of β; forward and reverse KL are its limits after division by β and by 1 − β.
+p are the probabilities at temperature T; as in the paper, no T² follows. L is zero for every pair at β = 0 and β = 1;
+forward and reverse KL are its limits after division by β and by 1 − β.
 """
 
 from __future__ import annotations

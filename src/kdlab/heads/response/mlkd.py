@@ -8,8 +8,8 @@ Jin, Wang, Lin. Multi-Level Logit Distillation. CVPR 2023.
 KD_T is `kd`. a, b and c are `instance_weight`, `batch_weight` and `class_weight`; a weight of 0 leaves a term
 out, and `strong: false` the second view, so that each term also stands alone.
 
-The authors' code multiplies the terms of the first view by a mask of the less confident half of the batch, but
-after they have been averaged, which comes to a factor of one half: hence the published a = b = c = 0.5. It
+The authors' code multiplies the terms of the first view by a mask of the less confident half of the batch, but after
+they have been averaged, which amounts to a factor of one half: hence the published a = b = c = 0.5. It
 reads the first view instead of the strong one at T 2 and 6 of the last sum; here all temperatures read the
 strong view. The labels count for both views, as in their code.
 
@@ -74,7 +74,7 @@ class MLKD(ResponseHead):
     def levels(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """The three weighted terms at one temperature, [N]; arguments as in `batch_loss`."""
         loss = self.instance_weight * kd_loss(student, teacher, temperature)
-        if self.batch_weight:  # [N, N] and [C, C] are only made where they count
+        if self.batch_weight:  # [N, N] and [C, C] are only computed where they have a weight
             loss = loss + self.batch_weight * batch_loss(student, teacher, temperature)
         if self.class_weight:
             loss = loss + self.class_weight * class_loss(student, teacher, temperature)

@@ -1,4 +1,4 @@
-"""nkd: cross-entropy with the teacher, its target part as it is, its other part renormalised.
+"""nkd: cross-entropy with the teacher, its target part unchanged, its other part renormalised.
 
 Yang, Zeng, Li, Zhang, Yuan, Li. From Knowledge Distillation to Self-Knowledge Distillation: A Unified
 Approach with Normalized Loss and Customized Soft Labels. ICCV 2023.

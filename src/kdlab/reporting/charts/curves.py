@@ -11,7 +11,7 @@ from kdlab.reporting.charts.svg import Axes
 from kdlab.reporting.runs import Curve, Group, Run, loss_curves, read_curve
 
 SETTLED_AFTER = 1 / 3
-"""The share of the schedule that the vertical axis need not cover: an untrained network guesses."""
+"""The share of the schedule that the vertical axis may leave out: an untrained network guesses."""
 
 CLIPPED = "The axis starts where the curves are after a third of their epochs."
 
@@ -94,7 +94,7 @@ def learning_curves(
 
 
 def axis_range(curves: Sequence[Curve], levels: Sequence[float], direction: str) -> tuple[float, float]:
-    """The range of a vertical axis for curves, which may leave out their first third."""
+    """The range of a vertical axis for curves, possibly without their first third."""
     kept = [value for of in curves for epoch, value in of if epoch >= SETTLED_AFTER * of[-1][0]]
     low, high = min([*kept, *levels]), max([*kept, *levels])
     room = 0.05 * (high - low) or 0.01

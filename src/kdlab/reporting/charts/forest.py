@@ -1,4 +1,4 @@
-"""A forest plot: the values of every seed with their mean and its interval, one row below the other."""
+"""A forest plot: the values of every seed with their mean and its interval, one setting per row."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def forest(rows: Sequence[Row], x_title: str, title: str, *, zero: bool = False)
 
 
 def _draw(axes: Axes, place: int, row: Row) -> None:
-    """The seeds, and a little below them their mean with its interval."""
+    """The seeds, and slightly below them their mean with its interval."""
     found = mean(list(row.values.values()))
     if len(set(row.values.values())) > 1:
         for seed, value in row.values.items():

@@ -81,7 +81,7 @@ class CategoricalScale:
 
 
 def scale_from_values(values: Iterable[float], *, log: bool = False) -> LinearScale | LogScale:
-    """A scale that covers all values with a margin; logarithmic where asked and possible."""
+    """A scale that covers all values with a margin; logarithmic where requested and possible."""
     found = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(found), max(found)
     if log and low > 0:
@@ -112,7 +112,7 @@ def format_tick(value: float, step: float) -> str:
 
 
 def truncate(words: str, most: int) -> str:
-    """Words cut to at most so many letters."""
+    """Words truncated to at most this many letters."""
     return words if len(words) <= most else words[: max(1, most - 1)] + "…"
 
 

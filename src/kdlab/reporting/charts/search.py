@@ -21,7 +21,7 @@ SHADES = 5
 """Classes of colour from worse to better, `q0` to `q4`."""
 
 LOG_FROM_RATIO = 8
-"""An axis of costs is logarithmic from this ratio of the largest to the smallest on."""
+"""An axis of costs is logarithmic if the largest is at least this many times the smallest."""
 
 CLIPPED = "Trials far worse than the rest are drawn at the edge of a chart; hover over them for their values."
 
@@ -135,7 +135,7 @@ def learning_curves(search: SearchResults) -> str:
 
 
 def parallel_coordinate(search: SearchResults) -> str:
-    """A line for each complete trial through its parameters and what they came to; better ones in stronger colour."""
+    """A line for each complete trial through its parameters and its value; better ones in stronger colour."""
     trials = sorted(search.feasible, key=lambda t: search.value(t) or 0.0)
     if search.direction == "min":
         trials = trials[::-1]

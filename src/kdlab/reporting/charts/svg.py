@@ -21,14 +21,14 @@ Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 
 SHARE = {"start": 0.0, "middle": 0.5, "end": 1.0}
-"""The part of a text that lies left of where it is anchored."""
+"""The part of a text that is left of its anchor."""
 
 AROUND = (
     (9.0, 4.0, "start"), (-9.0, 4.0, "end"), (0.0, -10.0, "middle"), (0.0, 18.0, "middle"),
     (9.0, 18.0, "start"), (9.0, -11.0, "start"), (-9.0, 18.0, "end"), (-9.0, -11.0, "end"),
     (9.0, 32.0, "start"), (9.0, -25.0, "start"), (-9.0, 32.0, "end"), (-9.0, -25.0, "end"),
 )  # fmt: skip
-"""Where a label may stand beside its point, the best place first: across, down, anchor."""
+"""Positions of a label around its point, the best first: across, down, anchor."""
 
 
 def element(name: str, *content: str, **attributes: Any) -> str:
@@ -47,7 +47,7 @@ def text_element(x: float, y: float, words: str, class_: str = "", anchor: str =
 
 
 def tooltip(words: str) -> str:
-    """A hover text for the element that holds it; nothing without words."""
+    """A hover text for its parent element; nothing without words."""
     return element("title", escape(words)) if words else ""
 
 
@@ -99,7 +99,7 @@ class Axes:
         self.marks.append(element("path", tooltip(hover), d=path, class_=class_))
 
     def label(self, x: Any, y: Any, words: str, class_: str = "") -> None:
-        """Words beside a point, on a side that is free."""
+        """Words next to a point, on a free side."""
         across, up = self.pixel(x, y)
         size = len(words) * LETTER
         found: list[tuple[float, float, str, Box]] = []

@@ -31,7 +31,7 @@ def page(title: str, summary: Sequence[str], sections: Iterable[str], footer: Se
 
 
 def section(title: str, *parts: str, note: str = "") -> str:
-    """A heading, a remark, and tables and charts; nothing where there are none."""
+    """A heading, a note, and tables and charts; nothing where there are none."""
     if not any(parts):
         return ""
     remark = f'<p class="note">{escape(note)}</p>' if note else ""
@@ -58,19 +58,19 @@ def wide_chart(caption: str, chart: str) -> str:
 
 
 def collapsible(title: str, *parts: str) -> str:
-    """Parts that a click unfolds."""
+    """Parts that open on a click."""
     return f"<details><summary>{escape(title)}</summary>{''.join(parts)}</details>" if any(parts) else ""
 
 
 def legend(*entries: tuple[str, str]) -> str:
-    """(class, words) of colours that the charts themselves do not name."""
+    """(class, words) of colours that the charts do not label."""
     return (
         '<p class="legend">' + "".join(f'<span class="key {c}">{escape(words)}</span>' for c, words in entries) + "</p>"
     )
 
 
 def preformatted(text: str) -> str:
-    """A file as it is."""
+    """The text of a file."""
     return f"<pre>{escape(text)}</pre>"
 
 
