@@ -109,7 +109,7 @@ def test_of_sixteen_bits_the_upper_eight_count(tmp_path: Path, suffix: str) -> N
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
 def test_numbers_without_a_known_white_are_no_picture(tmp_path: Path, kind: type) -> None:
     Image.fromarray(np.ones((8, 8), dtype=kind)).save(tmp_path / "depth.tif")
-    with pytest.raises(DataError, match=r"depth\.tif cannot be decoded \(32 bits a pixel, mode [IF], without a known"):
+    with pytest.raises(DataError, match=r"depth\.tif cannot be decoded \(32 bits a pixel, mode [IF], with an unknown"):
         Files([str(tmp_path / "depth.tif")], 8, 1)[0]
 
 

@@ -352,11 +352,11 @@ def test_hooks_set_after_compiling_are_an_error_that_says_so(network: Net, taps:
     [
         (Fields(stages=(2,)), r"stages \(2,\) requested from Net, which offers stages 0 \(layer1\), 1 \(layer2\)"),
         (Fields(preactivations=(-3,)), r"preactivations \(-3,\) requested from Net"),
-        (Fields(preactivations=(0,)), r"preactivations \(0,\) asked.*preactivations 1 \(layer2\.bn2\)"),
-        (Fields(normalisations=True), r"normalisations asked.*normalisations none"),
-        (Fields(embedding=True), r"classifier asked.*classifier none"),
-        (Fields(classifier=True), r"classifier asked.*classifier none"),
-        (Fields(final_map=True), r"a final map asked.*final map none"),
+        (Fields(preactivations=(0,)), r"preactivations \(0,\) requested.*preactivations 1 \(layer2\.bn2\)"),
+        (Fields(normalisations=True), r"normalisations requested.*normalisations none"),
+        (Fields(embedding=True), r"classifier requested.*classifier none"),
+        (Fields(classifier=True), r"classifier requested.*classifier none"),
+        (Fields(final_map=True), r"a final map requested.*final map none"),
     ],
 )
 def test_what_the_taps_do_not_offer_is_refused_with_what_they_do(fields: Fields, message: str, network: Net) -> None:
