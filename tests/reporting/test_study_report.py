@@ -100,7 +100,7 @@ def test_a_study_with_one_objective_lists_its_best_trials(tmp_path, capsys):
 
 def test_a_study_without_trials_or_storage_is_refused_in_one_line(tmp_path, capsys):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump({"name": "kd", "storage": None}))
-    assert "gone" in refused(capsys, tmp_path)
+    assert "does not exist" in refused(capsys, tmp_path)
 
 
 def test_a_study_is_read_as_the_sweep_leaves_it(tmp_path, capsys):

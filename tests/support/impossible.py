@@ -11,7 +11,10 @@ LOGITS = {
 BEYOND_LOGITS = {
     "ab": ("preactivations",),  # the sign of a response before its ReLU
     "at": ("stages",),  # attention maps
-    "catkd": ("classifier", "final map"),  # class activation maps: the map before pooling × weights of the classifier
+    "catkd": (
+        "classifier",
+        "final map (the one whose mean over its positions the classifier reads)",
+    ),  # class activation maps: the map before pooling × weights of the classifier
     "cc": ("embedding",),
     "crd": ("embedding",),
     "cwd": ("stages",),

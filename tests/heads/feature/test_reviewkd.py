@@ -136,7 +136,7 @@ def test_a_training_batch_of_one_is_refused_and_one_in_evaluation_is_not() -> No
 def test_embeddings_that_are_not_one_per_sample_are_refused() -> None:
     learner, teacher = small_pair()
     text = example([wave(3, 16, 4)], wave(12, 4), "decoder")
-    with pytest.raises(ValueError, match=r"decoder gives 12 for 3 samples, \(12, 4\) beside decoder layer1"):
+    with pytest.raises(ValueError, match=r"decoder gives 12 for 3 samples, \(12, 4\) with decoder layer1"):
         ReviewKD(width=512).build(text, teacher, CONTEXT)
     with pytest.raises(ValueError, match="decoder gives 12"):
         ReviewKD(width=512).build(learner, text, CONTEXT)
