@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdlab.networks.trace import uncompiled
+
 
 def cost(network: nn.Module, input: Tensor) -> dict[str, Any]:
     """Parameters, multiply-accumulates per sample, and latency of one sample on one CPU thread.
@@ -17,7 +19,7 @@ def cost(network: nn.Module, input: Tensor) -> dict[str, Any]:
     """
     network = network.cpu().float().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     one = input[:1].cpu().float()
-    with torch.compiler.set_stance("force_eager"):
+    with uncompiled():
         return {
             "parameters": parameters(network),
             "multiply_accumulates": multiply_accumulates(network, one),

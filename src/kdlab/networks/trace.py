@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import count
@@ -59,6 +60,11 @@ def module_of(network: nn.Module, tap: str) -> tuple[nn.Module, bool]:
     return modules[name], bool(colon)
 
 
+def uncompiled() -> AbstractContextManager[object]:
+    """Without the compiler. Its import takes seconds, and nothing was compiled where nobody imported it."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
 @contextmanager
 def dry_run(network: nn.Module, input: Tensor) -> Iterator[None]:
     """Eval mode, no gradients, no compiler; modes and random state are restored."""
@@ -68,7 +74,7 @@ def dry_run(network: nn.Module, input: Tensor) -> Iterator[None]:
         with (
             torch.random.fork_rng([input.device] if input.is_cuda else []),
             torch.no_grad(),
-            torch.compiler.set_stance("force_eager"),
+            uncompiled(),
         ):
             yield
     finally:
