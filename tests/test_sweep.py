@@ -90,7 +90,7 @@ def test_ctrl_c_stops_a_study_and_the_same_command_goes_on(tmp_path):
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=20)[0]
     assert process.returncode == 130
-    assert "the same command goes on" in said
+    assert "the same command resumes the study" in said
     states = [trial.state for trial in study.trials()]
     assert states.count(TrialState.WAITING) == states.count(TrialState.FAIL) == 2
     study.run("workers=2")

@@ -37,14 +37,14 @@ def weights(network):
 def test_a_phase_may_change_the_settings_of_whichever_optimizer_the_run_has(name):
     # HobbitLong/RepDistiller, helper/pretrain.py:24 at b2487ab: 0.01, and all else as in training.
     parts = put_together("null", f"optimizer={name}", "loss=ft", "optimizer.weight_decay=0.25")
-    run = compose([*TINY, f"optimizer={name}", "optimizer.weight_decay=0.25"])["optimizer"]
+    run = compose([*TINY, f"optimizer={name}", "optimizer.weight_decay=0.25"]).optimizer
     assert [phase.optimizer for phase in parts.phases] == [{**run, "lr": 0.01}, None]
     parts = put_together("null", f"optimizer={name}", "loss=ft", "loss.heads.ft.first.optimizer.lr=0.5")
     assert parts.phases[0].optimizer["lr"] == 0.5
     whole = "+optimizer@loss.heads.ft.first.optimizer=adam"
     assert (
         put_together("null", f"optimizer={name}", "loss=ft", whole).phases[0].optimizer
-        == compose(["optimizer=adam"])["optimizer"]
+        == compose(["optimizer=adam"]).optimizer
     )
     (phase,) = put_together("[{epochs:1,optimizer:{lr:0.125}}]", f"optimizer={name}").phases
     assert (phase.optimizer["_target_"], phase.optimizer["lr"]) == (run["_target_"], 0.125)
@@ -76,7 +76,7 @@ def test_modes_follow_each_other_on_the_same_networks():
         max_epochs=4, enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=1, callbacks=[Watch()],
         **settings,
     )  # fmt: skip
-    trainer.fit(distiller, data.train_loader(64, 0), data.eval_loader("validation", 64))
+    trainer.fit(distiller, data.train_loader(64, 0, views=parts.views), data.eval_loader("validation", 64))
     assert [kind for kind, *_ in seen] == [DML, EMA, EMA, DML]
     _, students, peers, copies, trained = zip(*seen, strict=True)
     assert torch.equal(copies[1], students[1])
