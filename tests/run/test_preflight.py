@@ -158,3 +158,30 @@ def test_distill_refuses_a_student_that_cannot_learn():
     student = nn.Linear(4, 3).requires_grad_(False)
     with pytest.raises(UsageError, match=r"nothing trains"):
         kdlab.distill(student, nn.Linear(4, 3), loader(), loss=kdlab.KD(4.0), epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["trainer.devices=[0,1]", "trainer.batch_size=64"], r"^trainer\.devices=\[0, 1\]: there is no device"),
+        (["teacher.trainer.accumulate=3"], r"^teacher\.trainer\.accumulate=3 does not divide teacher\.trainer\.batch"),
+        (["name=a/b"], r"^name=a/b: expected a name that can be a folder's"),
+        (["phases=[{epochs: 2, mode: offline}]", "mode=supervised", "loss=[]"], r"^loss=\[\]: expected a loss or more"),
+    ],
+)
+def test_what_would_fail_late_or_elsewhere_is_refused(overrides, said, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 0)
+    with pytest.raises(UsageError, match=said):
+        Preflight().check(compose_run([*PAIR, *overrides]))
+
+
+def test_no_mode_of_a_curriculum_keeps_its_hooks():
+    phases = "phases=[{epochs: 1, mode: dml}, {epochs: 1, mode: ema}]"
+    parts = Preflight().check(compose_run([*PAIR, phases, "loss=[kd,at]", "loss.temperature=1", "loss.alpha=0.5"]))
+    networks = [network for setup in parts.setups for network in setup.mode.learners]
+    assert not any(module._forward_hooks for network in networks for module in network.modules())
+
+
+def test_a_supervised_run_may_have_phases():
+    parts = Preflight().check(compose_run([*PAIR, "mode=supervised", "phases=[{epochs: 2},{epochs: 1, train: body}]"]))
+    assert [(phase.epochs, phase.train) for phase in parts.phases] == [(2, "all"), (1, "body")]

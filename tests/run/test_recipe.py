@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from kdlab.config.schema import HeadConfig
 from kdlab.data.dataset import prepare
 from kdlab.data.source import Digits
 from kdlab.networks.weights import hash_file
@@ -174,3 +175,22 @@ def test_a_run_that_another_waits_for_has_names_of_its_own():
 
 def written(file: Path) -> int:
     return file.stat().st_mtime_ns
+
+
+def test_an_argument_of_a_class_that_is_null_is_not_one_that_is_absent():
+    config = compose_run(TINY)
+    kd = config.loss.heads["kd"]
+
+    def with_null(**more):
+        head = HeadConfig(**{**kd.plain(), **more})
+        return key_of(recipe_of(config.replace(loss=config.loss.replace(heads={"kd": head})), "data"))
+
+    assert with_null(margin=None) != with_null()
+    assert with_null(ramp=None) == with_null(ramp=0) == with_null(ramp=0, ramp_shape="sigmoid") == with_null()
+    assert with_null(ramp=3) != with_null(ramp=3, ramp_shape="sigmoid")
+
+
+def test_phases_of_labels_alone_are_kept():
+    short = compose_run([*TINY, "mode=supervised", "phases=[{epochs: 3},{epochs: 2, optimizer: {lr: 0.01}}]"])
+    assert [phase.epochs for phase in short.phases] == [3, 2]
+    assert key("mode=supervised") != key_of(recipe_of(short, "data"))

@@ -163,12 +163,13 @@ def _follow_generations(config: Plain) -> None:
     """`generations=3`: three students in a row, each taught by the one before, the first trained alone.
 
     Furlanello et al. Born-Again Neural Networks. ICML 2018. The teachers are students themselves, each with its own
-    seed
-    and otherwise the settings of this run.
+    seed, and otherwise the settings of this run.
     """
     generations = config.pop("generations")
     if generations is None:
         return
+    if "members" in config["teacher"]:
+        raise UsageError(f"generations={generations}: each is taught by the one before; choose a single teacher")
     own = {key: config[key] for key in ("model", "optimizer", "scheduler")}
     trainer = {key: config["trainer"][key] for key in config["teacher"]["trainer"]}
     teacher = {**config["teacher"], **own, "trainer": trainer, "checkpoint": None}

@@ -289,7 +289,7 @@ def _message(kind: type[Settings], key: str, error: ValidationError) -> str:
     first = max(error.errors(), key=lambda each: (len(each["loc"]), each["type"] == "extra_forbidden"))
     # Between the keys it also lists the types that it tried.
     loc = [str(part) for part in first["loc"] if isinstance(part, int) or part.islower() or not part.isalpha()]
-    loc = [part for part in loc if part != "[key]"]
+    loc = [part for part in loc if part not in ("[key]", "int", "float", "str", "bool")]
     path = ".".join(filter(None, (key, *loc)))
     field, declared = _declared(kind, loc)
     if first["type"] == "extra_forbidden":

@@ -34,8 +34,7 @@ def last_batch(samples: int, batch_size: int, shares: int = 1, *, drop: bool = F
 
     Published loops train on it: 50 000 pictures in batches of 64 are 782 steps. It is left out where it does not divide
     evenly over the ranks and their accumulated parts, whose rows are gathered and counted alike, or where it would
-    leave
-    a share of one sample, which batch normalisation refuses.
+    leave a share of one sample, which batch normalisation refuses.
 
     Args:
         shares: ranks · accumulated parts.

@@ -202,7 +202,7 @@ def untrained(config: RunConfig, teacher: TeacherConfig) -> Made:
 
 def kept(parts: Parts) -> Made:
     """The network that a run ends with, and the config that describes it."""
-    parts.mode.close()
+    parts.close()
     name, network = next(iter(parts.mode.validated().items()))
     return Made(network, parts.networks[name])
 

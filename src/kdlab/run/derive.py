@@ -5,6 +5,7 @@ Everything that trains composes with `compose_run`; what a mode does not use is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,11 +40,11 @@ def compose_run(overrides: Sequence[str] = (), folders: Sequence[Path] = ()) -> 
 
 def drop_unused(config: RunConfig) -> RunConfig:
     """A run without what its mode does not use: a teacher, losses; likewise for its teachers' training."""
-    listens, distils = _uses(config.mode, config.phases, config.allow)
+    listens, distils = uses(config.mode, config.phases, config.allow)
     return config.replace(
         teacher=_dropped(config.teacher, config.allow) if listens else None,
         loss=config.loss if distils else LABELS_ALONE,
-        phases=config.phases if distils else None,
+        phases=config.phases if distils else _labels_only(config.phases),
     )
 
 
@@ -58,10 +59,10 @@ def unused_overrides(overrides: Sequence[str], config: RunConfig) -> list[str]:
     used = {
         "teacher": config.teacher is not None or (not isinstance(peers, int | None) and "teacher" in peers),
         "loss": config.distils,
-        "scheduler": config.mode.scheduler is None,
+        "scheduler": config.mode.scheduler is None or (config.alone and config.distils),  # the student alone's
     }
-    gone = [group for group, use in used.items() if not use]
-    return [o for o in overrides if any(o.lstrip("+").startswith((f"{g}=", f"{g}.", f"model@{g}.")) for g in gone)]
+    gone = "|".join(group for group, use in used.items() if not use)
+    return [override for override in overrides if gone and re.match(rf"\+?(\w+@)?({gone})[=.]", override)]
 
 
 def alone_run(config: RunConfig) -> RunConfig:
@@ -86,7 +87,11 @@ def teacher_run(config: RunConfig, teacher: TeacherConfig) -> RunConfig:
     )  # fmt: skip
 
 
-def _uses(mode: ModeConfig, phases: Sequence[Phase] | None, allow: Sequence[str]) -> tuple[bool, bool]:
+def _labels_only(phases: tuple[Phase, ...] | None) -> tuple[Phase, ...] | None:
+    return phases and tuple(phase.replace(heads=None, prepare=False) for phase in phases)
+
+
+def uses(mode: ModeConfig, phases: Sequence[Phase] | None, allow: Sequence[str]) -> tuple[bool, bool]:
     """Whether any phase uses a teacher, and whether any uses distillation losses."""
     settings = [phase.mode or mode for phase in phases or ()] or [mode]
     modes = [resolve(each.target, Mode, "mode", allow=allow) for each in settings]
@@ -100,11 +105,11 @@ def _dropped(
         return None
     if isinstance(teacher, EnsembleConfig):
         return teacher.replace(members={name: _dropped(member, allow) for name, member in teacher.members.items()})
-    listens, distils = _uses(teacher.mode or SUPERVISED, teacher.phases, allow)
+    listens, distils = uses(teacher.mode or SUPERVISED, teacher.phases, allow)
     return teacher.replace(
         teacher=_dropped(teacher.teacher, allow) if listens else None,
         loss=teacher.loss if distils else None,
-        phases=teacher.phases if distils else None,
+        phases=teacher.phases if distils else _labels_only(teacher.phases),
     )
 
 

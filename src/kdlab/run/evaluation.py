@@ -65,7 +65,7 @@ def measure(config: RunConfig, data: Data, parts: Parts, keep: KeepBest | None, 
             "bytes": len(save({key: value.cpu().contiguous() for key, value in weights["last"].items()})),
             "network": parts.networks[name],
         }
-    parts.mode.close()
+    parts.close()
     one = example_batch(config.data)["input"]
     for name, student in students.items():
         measured.rows[name] |= cost(student, one)

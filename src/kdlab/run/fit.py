@@ -175,7 +175,7 @@ def _fitting(
             file=sys.stderr,
         )
     with ExitStack() as ends:
-        ends.callback(parts.mode.close)
+        ends.callback(parts.close)
         batches = Batches(data, settings.batch_size, config.seed, parts.views, settings.accumulate)
         ends.callback(batches.close)
         fitting = Fit(parts, distiller, trainer, batches, keep)

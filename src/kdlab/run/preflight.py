@@ -19,10 +19,9 @@ from kdlab.config.schema import Component, RunConfig, TeacherConfig, TrainerConf
 from kdlab.core.distributed import processes
 from kdlab.core.errors import UsageError
 from kdlab.core.paths import home
-from kdlab.modes.mode import Mode
 from kdlab.run.builder import Made, assemble, kept, untrained
 from kdlab.run.contradictions import check_settings
-from kdlab.run.derive import teacher_run
+from kdlab.run.derive import teacher_run, uses
 from kdlab.training.freezing import freeze
 from kdlab.training.lr_schedule import make_scheduler
 from kdlab.training.objective import Objective
@@ -60,13 +59,12 @@ class Preflight:
             parts = self._assembled(config)
         except ValueError as error:
             raise UsageError(" ".join(str(error).split())) from error
-        parts.mode.close()
+        parts.close()
         check_home()
         return parts
 
     def _assembled(self, config: RunConfig, key: str = "") -> Parts:
-        mode = resolve(config.mode.target, Mode, f"{key}mode", allow=config.allow)
-        if mode.wants_heads and not config.distils:
+        if uses(config.mode, config.phases, config.allow)[1] and not config.distils:
             raise UsageError(
                 f"{key}loss=[]: expected a loss or more, such as {key}loss=kd; for labels alone type "
                 f"{key}mode=supervised"
@@ -96,12 +94,14 @@ def check_phases(config: RunConfig, parts: Parts, key: str = "") -> None:
     """
     for place, phase in enumerate(parts.phases):
         where = f"{key}phases.{place}"
+        given = None if config.phases is None else config.phases[place].scheduler
         if config.phases is None and phase is not parts.phases[-1] and phase.heads:
             where = f"{key}loss.heads.{phase.heads[0]}.first"  # the loss that proposed it
+            proposed = config.loss.heads[phase.heads[0]].first
+            given = proposed and proposed.scheduler
         check_trains(parts, place, where)
         own = {f"{key}mode.optimizers.{name}": each for name, each in parts.setups[place].optimizers.items()}
         optimizers = {**own, **_either(config.optimizer, phase.optimizer, f"{key}optimizer", f"{where}.optimizer")}
-        given = None if config.phases is None else config.phases[place].scheduler
         whence = f"{where}.scheduler" if given else f"{key}mode.scheduler"
         ((schedule, scheduler),) = _either(config.scheduler, phase.scheduler, f"{key}scheduler", whence).items()
         for name, optimizer in optimizers.items():
@@ -203,7 +203,10 @@ def check_hardware(trainer: TrainerConfig) -> None:
     there = torch.accelerator.device_count()
     if accelerator in ("gpu", "cuda", "mps") and not there:
         raise UsageError(f"trainer.accelerator={accelerator}, but torch sees no such device; leave it auto")
-    if accelerator != "cpu" and there and isinstance(devices, int) and devices > there:
+    if isinstance(devices, Sequence) and not isinstance(devices, str):
+        if absent := [place for place in devices if not there or place >= there]:
+            raise UsageError(f"trainer.devices={list(devices)}: there is no device {absent[0]}; torch sees {there}")
+    elif accelerator != "cpu" and there and isinstance(devices, int) and devices > there:
         raise UsageError(f"trainer.devices={devices}, but torch sees {there}; expected auto or at most {there}")
     if not (world := processes(accelerator, devices, trainer.num_nodes)):
         raise UsageError("trainer.devices=[]: expected auto, a number, or a list of indices such as [0,1]")

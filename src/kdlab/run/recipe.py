@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdlab.config.schema import Component, FitConfig, RunConfig, Settings, TeacherConfig
+from kdlab.config.schema import Component, FitConfig, HeadConfig, RunConfig, Settings, TeacherConfig
 from kdlab.run.derive import SUPERVISED, teacher_run
 
 VERSION = 3
@@ -74,8 +74,17 @@ def _without_taps(model: Component) -> Component:
     return {name: value for name, value in model.items() if name != "taps"}
 
 
-def _plain(settings: Settings) -> Recipe:
-    return settings.model_dump(mode="json", by_alias=True, exclude_none=True)
+def _plain(value: Any) -> Any:
+    """Settings as plain data: keys of kdlab's own that are null are left out, arguments of a class never are."""
+    if isinstance(value, Settings):
+        fields = type(value).model_fields.items()
+        own = {field.alias or name: _plain(getattr(value, name)) for name, field in fields}
+        if isinstance(value, HeadConfig) and not value.ramp:  # and so has no shape either
+            own |= {"ramp": None, "ramp_shape": None}
+        return {**{key: entry for key, entry in own.items() if entry is not None}, **(value.model_extra or {})}
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
 def _canonical(value: Any) -> Any:

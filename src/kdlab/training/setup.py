@@ -36,6 +36,11 @@ class Parts:
         """That of the last phase."""
         return self.setups[-1].objective
 
+    def close(self) -> None:
+        """Takes every hook away."""
+        for setup in self.setups:
+            setup.mode.close()
+
     @property
     def views(self) -> tuple[str, ...]:
         """The further views of a sample that any phase asks for."""

@@ -82,7 +82,8 @@ def halved(features: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("mask", "ratio", "message"), [("pixels", 0.1, "'pixels'"), ("channels", 1.0, r"ratio=1\.0"), ("channels", -0.1, "-0.1")]
+    ("mask", "ratio", "message"),
+    [("pixels", 0.1, "'pixels'"), ("channels", 1.0, r"ratio=1\.0"), ("channels", -0.1, "-0.1")],
 )
 def test_a_setting_without_meaning_is_refused(mask: Mask, ratio: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
