@@ -98,7 +98,7 @@ def check_phases(config: RunConfig, parts: Parts, key: str = "") -> None:
         if config.phases is None and phase is not parts.phases[-1] and phase.heads:
             where = f"{key}loss.heads.{phase.heads[0]}.first"  # the loss that proposed it
             proposed = config.loss.heads[phase.heads[0]].first
-            given = proposed and proposed.scheduler
+            given = None if proposed is None else proposed.scheduler
         check_trains(parts, place, where)
         own = {f"{key}mode.optimizers.{name}": each for name, each in parts.setups[place].optimizers.items()}
         optimizers = {**own, **_either(config.optimizer, phase.optimizer, f"{key}optimizer", f"{where}.optimizer")}
