@@ -387,7 +387,7 @@ import torch
 from kdlab import Head
 
 class Broken(Head):
-    """A loss that is no number any more from some step on."""
+    """A loss that becomes NaN at some step."""
     kind, paper, compares = "relation", "none", "nothing"
 
     def __init__(self, step):

@@ -46,7 +46,7 @@ def test_a_study_whose_objectives_are_not_all_known_before_training_is_not_repla
 def test_the_summary_tells_means_and_the_worst():
     said = summary("kd", 100, [Replay(0.3, 4, 0, 0.0), Replay(0.5, 4, 2, 0.01)])
     assert said == (
-        "kd: 100 complete trials in 2 random orders: compute saved 40% on average, 30% at the least; of 4 points of "
+        "kd: 100 complete trials in 2 random orders: compute saved 40% on average, at least 30%; of 4 points of "
         "the front 1.00 lost on average, 2 at the most, the worst of them 0.01 better than what was left"
     )
 

@@ -104,7 +104,7 @@ def summary(name: str, trials: int, found: Sequence[Replay]) -> str:
     saved, lost = [one.saved for one in found], [one.lost for one in found]
     return (
         f"{name}: {trials} complete trials in {len(found)} random orders: compute saved {fmean(saved):.0%} on average, "
-        f"{min(saved):.0%} at the least; of {found[0].front} points of the front {fmean(lost):.2f} lost on average, "
+        f"at least {min(saved):.0%}; of {found[0].front} points of the front {fmean(lost):.2f} lost on average, "
         f"{max(lost)} at the most, the worst of them {max(one.drop for one in found):.4g} better than what was left"
     )
 
