@@ -5,7 +5,8 @@ import yaml
 from pydantic import ValidationError
 
 from kdlab.config.compose import compose, groups
-from kdlab.config.schema import DataConfig, Phase, RunConfig, TeacherConfig, parse
+from kdlab.config.schema import DataConfig, Phase, RunConfig, TeacherConfig
+from kdlab.config.settings import parse
 from kdlab.core.errors import UsageError
 from kdlab.study.schema import StudyConfig
 

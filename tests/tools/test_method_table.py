@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from kdlab.config.compose import conf_folder, groups
-from kdlab.config.schema import HeadConfig, ModeConfig, Targeted
+from kdlab.config.schema import HeadConfig, ModeConfig
+from kdlab.config.settings import Targeted
 from kdlab.heads.head import Head
 from kdlab.modes.mode import Mode
 from kdlab.tools.method_table import PAPER, files, head_of, main, settings, table, updated

@@ -16,7 +16,8 @@ from kdlab.config.mode_defaults import holds, modes_of, proposals
 from kdlab.config.overlay import set_by
 from kdlab.config.overrides import experiments_of, group_of, is_choice, read, settled
 from kdlab.config.ranges import check, check_known, check_value, lookup
-from kdlab.config.schema import RunConfig, parse
+from kdlab.config.schema import RunConfig
+from kdlab.config.settings import parse
 from kdlab.core.errors import UsageError
 
 if TYPE_CHECKING:

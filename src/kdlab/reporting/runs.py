@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 
 from kdlab.config.ranges import leaves
-from kdlab.config.schema import EnsembleConfig, RunConfig, TeacherConfig, parse
+from kdlab.config.schema import EnsembleConfig, RunConfig, TeacherConfig
+from kdlab.config.settings import parse
 from kdlab.core.errors import UsageError
 from kdlab.run.recipe import Recipe, key_of, recipe_of
 

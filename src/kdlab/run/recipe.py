@@ -11,7 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdlab.config.schema import Component, FitConfig, HeadConfig, RunConfig, Settings, TeacherConfig
+from kdlab.config.schema import Component, FitConfig, HeadConfig, RunConfig, TeacherConfig
+from kdlab.config.settings import Settings
 from kdlab.run.derive import SUPERVISED, teacher_run
 
 VERSION = 3

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.config.ranges import check
-from kdlab.config.schema import RunConfig, parse
+from kdlab.config.schema import RunConfig
+from kdlab.config.settings import parse
 from kdlab.core.errors import UsageError
 
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictInt
 
-from kdlab.config.schema import Component, Settings
+from kdlab.config.schema import Component
+from kdlab.config.settings import Settings
 
 Count = Annotated[StrictInt, Field(ge=1)]
 Whole = Annotated[StrictInt, Field(ge=0)]

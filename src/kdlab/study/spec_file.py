@@ -31,7 +31,7 @@ from typing import Any
 import yaml
 
 from kdlab.config.compose import compose, groups
-from kdlab.config.schema import Settings, parse
+from kdlab.config.settings import Settings, parse
 from kdlab.core.errors import UsageError, nearest
 from kdlab.study.pruner import DominatedPruner
 from kdlab.study.schema import StudyConfig

@@ -12,7 +12,8 @@ import yaml
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from kdlab.config.schema import LoggerConfig, RunConfig, parse
+from kdlab.config.schema import LoggerConfig, RunConfig
+from kdlab.config.settings import parse
 from kdlab.run.loggers import wandb_run
 from kdlab.study.progress import best
 from kdlab.study.results import SearchResults
