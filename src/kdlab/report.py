@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from kdlab.core.errors import UsageError, one_line
+from kdlab.core.files import write_text
 
 
 @one_line
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     file = given.html or given.path / "report.html"
     text = report(given.path, Console(), against=given.against, storage=given.storage)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
+    write_text(file, text)
     print(f"The page is {file}")
     return 0
 

@@ -10,17 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kdlab.core.files import replacing
 from kdlab.core.paths import home
 from kdlab.data.check import DataError
 from kdlab.data.table import Table
@@ -90,9 +89,8 @@ def keep(origin: Mapping[str, Any], encoded: Tables, *, skip: bool) -> Tables:
     file = _file(origin)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=file.parent) as aside:
-            save_file(tensors, Path(aside) / file.name, {"kdlab": json.dumps(about)})
-            os.replace(Path(aside) / file.name, file)
+        with replacing(file) as aside:
+            save_file(tensors, aside, {"kdlab": json.dumps(about)})
     except (OSError, SafetensorError) as error:
         raise DataError(f"decoded pictures cannot be kept in {file.parent} ({error}); set KDLAB_HOME=DIR") from error
     return tables

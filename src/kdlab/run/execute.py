@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from kdlab.config.schema import RunConfig, TeacherConfig
+from kdlab.core.files import write_text
 from kdlab.data.dataset import Data, load
 from kdlab.networks.cost import cost
 from kdlab.networks.weights import StateDict, hash_file
@@ -153,11 +154,9 @@ def _run(config: RunConfig, data: Data, folder: Path, store: Store, resume: bool
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
-    """Writes `config.yaml` atomically; an existing one stays."""
-    file, aside = folder / "config.yaml", folder / f"config.{os.getpid()}.writing"
-    if not file.is_file():  # ranks write the same content in turn
-        aside.write_text(yaml.safe_dump(config.plain(), sort_keys=False))
-        aside.replace(file)
+    """Writes `config.yaml`; an existing one stays."""
+    if not (file := folder / "config.yaml").is_file():  # ranks write the same content in turn
+        write_text(file, yaml.safe_dump(config.plain(), sort_keys=False))
 
 
 def name_of(config: RunConfig) -> str:

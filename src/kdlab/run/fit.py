@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from kdlab.config.instantiate import build
 from kdlab.config.schema import Component, RunConfig, TrainerConfig
 from kdlab.core.distributed import processes
+from kdlab.core.files import replacing
 from kdlab.core.rng import seed_all, seed_of
 from kdlab.data.dataset import Data
 from kdlab.networks.teacher import Teacher
@@ -246,7 +247,8 @@ def _tested(config: RunConfig, data: Data, folder: Path, fitting: Fit) -> Traine
         "peers": {other: row for other, row in measured.rows.items() if other != name},
     }
     weights = measured.weights[name].get(config.keep, measured.weights[name]["last"])
-    save_weights(weights, folder / "student.safetensors")
+    with replacing(folder / "student.safetensors") as aside:
+        save_weights(weights, aside)
     return Trained(weights, result, parts.task, measured.teacher, measured.targets, parts.mode.teachers, device)
 
 

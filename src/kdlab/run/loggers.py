@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from kdlab.config.schema import LoggerConfig
+from kdlab.core.files import write_text
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -61,9 +62,7 @@ class MetricsFile(Logger):
             return
         header, *rows = self.file.read_text().splitlines(keepends=True)
         kept = [row for row in rows if row.endswith("\n") and int(row.split(",", 1)[0]) <= step]
-        aside = self.file.with_suffix(".writing")
-        aside.write_text("".join([header, *kept]))
-        aside.replace(self.file)
+        write_text(self.file, "".join([header, *kept]))
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
@@ -115,7 +114,7 @@ def wandb_run(
 
     identity = folder / "wandb_id"
     if not identity.is_file():
-        identity.write_text(secrets.token_hex(4))
+        write_text(identity, secrets.token_hex(4))
     run = _begun(
         name=name,
         project=settings.project,

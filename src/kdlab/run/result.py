@@ -15,6 +15,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from kdlab.core.files import write_text
+
 Config = dict[str, Any]
 
 VERSION = 1
@@ -65,10 +67,8 @@ def provenance() -> Config:
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Writes atomically: the file is whole or absent."""
-    aside = file.with_suffix(".writing")
-    aside.write_text(json.dumps(content, indent=2) + "\n")
-    aside.replace(file)
+    """Writes plain data; the file is whole or as it was."""
+    write_text(file, json.dumps(content, indent=2) + "\n")
 
 
 def print_table(result: Mapping[str, Any], console: Console | None = None) -> None:

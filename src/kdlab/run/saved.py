@@ -11,6 +11,7 @@ from torch import nn
 
 from kdlab.config.schema import Component, DataConfig
 from kdlab.core.errors import UsageError
+from kdlab.core.files import write_text
 from kdlab.networks.weights import hash_file
 from kdlab.run.builder import make_network
 
@@ -24,7 +25,7 @@ def write_student(folder: Path, data: DataConfig, classes: Sequence[str], networ
         "weights": "student.safetensors",
         "weights_sha256": hash_file(folder / "student.safetensors"),
     }
-    (folder / "student.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+    write_text(folder / "student.yaml", yaml.safe_dump(described, sort_keys=False))
 
 
 def load_student(folder: Path | str, allow: Sequence[str] = ()) -> nn.Module:

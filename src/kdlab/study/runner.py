@@ -20,6 +20,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from kdlab.core.errors import UsageError
+from kdlab.core.files import write_text
 from kdlab.study import refit
 from kdlab.study.process_pool import (
     Assignment,
@@ -95,7 +96,7 @@ class StudyRunner:
             self.view.quotas = [*self.quotas, quota]
             self._drain([quota], float("inf"))
             final = refit.summarise(self.plan, refits, quota.queue.trials())
-        (self.plan.folder / "final.json").write_text(json.dumps(final, indent=2) + "\n")
+        write_text(self.plan.folder / "final.json", json.dumps(final, indent=2) + "\n")
         return final
 
     # ---- beginning
@@ -124,7 +125,7 @@ class StudyRunner:
             self.quotas = [self._begin_arm(arm) for arm in self.plan.arms]
             if not (file := self.plan.folder / "study.yaml").is_file():
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(yaml.safe_dump(self._settings(), sort_keys=False))
+                write_text(file, yaml.safe_dump(self._settings(), sort_keys=False))
         return self.quotas
 
     def _begin_arm(self, arm: Arm) -> Quota:

@@ -17,6 +17,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from kdlab.core.files import replacing
 from kdlab.networks.weights import save_weights
 from kdlab.training.distiller import Distiller
 from kdlab.training.validation import prefixes
@@ -65,9 +66,8 @@ class KeepBest(Callback):
                 continue
             seen.best, seen.epoch = seen.last, trainer.current_epoch + 1
             if trainer.is_global_zero:
-                aside = self.file(name).with_suffix(".writing")
-                save_weights(students[name].state_dict(), aside)
-                aside.replace(self.file(name))
+                with replacing(self.file(name)) as aside:
+                    save_weights(students[name].state_dict(), aside)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: asdict(seen) for name, seen in self.of.items()}
