@@ -33,7 +33,7 @@ def load_checkpoint(file: Path, network: nn.Module, key: str = "teacher.checkpoi
     """Loads a user's own weights into a network: safetensors, or a state dict read with `weights_only`.
 
     Raises:
-        UsageError: where the file is missing, truncated, carries code, or fits another network.
+        UsageError: where the file is missing, truncated, carries code, fits another network, or holds NaN.
     """
     state = _read(file, key)
     expected = network.state_dict()
@@ -52,6 +52,8 @@ def load_checkpoint(file: Path, network: nn.Module, key: str = "teacher.checkpoi
             f"{key}={file}: not weights of this {what}: {len(missing)} entries are missing "
             f"({', '.join(missing[:3])}), {len(unknown)} unknown ({', '.join(unknown[:3])})"
         )
+    if broken := [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise UsageError(f"{key}={file}: {broken[0]} holds NaN or infinity; expected the weights of a trained network")
     network.load_state_dict(state, strict=False)
 
 

@@ -20,6 +20,7 @@ from kdlab.networks.weights import StateDict
 from kdlab.run.builder import example_batch
 from kdlab.tasks.task import Task
 from kdlab.training.callbacks import KeepBest
+from kdlab.training.loss_buffer import DivergedError
 from kdlab.training.setup import Parts
 
 
@@ -38,7 +39,11 @@ class Measured:
 
 
 def measure(config: RunConfig, data: Data, parts: Parts, keep: KeepBest | None, device: torch.device) -> Measured:
-    """Tests the last and the best epoch of every student, once each, and measures the students' cost."""
+    """Tests the last and the best epoch of every student, once each, and measures the students' cost.
+
+    Raises:
+        DivergedError: where a logit is NaN or infinite.
+    """
     loader = data.eval_loader("test", 256, rank=0, world=1, device=device)
     reference = cast("Callable[[Tensor], Tensor]", parts.mode.reference)
     teacher = predict(reference, loader)[0] if parts.mode.teachers else None
@@ -53,6 +58,8 @@ def measure(config: RunConfig, data: Data, parts: Parts, keep: KeepBest | None, 
         for which, state in weights.items():
             student.load_state_dict(state)
             logits, measured.targets = predict(student_of(student), loader)
+            if not logits.isfinite().all():
+                raise DivergedError(f"logits of {name} became NaN or infinite, {which} epoch")
             test[which] = score(parts.task, logits, measured.targets, teacher)
         student.load_state_dict(weights["last"])
         seen = None if keep is None else keep.of[name]
@@ -94,8 +101,16 @@ def student_of(network: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def score(task: Task, logits: Tensor, targets: Tensor, teacher: Tensor | None = None) -> dict[str, float]:
-    """The task's metrics of predictions and, where a teacher's logits are given, of closeness to it."""
+    """The task's metrics of predictions and, where a teacher's logits are given, of closeness to it.
+
+    One that is NaN or infinite, as a metric of a class without samples may be, is left out.
+
+    Raises:
+        DivergedError: where that is the primary one.
+    """
     found = _computed(task.metrics(), logits, targets)
+    if task.primary not in found:
+        raise DivergedError(f"test {task.primary} became NaN or infinite")
     return found if teacher is None else found | _computed(task.comparisons(), logits, teacher)
 
 
@@ -103,4 +118,4 @@ def _computed(metrics: MetricCollection, logits: Tensor, others: Tensor) -> dict
     for metric in metrics.values():
         metric.distributed_available_fn = lambda: False  # one rank tests the whole set
     metrics.update(logits, others)
-    return {name: float(value) for name, value in metrics.compute().items()}
+    return {name: float(value) for name, value in metrics.compute().items() if value.isfinite()}

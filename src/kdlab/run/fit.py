@@ -37,6 +37,8 @@ from kdlab.training.lr_schedule import make_scheduler
 from kdlab.training.setup import Parts
 from kdlab.training.validation import prefixes
 
+ADVICE = "Try a lower optimizer.lr or trainer.gradient_clip=1"
+
 
 @dataclass
 class Trained:
@@ -108,7 +110,10 @@ def fit(
         _train(fitting, config, folder, resume)
         if not fitting.trainer.is_global_zero:
             return None
-        trained = _tested(config, data, folder, fitting)
+        try:
+            trained = _tested(config, data, folder, fitting)
+        except DivergedError as error:
+            raise DivergedError(f"{config.name}: {error}. {ADVICE}") from error
         fitting.summary |= {f"test/{key}": value for key, value in trained.result["test"]["last"].items()}
         return trained
 
@@ -203,7 +208,7 @@ def _train(fitting: Fit, config: RunConfig, folder: Path, resume: bool) -> None:
             trainer.fit(fitting.distiller, datamodule=fitting.batches, ckpt_path=checkpoint, weights_only=True)
     except DivergedError as error:
         good = f"the last good checkpoint is {last}" if last.is_file() else "no epoch had finished"
-        raise DivergedError(f"{error}; {good}. Try a lower optimizer.lr or trainer.gradient_clip=1") from error
+        raise DivergedError(f"{error}; {good}. {ADVICE}") from error
 
 
 def _distiller(config: RunConfig, parts: Parts, steps: int) -> Distiller:

@@ -68,7 +68,7 @@ def provenance() -> Config:
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Writes plain data; the file is whole or as it was."""
-    write_text(file, json.dumps(content, indent=2) + "\n")
+    write_text(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def print_table(result: Mapping[str, Any], console: Console | None = None) -> None:

@@ -25,7 +25,7 @@ from kdlab.core.rng import gather_random_state, set_random_state
 from kdlab.heads.head import Head
 from kdlab.modes.mode import Mode
 from kdlab.training.freezing import freeze, owned
-from kdlab.training.loss_buffer import LossBuffer
+from kdlab.training.loss_buffer import LossBuffer, refuse_broken_weights
 from kdlab.training.objective import Counts, Objective
 from kdlab.training.phases import at
 from kdlab.training.setup import Parts
@@ -280,7 +280,12 @@ class Distiller(pl.LightningModule):
         if self._clock is not None:
             self.seconds += time.perf_counter() - self._clock
             self._clock = None
+            self._refuse_broken()
         self.write_losses()
+
+    def _refuse_broken(self) -> None:
+        """What the last update did to the weights: the loss shows it one step later."""
+        refuse_broken_weights((*self.parameters(), *self.buffers()), self.steps, self.steps_per_epoch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The students alone, in eval mode; no teacher runs."""
@@ -305,6 +310,7 @@ class Distiller(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What a run needs to resume exactly, besides weights and optimizer."""
         losses = self.read_losses()
+        self._refuse_broken()
         checkpoint["kdlab"] = {
             "steps": self.steps,
             "samples": self.samples,

@@ -1,16 +1,32 @@
-"""The terms of the loss since the last row of the log, kept on the device until a row is due."""
+"""The terms of the loss since the last row of the log, kept on the device until a row is due; and what diverged."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class DivergedError(RuntimeError):
-    """A term of the loss became NaN or infinite."""
+    """A term of the loss, a weight or a metric became NaN or infinite."""
+
+
+def refuse_broken_weights(weights: Iterable[Tensor], step: int, steps_per_epoch: int) -> None:
+    """Stops where a weight became NaN or infinite. Waits for the device.
+
+    Args:
+        weights: parameters and buffers.
+        step: the last.
+        steps_per_epoch: of the run.
+
+    Raises:
+        DivergedError: naming the step.
+    """
+    floating = [weight.detach() for weight in weights if weight.is_floating_point() and weight.numel()]
+    if floating and not nn.utils.get_total_norm(floating, float("inf")).isfinite():
+        raise DivergedError(f"a weight became NaN or infinite at step {step}, in epoch {step / steps_per_epoch:.2f}")
 
 
 class LossBuffer:

@@ -1,0 +1,68 @@
+"""A run that diverges ends in one line, whichever update it was, and leaves no network in the store."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kdlab.models.resnet import ResNet
+from kdlab.run.evaluation import score
+from kdlab.run.store import Store
+from kdlab.tasks.classification import Classification
+from kdlab.training.loss_buffer import DivergedError, refuse_broken_weights
+from support.tiny_runs import NETWORKS, machine, train
+
+ONE_STEP = (*NETWORKS, "trainer.max_epochs=1", "trainer.max_steps=1", "teacher.trainer.max_epochs=1", "alone=false",
+            "logger=csv")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["optimizer.lr=1e25"], "logits of student became NaN or infinite"),  # finite weights, too large to use
+        (["optimizer.lr=1e25", "trainer.max_steps=2"], "became NaN or infinite at step 2"),
+        (["teacher.trainer.max_steps=1", "teacher.optimizer.lr=1e30"], "became NaN or infinite"),
+    ],
+    ids=["the last update", "the next loss", "the teacher's last update"],
+)
+def test_a_run_that_diverges_at_its_last_update_has_no_result(tmp_path, overrides, words):
+    with machine(tmp_path / "home"):
+        told = train(*ONE_STEP, *overrides, runs=tmp_path / "runs")
+        assert told.code == 1
+        assert words in told.err.splitlines()[-1]
+        assert "optimizer.lr" in told.err
+        assert not (told.folder / "result.json").exists()
+        for entry in Store().root.glob("*/result.json"):  # only the teacher, where it is whole
+            json.loads(entry.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+        assert len(list(Store().root.glob("*/result.json"))) == (0 if "teacher" in overrides[0] else 1)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_single_broken_value_of_a_weight_is_found(value):
+    weights = [torch.ones(3), torch.tensor(4), torch.empty(0), torch.full((2, 2), 6e4, dtype=torch.float16)]
+    refuse_broken_weights(weights, 7, 10)
+    weights[0][1] = value
+    with pytest.raises(DivergedError, match=r"at step 7, in epoch 0\.70"):
+        refuse_broken_weights(weights, 7, 10)
+
+
+def test_a_teacher_whose_weights_hold_nan_is_refused_before_anything_trains(tmp_path):
+    network = ResNet(classes=10, channels=1, depth=8, width=0.5, filters=[16, 16, 32, 64])
+    network.state_dict()["fc.bias"][3] = float("nan")
+    save_file(network.state_dict(), tmp_path / "teacher.safetensors")
+    with machine(tmp_path / "home"):
+        checkpoint = f"teacher.checkpoint={tmp_path / 'teacher.safetensors'}"
+        told = train(*ONE_STEP, checkpoint, runs=tmp_path / "runs")
+    assert (told.code, told.folder) == (2, None)
+    assert "fc.bias holds NaN" in told.err
+
+
+def test_a_metric_that_is_nan_is_left_out_unless_a_student_is_judged_by_it():
+    task, targets = Classification(2), torch.tensor([0, 1])
+    logits = torch.tensor([[1.0, 0.0], [0.0, float("inf")]])
+    assert "accuracy" in score(task, logits, targets)
+    assert "cross_entropy" not in score(task, logits, targets)
+    task.primary = "cross_entropy"
+    with pytest.raises(DivergedError, match="test cross_entropy became NaN"):
+        score(task, logits, targets)
