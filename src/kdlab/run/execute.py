@@ -25,6 +25,7 @@ from kdlab.run.fit import Trained, fit
 from kdlab.run.recipe import Recipe, key_of, recipe_of
 from kdlab.run.result import VERSION as RESULT_VERSION
 from kdlab.run.result import gap_closed, provenance, write_json
+from kdlab.run.resume import last_good
 from kdlab.run.saved import write_student
 from kdlab.run.store import Entry, Store
 
@@ -63,7 +64,7 @@ class Resources:
             made = self.networks(config, self.teachers(config, f"{job}-teacher"))
             found = fit(
                 config, self.data, self.folder / job, job=job, group=self.group, one_device=True,
-                resume=self.resume, teachers=made,
+                recipe=recipe, resume=self.resume, teachers=made,
             )  # fmt: skip
             assert found is not None
             return found.weights, found.result
@@ -134,15 +135,17 @@ def run(
 def _run(config: RunConfig, data: Data, folder: Path, store: Store, resume: bool) -> Outcome | None:
     write_config(folder, config)
     shared = Resources(data, store, folder, config.logger.group or config.name or "", resume)
+    recipe = shared.recipe(config)
+    if resume:  # a config that was changed is refused before anything is trained by it
+        last_good(folder, recipe)
     teachers = shared.teachers(config)
     alone = shared.obtain(alone_run(config), "alone") if config.alone and config.distils else None
     found = fit(
-        config, data, folder, job=config.names.mode, group=shared.group, resume=resume,
+        config, data, folder, job=config.names.mode, group=shared.group, recipe=recipe, resume=resume,
         teachers=shared.networks(config, teachers),
     )  # fmt: skip
     if found is None:
         return None
-    recipe = shared.recipe(config)
     store.put(recipe, found.weights, found.result)
     if alone is None and config.distils:
         alone = store.find(shared.recipe(alone_run(config).replace(keep="last")))

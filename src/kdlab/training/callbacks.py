@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from kdlab.core.files import replacing
 from kdlab.networks.weights import save_weights
+from kdlab.training.checkpoint_io import LAST
 from kdlab.training.distiller import Distiller
 from kdlab.training.validation import prefixes
 
@@ -91,7 +92,7 @@ def interruptible(trainer: pl.Trainer) -> Iterator[None]:
 
 def checkpoints(folder: Path, every_n_steps: int | None) -> list[Callback]:
     """`last.ckpt`, overwritten at the end of every epoch, and every `every_n_steps` steps if given."""
-    keep: dict[str, Any] = {"dirpath": folder, "filename": "last", "enable_version_counter": False}
+    keep: dict[str, Any] = {"dirpath": folder, "filename": Path(LAST).stem, "enable_version_counter": False}
     found: list[Callback] = [ModelCheckpoint(**keep, every_n_epochs=1, save_on_train_epoch_end=True)]
     if every_n_steps is not None:
         found.append(ModelCheckpoint(**keep, every_n_train_steps=every_n_steps, save_on_train_epoch_end=False))
