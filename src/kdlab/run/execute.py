@@ -57,10 +57,9 @@ class Resources:
         """The network that a run trains: from the store, or trained now, after its own teacher."""
         config = config.replace(name=f"{config.name}-{job}", keep="last")
         recipe = self.recipe(config)
-        if self.store.find(recipe) is None:
-            print(f"{job}: not in the store, training it first", flush=True)
 
         def train() -> tuple[StateDict, Row]:
+            print(f"{job}: not in the store, training it first", flush=True)
             made = self.networks(config, self.teachers(config, f"{job}-teacher"))
             found = fit(
                 config, self.data, self.folder / job, job=job, group=self.group, one_device=True,
@@ -69,7 +68,7 @@ class Resources:
             assert found is not None
             return found.weights, found.result
 
-        return self.store.get(recipe, train)
+        return self.store.get(recipe, train, {"data": config.names.data})
 
     def teachers(self, config: RunConfig, job: str = "teacher") -> list[Entry | None]:
         """A run's teachers, trained now if not in the store; None for one with a checkpoint."""
@@ -89,8 +88,8 @@ class Resources:
         links: list[Row] = []
         while len(several := config.teachers) == 1 and not several[0].checkpoint:
             config = teacher_run(config, several[0])
-            entry = self.store.find(self.recipe(config))
-            assert entry is not None
+            if (entry := self.store.find(self.recipe(config))) is None:  # removed since its student was stored
+                break
             links.insert(0, {"seed": config.seed, "key": entry.key, **entry.result})
         return links if len(links) > 1 else []
 
@@ -146,7 +145,7 @@ def _run(config: RunConfig, data: Data, folder: Path, store: Store, resume: bool
     )  # fmt: skip
     if found is None:
         return None
-    store.put(recipe, found.weights, found.result)
+    store.put(recipe, found.weights, found.result, {"data": config.names.data})
     if alone is None and config.distils:
         alone = store.find(shared.recipe(alone_run(config).replace(keep="last")))
     result = _result(config, data, found, teachers, alone, key_of(recipe))
