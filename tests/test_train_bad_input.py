@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from kdlab.models.resnet import ResNet
 from kdlab.run.loggers import read_metrics
+from kdlab.training.checkpoint_io import CheckpointFiles
 from support.tiny_runs import TINY, files, hears_ctrl_c, machine, train
 
 
@@ -202,13 +203,13 @@ def test_a_run_whose_checkpoint_cannot_be_read_is_not_resumed_and_runs_no_code(p
     shutil.copytree(stopped, tmp_path / "run")
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     whole = last.read_bytes()
+    what = "is damaged, or was written by another version of kdlab"
     if damage == "code":
-        torch.save({"kdlab": {"steps": 3}, "more": Code()}, last)
+        CheckpointFiles().save_checkpoint({"kdlab": {"steps": 3}, "more": Code()}, last)
+        what = "carries code, or is not a checkpoint of kdlab"
     else:
         last.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"hello world")
-    assert resume(place, f"resume={tmp_path / 'run'}") == (
-        f"{last} is truncated, carries code, or is not a checkpoint; delete it to train from the start"
-    )
+    assert resume(place, f"resume={tmp_path / 'run'}") == f"{last} {what}; delete it to train from the start"
     assert not Path("pwned").exists()
 
 

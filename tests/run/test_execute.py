@@ -81,7 +81,8 @@ def test_the_table_has_a_column_for_each_network_and_a_row_for_each_figure(first
 
 
 def test_a_run_folder_holds_what_was_promised_and_nothing_else(first):
-    network = {"best-student.safetensors", "checkpoints/last.ckpt", "metrics.csv", "student.safetensors"}
+    checkpoints = {"checkpoints/last.ckpt", "checkpoints/previous.ckpt"}
+    network = {"best-student.safetensors", *checkpoints, "metrics.csv", "student.safetensors"}
     waited = {f"{job}/{name}" for job in ("teacher", "alone") for name in network}
     assert set(files(first.folder)) == network | waited | {"config.yaml", "result.json", "student.yaml"}
 

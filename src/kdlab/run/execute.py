@@ -25,6 +25,7 @@ from kdlab.run.fit import Trained, fit
 from kdlab.run.recipe import Recipe, key_of, recipe_of
 from kdlab.run.result import VERSION as RESULT_VERSION
 from kdlab.run.result import gap_closed, provenance, write_json
+from kdlab.run.resume import last_good
 from kdlab.run.saved import write_student
 from kdlab.run.store import Entry, Store
 
@@ -56,19 +57,18 @@ class Resources:
         """The network that a run trains: from the store, or trained now, after its own teacher."""
         config = config.replace(name=f"{config.name}-{job}", keep="last")
         recipe = self.recipe(config)
-        if self.store.find(recipe) is None:
-            print(f"{job}: not in the store, training it first", flush=True)
 
         def train() -> tuple[StateDict, Row]:
+            print(f"{job}: not in the store, training it first", flush=True)
             made = self.networks(config, self.teachers(config, f"{job}-teacher"))
             found = fit(
                 config, self.data, self.folder / job, job=job, group=self.group, one_device=True,
-                resume=self.resume, teachers=made,
+                recipe=recipe, resume=self.resume, teachers=made,
             )  # fmt: skip
             assert found is not None
             return found.weights, found.result
 
-        return self.store.get(recipe, train)
+        return self.store.get(recipe, train, {"data": config.names.data})
 
     def teachers(self, config: RunConfig, job: str = "teacher") -> list[Entry | None]:
         """A run's teachers, trained now if not in the store; None for one with a checkpoint."""
@@ -88,8 +88,8 @@ class Resources:
         links: list[Row] = []
         while len(several := config.teachers) == 1 and not several[0].checkpoint:
             config = teacher_run(config, several[0])
-            entry = self.store.find(self.recipe(config))
-            assert entry is not None
+            if (entry := self.store.find(self.recipe(config))) is None:  # removed since its student was stored
+                break
             links.insert(0, {"seed": config.seed, "key": entry.key, **entry.result})
         return links if len(links) > 1 else []
 
@@ -134,16 +134,18 @@ def run(
 def _run(config: RunConfig, data: Data, folder: Path, store: Store, resume: bool) -> Outcome | None:
     write_config(folder, config)
     shared = Resources(data, store, folder, config.logger.group or config.name or "", resume)
+    recipe = shared.recipe(config)
+    if resume:  # a config that was changed is refused before anything is trained by it
+        last_good(folder, recipe)
     teachers = shared.teachers(config)
     alone = shared.obtain(alone_run(config), "alone") if config.alone and config.distils else None
     found = fit(
-        config, data, folder, job=config.names.mode, group=shared.group, resume=resume,
+        config, data, folder, job=config.names.mode, group=shared.group, recipe=recipe, resume=resume,
         teachers=shared.networks(config, teachers),
     )  # fmt: skip
     if found is None:
         return None
-    recipe = shared.recipe(config)
-    store.put(recipe, found.weights, found.result)
+    store.put(recipe, found.weights, found.result, {"data": config.names.data})
     if alone is None and config.distils:
         alone = store.find(shared.recipe(alone_run(config).replace(keep="last")))
     result = _result(config, data, found, teachers, alone, key_of(recipe))
