@@ -106,12 +106,13 @@ def train(config: RunConfig, resume: Path | None = None, notes: Sequence[str] = 
     data = load(config.data.plain(), config.allow)
     for note in notes:
         print(f"kdlab: {note}", file=sys.stderr)
-    from kdlab.run.execute import name_of, new_folder, run
+    from kdlab.run.execute import run
+    from kdlab.run.folder import new_folder
     from kdlab.run.result import print_table
     from kdlab.training.loss_buffer import DivergedError
 
     try:
-        folder = resume or new_folder(Path(config.runs), config.name or name_of(config))
+        folder = resume or new_folder(config)
     except OSError as error:
         raise UsageError(f"runs={config.runs}: cannot create a folder there ({error.strerror})") from error
     try:
