@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from kdlab.config.compose import compose, groups
+from kdlab.config.overrides import packages_of
 from kdlab.config.schema import RunConfig
 from kdlab.core.errors import UsageError, one_line
 from kdlab.run.contradictions import check_settings
@@ -28,6 +29,7 @@ keys that people change most (every key: --cfg job)
   optimizer.lr=0.05             learning rate; the teacher's own: teacher.optimizer.lr
   logger=csv                    no W&B
   resume=RUN                    resume a stopped run
+  allow=[PACKAGE]               run classes of your own package that a config file, or a resumed run, names
 
 examples
   python -m kdlab.train model=mobilenet loss=kd
@@ -40,11 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code is 0, 2 for what the user must change, 1 for an error."""
     try:
         given = parse(sys.argv[1:] if arguments is None else arguments)
-        folder = _resumed(given.overrides)
-        if folder is not None:
+        if (stopped := _resumed(given.overrides)) is not None:
             from kdlab.run.resume import read_stopped_run
 
-            return train(read_stopped_run(folder), resume=folder)
+            folder, allow = stopped
+            return train(read_stopped_run(folder, allow), resume=folder)
         config = compose(given.overrides, given.config_dir)
         if given.cfg:
             import yaml
@@ -129,15 +131,16 @@ def train(config: RunConfig, resume: Path | None = None, notes: Sequence[str] = 
     return 0
 
 
-def _resumed(overrides: Sequence[str]) -> Path | None:
-    """The run folder to resume, if any."""
+def _resumed(overrides: Sequence[str]) -> tuple[Path, list[str]] | None:
+    """The run folder to resume, if any, and the packages of the user's own that it may use."""
     given = next((o.removeprefix("resume=") for o in overrides if o.startswith("resume=")), "")
     if not given or given == "null":
         return None
-    if len(overrides) > 1:
-        others = " ".join(o for o in overrides if not o.startswith("resume="))
-        raise UsageError(f"resume={given} takes its config from that folder; leave out {others}")
-    return Path(given).expanduser()
+    others = [o for o in overrides if not o.startswith("resume=")]
+    allowed = {override: packages_of(override) for override in others}
+    if left := " ".join(override for override, packages in allowed.items() if packages is None):
+        raise UsageError(f"resume={given} takes its config from that folder; leave out {left}")
+    return Path(given).expanduser(), [name for packages in allowed.values() for name in packages or ()]
 
 
 if __name__ == "__main__":

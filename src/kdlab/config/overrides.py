@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdlab.config.ranges import ABSENT, lookup
+from kdlab.config.ranges import ABSENT, expected, lookup
 from kdlab.core.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -97,6 +97,20 @@ def settled(choices: Sequence[Spelled], compose: Callable[[list[str]], Mapping[s
 def group_of(text: str) -> str:
     """The group that an override chooses options of, and where: `model`, `mode@teacher.mode`."""
     return text.lstrip("+~").partition("=")[0]
+
+
+def packages_of(override: str) -> list[str] | None:
+    """The packages that an override allows, `allow=[mypackage]`; None for an override of another key.
+
+    Raises:
+        UsageError: where it cannot be parsed, or is no list of words.
+    """
+    if group_of(override.strip()) != "allow":
+        return None
+    found = _parsed(override).value()
+    if (words := expected("allow", found)) is not None:
+        raise UsageError(f"{override}: expected {words}")
+    return [str(name) for name in found]  # type: ignore[union-attr]  # a list of words, as was just checked
 
 
 def experiments_of(choices: Sequence[str]) -> list[str]:
