@@ -12,6 +12,7 @@ from kdlab.config.compose import compose, groups
 from kdlab.config.overrides import packages_of
 from kdlab.config.schema import RunConfig
 from kdlab.core.errors import UsageError, one_line
+from kdlab.core.system_errors import explained, system_error
 from kdlab.run.contradictions import check_settings
 
 KEYS = """\
@@ -111,6 +112,7 @@ def train(config: RunConfig, resume: Path | None = None, notes: Sequence[str] = 
     from kdlab.run.execute import run
     from kdlab.run.folder import new_folder
     from kdlab.run.result import print_table
+    from kdlab.run.resume import resume_command
     from kdlab.training.loss_buffer import DivergedError
 
     try:
@@ -123,8 +125,12 @@ def train(config: RunConfig, resume: Path | None = None, notes: Sequence[str] = 
         print(f"kdlab: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"kdlab: stopped; resume with python -m kdlab.train resume={folder}", file=sys.stderr)
+        print(f"kdlab: stopped; resume with {resume_command(folder, config.allow)}", file=sys.stderr)
         return 130
+    except Exception as error:
+        if (refused := system_error(error)) is None:
+            raise
+        raise UsageError(f"{explained(refused)}; then resume with {resume_command(folder, config.allow)}") from error
     if outcome is not None:
         print_table(outcome.result)
         print(f"Everything is in {outcome.folder}")

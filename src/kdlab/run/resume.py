@@ -36,12 +36,17 @@ def read_stopped_run(folder: Path, allow: Sequence[str] = ()) -> RunConfig:
     check(content)
     if not set(config.allow) <= set(allow):
         raise UsageError(
-            f"resume={folder} uses classes of your own packages; to run them type python -m kdlab.train "
-            f"resume={folder} 'allow=[{','.join(config.allow)}]'"
+            f"resume={folder} uses classes of your own packages; to run them type "
+            f"{resume_command(folder, config.allow)}"
         )
     for checkpoint in sorted(folder.glob("**/checkpoints/last.ckpt")):
         read_checkpoint(checkpoint)
     return config.replace(allow=tuple(allow))
+
+
+def resume_command(folder: Path, allow: Sequence[str] = ()) -> str:
+    """What to type to resume a run, with the packages of the user's own that it needs."""
+    return f"python -m kdlab.train resume={folder}" + (f" 'allow=[{','.join(allow)}]'" if allow else "")
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
