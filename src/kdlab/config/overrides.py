@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 
 Known = Mapping[str, Sequence[str]]
 """The groups of the config, with their options."""
+
+
+MOST = 1000
+"""Overrides of a command line."""
+
+LONGEST = 100_000
+"""Characters of an override."""
 
 
 class Mark(Enum):
@@ -40,6 +48,13 @@ def read(overrides: Sequence[str], known: Known) -> list[tuple[Mark, Override]]:
     Raises:
         UsageError: where one cannot be parsed, removes a key, names an unknown option or lists values.
     """
+    if len(overrides) > MOST:
+        raise UsageError(f"expected {MOST} overrides at most, got {len(overrides)}")
+    for override in overrides:
+        if len(override) > LONGEST:
+            raise UsageError(f"{override[:40]}...: expected {LONGEST} characters at most, got {len(override)}")
+        if control := next((letter for letter in override if unicodedata.category(letter) == "Cc"), None):
+            raise UsageError(f"{override!r}: expected no control characters such as {control!r}")
     found = [(mark, _parsed(text)) for override in overrides for mark, text in _spelled(override, known)]
     for _, override in found:
         if override.is_sweep_override():
@@ -124,10 +139,14 @@ def _parsed(text: str) -> Override:
     from hydra.errors import HydraException
 
     parser = OverridesParser.create()
+    key, _, value = text.partition("=")
     try:
         return parser.parse_override(text)
+    except (ValueError, RecursionError) as error:
+        shown = value if len(value) < 40 else f"{value[:20]}...{value[-10:]}"
+        what = "shorter numbers" if isinstance(error, ValueError) else "fewer levels of brackets"
+        raise UsageError(f"{key}={shown}: expected {what}") from error
     except HydraException as error:
-        key, _, value = text.partition("=")
         quoted = f"{key}={json.dumps(value, ensure_ascii=False)}"
         message = f"{text}: expected KEY=VALUE, with matching brackets"
         if value[:1] not in ("[", "{"):

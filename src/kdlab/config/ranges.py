@@ -15,14 +15,33 @@ from typing import Any
 from kdlab.core.errors import UsageError, nearest
 
 Rule = tuple[Callable[[Any], bool], str]
+
+
+def _whole(least: int, most: int) -> Rule:
+    return (
+        lambda value: isinstance(value, int) and least <= value <= most,
+        f"a whole number, {least} or more" + (f", {most} at most" if most < 2**31 - 1 else ""),
+    )
+
+
+_MOST = 2**63 - 1
+"""What fits into the integers of the libraries below."""
+
 _POSITIVE: Rule = (lambda value: value > 0, "a number above 0")
 _NOT_NEGATIVE: Rule = (lambda value: value >= 0, "0 or more")
 _UNIT: Rule = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
 _BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "a number from 0 up to, not including, 1")
-_WHOLE: Rule = (lambda value: isinstance(value, int) and value >= 0, "a whole number, 0 or more")
-_COUNT: Rule = (lambda value: isinstance(value, int) and value >= 1, "a whole number, 1 or more")
+_WHOLE = _whole(0, _MOST)
+_COUNT = _whole(1, 2**31 - 1)
+_EPOCHS = _whole(0, 100_000)
 
 _WORD: Rule = (lambda value: isinstance(value, str), "a word")
+NAME: Rule = (
+    lambda value: bool(re.fullmatch(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]{1,150}", value)),
+    "a name that can be a folder's: 150 characters at most, without /",
+)
+"""What becomes the name of a folder, a file or a column."""
+
 _WORDS: Rule = (
     lambda value: isinstance(value, list) and all(isinstance(word, str) for word in value),
     "a list of words",
@@ -63,16 +82,22 @@ AUGMENT: Mapping[str, Rule] = {
 
 RULES: Mapping[str, Rule] = {
     **AUGMENT,
-    **dict.fromkeys(("temperature", "width", "gamma", "span", "lr", "gradient_clip"), _POSITIVE),
+    **dict.fromkeys(("temperature", "gamma", "span", "lr", "gradient_clip"), _POSITIVE),
     **dict.fromkeys(("weight", "task_weight", "weight_decay", "ramp"), _NOT_NEGATIVE),
     **dict.fromkeys(("alpha", "pct_start"), _UNIT),
     **dict.fromkeys(("momentum", "decay"), _BELOW_ONE),
-    **dict.fromkeys(("max_epochs", "epochs", "seed", "split_seed", "workers"), _WHOLE),
+    **dict.fromkeys(("max_epochs", "epochs"), _EPOCHS),
+    **dict.fromkeys(("seed", "split_seed"), _WHOLE),
+    "workers": _whole(0, 1000),
+    "width": (lambda value: 0 < value <= 1000, "a number above 0, 1000 at most"),
+    "depth": _whole(1, 10_000),
+    "size": _whole(1, 10_000),
+    "generations": _whole(1, 100),
     **dict.fromkeys(
-        ("batch_size", "accumulate", "classes", "channels", "num_nodes", "log_every_n_steps", "depth", "subset",
-         "checkpoint_every_n_steps", "max_steps", "generations", "branches", "cycles", "size",
-         "last"), _COUNT),
-    **dict.fromkeys(("name", "group", "entity", "checkpoint"), _WORD),
+        ("batch_size", "accumulate", "classes", "channels", "num_nodes", "log_every_n_steps", "subset",
+         "checkpoint_every_n_steps", "max_steps", "branches", "cycles", "last"), _COUNT),
+    **dict.fromkeys(("group", "entity", "checkpoint"), _WORD),
+    "name": NAME,
     **dict.fromkeys(("allow", "tags"), _WORDS),
     **dict.fromkeys(("T_max", "T_0", "total_steps"), _LENGTH),
     "max_lr": (lambda value: value == "lr" or value > 0, "a number above 0, or lr, the optimizer's own"),
