@@ -58,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from kdlab.run.derive import drop_unused, unused_overrides
 
         used = drop_unused(config)
-        unused = unused_overrides(given.overrides, used)
-        return train(used, notes=[f"{override} has no effect with mode={config.names.mode}" for override in unused])
+        return train(used, notes=unused_overrides(given.overrides, used))
     except KeyboardInterrupt:
         print("kdlab: stopped before anything had started", file=sys.stderr)
         return 130

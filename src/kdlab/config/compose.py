@@ -132,10 +132,13 @@ def _composed(
         raise UsageError(f"phases={phases}: expected a list of groups of keys, [{{epochs: 10}}]")
     names = {group: made[group] for group in ("model", "data", "task")}
     names |= {"mode": "+".join(modes_of(phases, own)), "teacher": made.get("model@teacher.model")}
-    for place, phase in enumerate(phases):
+    several = {f"phases.{place}": phase for place, phase in enumerate(phases)}
+    several |= {f"loss.heads.{name}.first": head["first"] for name, head in config["loss"]["heads"].items()
+                if isinstance(head.get("first"), dict)}  # fmt: skip
+    for where, phase in several.items():
         for group in ("mode", "optimizer", "scheduler"):
             if not isinstance(option := phase.get(group), dict | None):
-                is_choice(group, option, known, where=f"phases.{place}.{group}")
+                is_choice(group, option, known, where=f"{where}.{group}")
                 phase[group] = _plain(composed([*choices, f"{group}={option}"])[group])
                 phase[group].pop("proposes", None)
     return config, names
@@ -190,6 +193,7 @@ def _follow_generations(config: Plain) -> None:
     generations = config.pop("generations")
     if generations is None:
         return
+    check({"generations": generations})  # before they are written out
     if "members" in config["teacher"]:
         raise UsageError(f"generations={generations}: each is taught by the one before; choose a single teacher")
     own = {key: config[key] for key in ("model", "optimizer", "scheduler")}

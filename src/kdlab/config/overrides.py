@@ -50,12 +50,12 @@ def read(overrides: Sequence[str], known: Known) -> list[tuple[Mark, Override]]:
     """
     if len(overrides) > MOST:
         raise UsageError(f"expected {MOST} overrides at most, got {len(overrides)}")
-    for override in overrides:
-        if len(override) > LONGEST:
-            raise UsageError(f"{override[:40]}...: expected {LONGEST} characters at most, got {len(override)}")
-        if control := next((letter for letter in override if unicodedata.category(letter) == "Cc"), None):
-            raise UsageError(f"{override!r}: expected no control characters such as {control!r}")
-    found = [(mark, _parsed(text)) for override in overrides for mark, text in _spelled(override, known)]
+    for text in overrides:
+        if len(text) > LONGEST:
+            raise UsageError(f"{text[:40]}...: expected {LONGEST} characters at most, got {len(text)}")
+        if control := next((letter for letter in text if unicodedata.category(letter) == "Cc"), None):
+            raise UsageError(f"{text!r}: expected no control characters such as {control!r}")
+    found = [(mark, _parsed(text)) for given in overrides for mark, text in _spelled(given, known)]
     for _, override in found:
         if override.is_sweep_override():
             raise UsageError("a list of values in one key is a study: write it in a file for python -m kdlab.sweep")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-from kdlab.config.schema import EnsembleConfig, FitConfig, RunConfig, TeacherConfig
+from kdlab.config.schema import FitConfig, RunConfig, TeacherConfig, named_teachers
 from kdlab.core.errors import UsageError
 from kdlab.data.check import check, check_normalisation
 
@@ -24,18 +23,8 @@ def check_settings(config: RunConfig) -> None:
     _check_accumulation(trainer, "trainer")
     if (classes := config.task.get("classes", config.data.classes)) != config.data.classes:
         raise UsageError(f"task.classes={classes}, but the data has {config.data.classes} classes; leave it out")
-    for key, teacher in _teachers(config.teacher, "teacher"):
+    for key, teacher in named_teachers(config.teacher):
         _check_teacher(key, teacher, config)
-
-
-def _teachers(teacher: TeacherConfig | EnsembleConfig | None, key: str) -> Iterator[tuple[str, TeacherConfig]]:
-    """Every teacher with its key, and the teachers of teachers."""
-    if isinstance(teacher, EnsembleConfig):
-        for name, member in teacher.members.items():
-            yield from _teachers(member, f"{key}.members.{name}")
-    elif teacher is not None:
-        yield key, teacher
-        yield from _teachers(teacher.teacher, f"{key}.teacher")
 
 
 def _check_teacher(key: str, teacher: TeacherConfig, config: RunConfig) -> None:
