@@ -41,7 +41,7 @@ def test_a_killed_and_resumed_run_ends_with_the_numbers_of_one_that_was_not(case
     assert died.returncode == -signal.SIGKILL
     run = only_run(killed)
     assert not (run / "result.json").exists()
-    resumed = train(killed, home, [f"resume={run}"])
+    resumed = train(killed, home, [f"resume={run}", "allow=[support]"])
     assert resumed.returncode == 0, resumed.stderr
     assert only_run(killed) == run
     assert numbers(run) == numbers(only_run(whole))

@@ -8,6 +8,8 @@ from difflib import get_close_matches
 from functools import wraps
 from typing import ParamSpec
 
+from kdlab.core.system_errors import explained, system_error
+
 P = ParamSpec("P")
 
 
@@ -25,7 +27,7 @@ def nearest(word: str, known: Iterable[str], *, most: int = 1) -> str:
 
 
 def one_line(command: Callable[P, int]) -> Callable[P, int]:
-    """A command that prints a UsageError in one line on stderr and exits with code 2."""
+    """A command that prints a UsageError, and what the machine refuses, in one line on stderr and exits with code 2."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
@@ -33,6 +35,11 @@ def one_line(command: Callable[P, int]) -> Callable[P, int]:
             return command(*args, **kwargs)
         except UsageError as error:
             print(f"kdlab: {error}", file=sys.stderr)
+            return 2
+        except Exception as error:
+            if (refused := system_error(error)) is None:
+                raise
+            print(f"kdlab: {explained(refused)}", file=sys.stderr)
             return 2
 
     return run

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import secrets
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from kdlab.config.schema import RunConfig, TeacherConfig
-from kdlab.core.files import write_text
 from kdlab.data.dataset import Data, load
 from kdlab.networks.cost import cost
 from kdlab.networks.weights import StateDict, hash_file
@@ -22,15 +18,13 @@ from kdlab.run.builder import Made, example_batch, make_network, trained
 from kdlab.run.derive import alone_run, teacher_run
 from kdlab.run.evaluation import predict, score, student_of
 from kdlab.run.fit import Trained, fit
+from kdlab.run.folder import FOLDER, named, new_folder, write_config
 from kdlab.run.recipe import Recipe, key_of, recipe_of
 from kdlab.run.result import VERSION as RESULT_VERSION
 from kdlab.run.result import gap_closed, provenance, write_json
 from kdlab.run.resume import last_good
 from kdlab.run.saved import write_student
 from kdlab.run.store import Entry, Store
-
-FOLDER = "KDLAB_RUN"
-"""The environment variable that gives all processes of one run its folder."""
 
 Row = dict[str, Any]
 
@@ -121,9 +115,9 @@ def run(
     Raises:
         UsageError: where the run is impossible.
     """
-    config = config.replace(name=config.name or name_of(config))
+    config = named(config)
     data = data or load(config.data.plain(), config.allow)
-    folder = folder or new_folder(Path(config.runs), config.name or "")
+    folder = folder or new_folder(config)
     os.environ[FOLDER] = str(folder.resolve())
     try:
         return _run(config, data, folder, store or Store(), resume)
@@ -153,33 +147,6 @@ def _run(config: RunConfig, data: Data, folder: Path, store: Store, resume: bool
     write_student(folder, config.data, data.classes, found.result["network"])
     write_json(folder / "result.json", result)
     return Outcome(folder, result)
-
-
-def write_config(folder: Path, config: RunConfig) -> None:
-    """Writes `config.yaml`; an existing one stays."""
-    if not (file := folder / "config.yaml").is_file():  # ranks write the same content in turn
-        write_text(file, yaml.safe_dump(config.plain(), sort_keys=False))
-
-
-def name_of(config: RunConfig) -> str:
-    """The name of a run that the user did not name: `mobilenet-kd`, `mobilenet-supervised`."""
-    names = config.names
-    loss = names.loss if config.distils else ""
-    mode = "" if names.mode == "offline" else names.mode
-    return "-".join(part for part in (names.model, loss, mode, names.data, f"seed{config.seed}") if part)
-
-
-def new_folder(runs: Path, name: str) -> Path:
-    """A new folder `DATE-NAME-ID` for this run; its other processes get it from the environment."""
-    if given := os.environ.get(FOLDER):
-        return Path(given)
-    job = os.environ.get("SLURM_JOB_ID")
-    launched = os.environ.get("TORCHELASTIC_RUN_ID")  # every rank of torchrun must arrive at the same name
-    identity = f"{job}-{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else launched or secrets.token_hex(3)
-    started = int(os.environ.get("SLURM_JOB_START_TIME", time.time()))
-    folder = runs / f"{time.strftime('%Y%m%d', time.localtime(started))}-{name}-{identity}"
-    folder.mkdir(parents=True, exist_ok=bool(job or launched))
-    return folder
 
 
 def _hashes(teachers: Sequence[TeacherConfig]) -> Iterator[tuple[str, str]]:

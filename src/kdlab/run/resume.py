@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,29 +11,43 @@ from typing import Any
 from kdlab.config.ranges import check
 from kdlab.config.schema import RunConfig
 from kdlab.config.settings import parse
+from kdlab.config.yaml_file import read_yaml
 from kdlab.core.errors import UsageError
 
 
-def read_stopped_run(folder: Path) -> RunConfig:
+def read_stopped_run(folder: Path, allow: Sequence[str] = ()) -> RunConfig:
     """The config of a stopped run, after checking its files.
 
+    Args:
+        folder: of the run.
+        allow: the packages outside kdlab that the command line allows: the run's files decide none.
+
     Raises:
-        UsageError: where there is no such run, it is complete, or its files are damaged.
+        UsageError: where there is no such run, it is complete, its files are damaged, or it needs code that is not
+            allowed.
     """
     if not (file := folder / "config.yaml").is_file():
         raise UsageError(f"resume={folder}: not a run folder; expected one with a config.yaml, as below runs/")
     if (folder / "result.json").is_file():
         raise UsageError(f"resume={folder}: that run is complete; its numbers are in {folder / 'result.json'}")
-    import yaml
-
     try:
-        content = yaml.safe_load(file.read_text())
+        content = read_yaml(file)
         config = parse(RunConfig, content)
-    except (yaml.YAMLError, UnicodeDecodeError, UsageError) as error:
+    except UsageError as error:
         raise UsageError(f"resume={folder}: {file} is damaged, or of another version; start a new run") from error
     check(content)
+    if not set(config.allow) <= set(allow):
+        raise UsageError(
+            f"resume={folder} uses classes of your own packages; to run them type "
+            f"{resume_command(folder, config.allow)}"
+        )
     last_good(folder)
-    return config
+    return config.replace(allow=tuple(allow))
+
+
+def resume_command(folder: Path, allow: Sequence[str] = ()) -> str:
+    """What to type to resume a run, with the packages of the user's own that it needs."""
+    return f"python -m kdlab.train resume={folder}" + (f" 'allow=[{','.join(allow)}]'" if allow else "")
 
 
 @dataclass(frozen=True)

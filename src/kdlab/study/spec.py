@@ -91,6 +91,7 @@ class Plan:
     """A study, read and checked as far as can be without torch.
 
     settings: its whole YAML. runs: the folder that contains its folder. seed: of its runs, where a trial has only one.
+    allow: the packages that the command line allows; what a storage holds decides none.
     """
 
     settings: StudyConfig
@@ -100,6 +101,7 @@ class Plan:
     constraints: tuple[Constraint, ...]
     runs: Path
     seed: int
+    allow: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -131,7 +133,7 @@ class Plan:
 
     def compose(self, overrides: Sequence[str]) -> RunConfig:
         """The config of a run."""
-        return compose(overrides, self.folders)
+        return compose(overrides, self.folders, allow=self.allow)
 
 
 def curve_of(trial: FrozenTrial) -> dict[int, float]:

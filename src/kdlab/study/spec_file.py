@@ -31,6 +31,7 @@ from typing import Any
 import yaml
 
 from kdlab.config.compose import compose, groups
+from kdlab.config.overrides import group_of, packages_of
 from kdlab.config.settings import Settings, parse
 from kdlab.core.errors import UsageError, nearest
 from kdlab.study.pruner import DominatedPruner
@@ -58,7 +59,23 @@ def read_plan(file: Path, overrides: Sequence[str] = (), folders: Sequence[Path]
     given = _parsed(file.read_text(), file)
     if not isinstance(given, dict):
         raise UsageError(f"{file}: expected the keys of a study, {', '.join(KEYS)}")
+    _refuse_code(given, file)
     return make_plan(with_overrides({"name": file.stem, **given}, overrides), folders)
+
+
+def _refuse_code(given: Mapping[str, Any], file: Path) -> None:
+    """Refuses a study that names packages whose code may run: only the command line does."""
+    overrides, first = (list(given.get(key) or ()) for key in ("overrides", "first"))
+    for override in overrides:
+        if (packages := packages_of(str(override))) is not None:
+            named = ",".join(packages)
+            raise UsageError(
+                f"{file}: overrides: {override}: packages whose code may run are named on the command line alone; to "
+                f"run them leave it out and type python -m kdlab.sweep {file} 'allow=[{named}]'"
+            )
+    for key in (key for point in ((given.get("space") or {}), *first) for key in point):
+        if group_of(str(key).partition("@")[0].strip()) == "allow":
+            raise UsageError(f"{file}: {key}: packages are named on the command line alone, 'allow=[mypackage]'")
 
 
 def with_overrides(given: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -123,7 +140,7 @@ def make_plan(given: Mapping[str, Any], folders: Sequence[Path] = ()) -> Plan:
     for key in settings.final.same:
         if not any(dimension.key == key for arm in arms for dimension in arm.space):
             raise UsageError(f"final.same: {key} is not in the space")
-    return Plan(settings, tuple(folders), arms, objectives, constraints, Path(config.runs), config.seed)
+    return Plan(settings, tuple(folders), arms, objectives, constraints, Path(config.runs), config.seed, config.allow)
 
 
 def read_constraint(text: object) -> Constraint:
