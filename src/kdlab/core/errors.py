@@ -8,7 +8,13 @@ from difflib import get_close_matches
 from functools import wraps
 from typing import ParamSpec
 
+from kdlab.core.printable import masked, printable
+
 P = ParamSpec("P")
+
+
+LONGEST = 2000
+"""Characters of a message."""
 
 
 class UsageError(ValueError):
@@ -32,7 +38,14 @@ def one_line(command: Callable[P, int]) -> Callable[P, int]:
         try:
             return command(*args, **kwargs)
         except UsageError as error:
-            print(f"kdlab: {error}", file=sys.stderr)
+            print(f"kdlab: {_line(error)}", file=sys.stderr)
             return 2
 
     return run
+
+
+def _line(error: UsageError) -> str:
+    """Its message in one line, without passwords, and shortened where the user's value is long."""
+    text = printable(masked(str(error)))
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"
