@@ -2,14 +2,8 @@
 
 import json
 import os
-import shutil
 import signal
-import socket
-import subprocess
-import tempfile
-import time
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -220,36 +214,6 @@ def test_a_study_that_could_not_be_prepared_has_not_begun(tmp_path):
 
 
 # ---- a server
-
-
-@pytest.fixture
-def postgres():
-    """The URL of a PostgreSQL server of its own, on a free port."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [Path(shutil.which("initdb") or "none").parent]
-    if not (found[-1] / "initdb").exists():
-        pytest.skip("PostgreSQL's binaries are not installed")
-    folder = Path(tempfile.mkdtemp())
-    user = {"user": "nobody", "extra_groups": []} if os.getuid() == 0 else {}
-    if user:
-        shutil.chown(folder, "nobody")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, **user}
-    data = folder / "data"
-    subprocess.run([found[-1] / "initdb", "-D", data, "-U", "kdlab", "-A", "trust", "--no-sync"], check=True, **quiet)
-    options = ["-D", data, "-p", str(port), "-k", folder, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
-    server = subprocess.Popen([found[-1] / "postgres", *options], **quiet)
-    try:
-        ready = [found[-1] / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
-        while subprocess.run(ready, **quiet).returncode:
-            assert server.poll() is None
-            time.sleep(0.1)
-        yield f"postgresql://kdlab:secret@127.0.0.1:{port}/postgres"
-    finally:
-        server.send_signal(signal.SIGQUIT)
-        server.wait()
-        shutil.rmtree(folder)
 
 
 @pytest.mark.timeout(30)

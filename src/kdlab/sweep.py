@@ -58,6 +58,7 @@ def conduct(plan: Plan, work: Callable[[], TrialRunner] = _distillation) -> int:
         UsageError: before the first trial, where it is impossible.
     """
     import optuna
+
     from kdlab.core.terminal import say, terminal
     from kdlab.study import refit
     from kdlab.study.progress import ProgressView

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from kdlab.core.terminal import say
 from kdlab.core.comparison import Comparison
+from kdlab.core.terminal import say
 from kdlab.reporting.charts import curves
 from kdlab.reporting.charts.forest import Row, forest
 from kdlab.reporting.comparison_tables import compare_with_alone, comparison_table, footnotes, summary_tables

@@ -13,9 +13,9 @@ from typing import Any
 from optuna.trial import TrialState
 from rich.console import Console
 
-from kdlab.core.terminal import say
 from kdlab.core.comparison import Comparison, compare
 from kdlab.core.errors import UsageError
+from kdlab.core.terminal import say
 from kdlab.reporting.charts import search as chart
 from kdlab.reporting.charts.labels import format_params, format_value, metric_title, short_names
 from kdlab.reporting.charts.search import ReferencePoint

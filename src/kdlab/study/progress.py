@@ -13,7 +13,6 @@ from rich.live import Live
 
 from kdlab.core.printable import printable
 from kdlab.core.terminal import PlainTable, say, terminal, verbatim
-
 from kdlab.study.spec import feasible
 from kdlab.study.trial_queue import Quota, TrialQueue, originals
 
