@@ -131,7 +131,7 @@ def _repair(file: Path) -> None:
         with replacing(path) as aside:
             aside.write_bytes(bytes_)
     lines = f"{found.lost} lines are" if found.lost > 1 else "1 line is"
-    again = f"; done again: {found.again} trials that ran at the time" if found.again else ""
+    again = f"; trials that ran at the time and are done again: {found.again}" if found.again else ""
     print(
         printable(
             f"kdlab: {file}: {lines} damaged, the first is line {found.first}{again}; the damaged file is {kept.name}"
