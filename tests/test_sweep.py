@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -124,6 +125,26 @@ def test_a_study_goes_on_with_a_larger_budget_and_not_with_another_space(tmp_pat
     assert said.count("\n") == 1
     study.run("budget.trials=4")
     accounted(study.trials(), 4)
+
+
+def test_a_study_goes_on_with_its_config_files_as_they_were_wherever_they_are(tmp_path):
+    def config(folder, weight):
+        file = tmp_path / folder / "loss" / "own.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        kd = Path(__file__).parents[1] / "conf" / "loss" / "kd.yaml"
+        file.write_text(f"{kd.read_text()}# {weight}\n")
+        return ["--config-dir", folder]
+
+    study = Command(tmp_path)
+    study.run("budget.trials=1", *config("mine", 1))
+    said = study.run("budget.trials=2", *config("mine", 50), code=2)
+    assert said == (
+        "kdlab: --config-dir: loss/own.yaml changed since the study study was started; give this one another name, "
+        "name=NAME\n"
+    )
+    assert study.run("budget.trials=2", code=2).startswith("kdlab: --config-dir: loss/own.yaml is missing since")
+    study.run("budget.trials=2", *config("renamed", 1))
+    accounted(study.trials(), 2)
 
 
 def test_a_trial_that_breaks_a_constraint_is_not_trained(tmp_path):

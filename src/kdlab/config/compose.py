@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from kdlab.config.loss_settings import open_dials, set_dials, set_task_weight, tune
 from kdlab.config.mode_defaults import holds, modes_of, proposals
+from kdlab.config.names import check_name
 from kdlab.config.overlay import set_by
 from kdlab.config.overrides import experiments_of, group_of, is_choice, read, settled
 from kdlab.config.ranges import check, check_known, check_value, lookup
@@ -75,6 +76,8 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
     set_task_weight(resolved)
     _follow_generations(resolved)
     check(resolved)
+    if resolved["name"] is not None:
+        check_name(resolved["name"])
     resolved.pop("resume")
     return parse(RunConfig, {**resolved, "names": {**names, "loss": "+".join(resolved["loss"]["heads"])}})
 

@@ -19,9 +19,7 @@ import yaml
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from kdlab.core.errors import UsageError
 from kdlab.core.files import write_text
-from kdlab.core.printable import masked
 from kdlab.study import refit
 from kdlab.study.process_pool import (
     Assignment,
@@ -36,8 +34,9 @@ from kdlab.study.process_pool import (
     TrialRunner,
 )
 from kdlab.study.progress import ProgressView
+from kdlab.study.same_study import kept_settings, refuse_another
 from kdlab.study.search_space import written
-from kdlab.study.spec import FREE, Arm, Plan, make_pruner
+from kdlab.study.spec import Arm, Plan, make_pruner
 from kdlab.study.storage import Storage, open_storage
 from kdlab.study.trial_queue import BEAT, Presence, Quota, TrialQueue, originals
 
@@ -69,7 +68,7 @@ class StudyRunner:
         self.storage: Storage = open_storage(plan.storage)
         self._presence = Presence()
         self.quotas: list[Quota] = []
-        self.storage.exclusively(self._refuse_another)
+        self.storage.exclusively(lambda: refuse_another(plan, self.storage))
         self._pool = ProcessPool(plan.settings.workers, plan.settings.hang_seconds)
         self._held: dict[Job, Held] = {}
         self._signed = self._looked = float("-inf")
@@ -101,35 +100,18 @@ class StudyRunner:
 
     # ---- beginning
 
-    def _refuse_another(self) -> None:
-        """Refuses a study that was started with other settings; under the lock."""
-        known, plan = optuna.get_all_study_names(self.storage.optuna), self.plan
-        for name in {plan.titled(arm) for arm in plan.arms} & set(known):
-            begun = optuna.load_study(study_name=name, storage=self.storage.optuna).user_attrs.get("plan")
-            for key, value in self._settings().items():
-                if begun is not None and key not in FREE and begun.get(key) != value:
-                    raise UsageError(
-                        f"{key}: the study {plan.name} was started with another value, see "
-                        f"{plan.folder / 'study.yaml'}; give this one another name, name=NAME"
-                    )
-
-    def _settings(self) -> dict[str, Any]:
-        """The settings of the study as its storage keeps them."""
-        settings = self.plan.settings
-        where = settings.storage and masked(settings.storage)
-        return settings.replace(storage=where).model_dump(mode="json", by_alias=True)
-
     def _begin(self) -> list[Quota]:
         """The quotas of all arms; creates missing Optuna studies."""
         self.quotas = self.storage.exclusively(self._begin_arms)
         return self.quotas
 
     def _begin_arms(self) -> list[Quota]:
-        self._refuse_another()
-        quotas = [self._begin_arm(arm) for arm in self.plan.arms]
-        if not (file := self.plan.folder / "study.yaml").is_file():
+        plan = self.plan
+        refuse_another(plan, self.storage)
+        quotas = [self._begin_arm(arm) for arm in plan.arms]
+        if not (file := plan.folder / "study.yaml").is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(file, yaml.safe_dump(self._settings(), sort_keys=False))
+            write_text(file, yaml.safe_dump(kept_settings(plan), sort_keys=False))
         return quotas
 
     def _begin_arm(self, arm: Arm) -> Quota:
@@ -146,7 +128,8 @@ class StudyRunner:
             queue.study.set_user_attr("objectives", [list(pair) for pair in plan.objectives.items()])
             queue.study.set_user_attr("curve", plan.curve)
             queue.study.set_user_attr("arm", arm.option)
-            queue.study.set_user_attr("plan", self._settings())
+            queue.study.set_user_attr("configs", plan.configs())
+            queue.study.set_user_attr("plan", kept_settings(plan))
         return Quota(queue, arm, plan.settings.budget.trials)
 
     def _begin_refits(self, refits: Sequence[refit.Refit]) -> Quota:

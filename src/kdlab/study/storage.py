@@ -61,7 +61,8 @@ def stored(folder: Path, where: str | None = None) -> Iterator[list[Study]]:
         UsageError: where there is none.
     """
     settings = read_settings(folder)
-    where = where or settings["storage"] or str(folder / "journal.log")
+    noted = (settings["storage"] or "").replace(":***@", "@")  # the password is then in PGPASSWORD or ~/.pgpass
+    where = where or noted or str(folder / "journal.log")
     if "://" not in where and not Path(where).is_file():
         raise UsageError(f"{folder}: its storage {where} does not exist")
     with closing(open_storage(where)) as storage:
