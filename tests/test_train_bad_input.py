@@ -23,6 +23,8 @@ from kdlab.run.loggers import read_metrics
 from kdlab.training.checkpoint_io import CheckpointFiles
 from support.tiny_runs import TINY, files, hears_ctrl_c, machine, train
 
+NO_FOLDER = "expected a name that can be a folder's: without /, not starting with a dot, of 150 bytes at most"
+
 
 @pytest.fixture(scope="module", autouse=True)
 def place(tmp_path_factory: pytest.TempPathFactory):
@@ -93,7 +95,7 @@ def refused(place: Path, *arguments: str) -> str:
         ("loss.alpha=1.1", "loss.alpha=1.1: expected a number from 0 to 1"),
         ("loss.alpha=nan", "loss.alpha=nan: expected a finite number"),
         ("seed=one", "seed=one: expected a whole number, as in seed=0"),
-        ("name=3", "name=3: expected a name that can be a folder's: a word without /, of 150 characters at most"),
+        ("name=3", f"name=3: {NO_FOLDER}"),
         ("trainer.max_epochs=-1", "trainer.max_epochs=-1: expected a whole number, 0 or more"),
         ("phases=[{epochs: -1}]", "phases.0.epochs=-1: expected a whole number, 0 or more"),
         ("phases=3", "phases=3: expected a list of groups of keys, [{epochs: 10}]"),
@@ -129,9 +131,8 @@ def refused(place: Path, *arguments: str) -> str:
                                    "this run's data as they are; leave it out"),
         ("teacher.size=16", "teacher.size=16: a teacher without teacher.checkpoint is trained on this run's data as "
                             "they are; leave it out"),
-        ("name=../../x", "name=../../x: expected a name that can be a folder's: a word without /, of 150 characters at "
-                         "most"),
-        ("name=..", "name=..: expected a name that can be a folder's: a word without /, of 150 characters at most"),
+        ("name=../../x", f"name=../../x: {NO_FOLDER}"),
+        ("name=..", f"name=..: {NO_FOLDER}"),
         ("trainer.max_epochs=2147483648", "trainer.max_epochs=2147483648: expected 100000 at most"),
         ("phases=[{epochs: 2147483648}]", "phases.0.epochs=2147483648: expected 100000 at most"),
         ("generations=100000", "generations=100000: expected 30 at most"),

@@ -13,6 +13,7 @@ from copy import deepcopy
 from typing import Any
 
 from kdlab.core.errors import UsageError, nearest
+from kdlab.core.printable import printable
 
 Rule = tuple[Callable[[Any], bool], str]
 _POSITIVE: Rule = (lambda value: value > 0, "a number above 0")
@@ -22,10 +23,13 @@ _BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "a number from 0 up to, not in
 _WHOLE: Rule = (lambda value: isinstance(value, int) and value >= 0, "a whole number, 0 or more")
 _COUNT: Rule = (lambda value: isinstance(value, int) and value >= 1, "a whole number, 1 or more")
 
-NAME: Rule = (
-    lambda value: bool(re.fullmatch(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]{1,150}", value)),
-    "a name that can be a folder's: a word without /, of 150 characters at most",
-)
+
+def _is_name(value: str) -> bool:
+    plain = bool(re.fullmatch(r"[^./\\][^/\\]*", value)) and printable(value) == value
+    return plain and len(value.encode()) <= 150  # with a date, a setting and a seed it still is the name of a folder
+
+
+NAME: Rule = (_is_name, "a name that can be a folder's: without /, not starting with a dot, of 150 bytes at most")
 """What becomes the name of a folder, a file or a column."""
 
 _NAMED = ("loss.heads", "mode.peers", "teacher.members", "data.views")

@@ -8,9 +8,14 @@ from difflib import get_close_matches
 from functools import wraps
 from typing import ParamSpec
 
+from kdlab.core.printable import masked, printable
 from kdlab.core.system_errors import explained, system_error
 
 P = ParamSpec("P")
+
+
+LONGEST = 2000
+"""Characters of a message."""
 
 
 class UsageError(ValueError):
@@ -34,12 +39,19 @@ def one_line(command: Callable[P, int]) -> Callable[P, int]:
         try:
             return command(*args, **kwargs)
         except UsageError as error:
-            print(f"kdlab: {error}", file=sys.stderr)
+            print(f"kdlab: {_line(error)}", file=sys.stderr)
             return 2
         except Exception as error:
             if (refused := system_error(error)) is None:
                 raise
-            print(f"kdlab: {explained(refused)}", file=sys.stderr)
+            print(f"kdlab: {_line(explained(refused))}", file=sys.stderr)
             return 2
 
     return run
+
+
+def _line(message: object) -> str:
+    """A message in one line, without passwords, and shortened where the user's value is long."""
+    text = printable(masked(str(message)))
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"

@@ -18,6 +18,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from kdlab.core.files import replacing
+from kdlab.core.printable import printable
 from kdlab.networks.weights import save_weights
 from kdlab.training.checkpoint_io import LAST
 from kdlab.training.distiller import Distiller
@@ -148,5 +149,5 @@ class ProgressLine(Callback):
         primary = pl_module.task.primary
         value = trainer.callback_metrics.get(f"validation/{primary}")
         scored = "" if value is None else f"  validation {primary} {float(value):.4f}"
-        text = f"{self.name}: epoch {pl_module.epochs_done():.1f} of {total}  {rate:.1f} steps/s{scored}"
+        text = f"{printable(self.name)}: epoch {pl_module.epochs_done():.1f} of {total}  {rate:.1f} steps/s{scored}"
         print(f"{start}{text:<78}", end="", file=sys.stderr, flush=True)
