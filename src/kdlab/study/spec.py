@@ -18,8 +18,9 @@ none is above 0), and the user attributes
 - `epochs`: the length of its schedule;
 - `reason`: why it was pruned or failed, in one line; not set for complete trials;
 - `folder`: its run folder, relative to the study's; the curve is also in its metrics.csv;
-- `worker`: who ran it; `mark`: set with it, so that a worker finds a trial whose taking was interrupted; `retry_of`: the number of the failed trial it repeats; `retries`: how often it failed
-  before by its own error. A repeated trial counts once in the budget.
+- `worker`: who ran it; `mark`: set with it, so that a worker finds a trial whose taking was interrupted;
+- `retry_of`: the number of the failed trial it repeats; `retries`: how often it failed before by its own error. A
+  repeated trial counts once in the budget.
 - its curve, see `curve_of`: per epoch, the `curve` metric of its first seed. Compute is epochs × multiply-accumulates.
 Trials of NAME/final have no parameters; `setting`, `arm`, `seed`, `params` and `overrides` define what they refit, and
 `result` is its outcome, as `kdlab.study.refit.of_result` takes it from a result.json. Their value is the test metric.
