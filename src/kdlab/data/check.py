@@ -6,7 +6,7 @@ It runs before torch is imported, so it uses only the standard library.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,9 @@ def folder_parts(path: Path) -> dict[str, Path]:
 
 def subfolders(path: Path) -> list[str]:
     """The names of the folders in a folder, hidden ones left out, in order."""
-    return sorted(entry.name for entry in _entries(path) if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(
+        entry.name for entry in _entries(path) if _is(os.DirEntry.is_dir, entry) and not entry.name.startswith(".")
+    )
 
 
 def class_folders(path: Path) -> list[str]:
@@ -155,9 +157,9 @@ def pictures(folder: Path) -> Iterator[os.DirEntry[str]]:
     waiting: list[os.DirEntry[str] | Path] = [folder]
     while waiting:
         entry = waiting.pop()
-        if isinstance(entry, os.DirEntry) and not entry.is_dir():
+        if isinstance(entry, os.DirEntry) and not _is(os.DirEntry.is_dir, entry):
             if entry.name.lower().endswith(PICTURES):
-                if not entry.is_file():
+                if not _is(os.DirEntry.is_file, entry):
                     raise DataError(
                         f"data: {entry.path} is not a file but a pipe, a device or a broken link; remove it"
                     )
@@ -182,6 +184,13 @@ def parquet_files(folder: Path) -> list[Path]:
         if not file.is_file():
             raise DataError(f"data.path: {file} is not a file but a folder, a pipe or a broken link; remove it")
     return found
+
+
+def _is(kind: Callable[[os.DirEntry[str]], bool], entry: os.DirEntry[str]) -> bool:
+    try:
+        return kind(entry)
+    except OSError:  # a link to itself
+        return False
 
 
 def _identity(folder: Path) -> tuple[int, int]:
