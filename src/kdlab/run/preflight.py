@@ -66,6 +66,8 @@ class Preflight:
             parts = self._assembled(config)
         except ValueError as error:
             raise UsageError(" ".join(str(error).split())) from error
+        except (RuntimeError, ArithmeticError, MemoryError, TypeError) as error:  # of parts made with odd settings
+            raise UsageError(f"the run cannot be put together: {type(error).__name__}: {error}") from error
         parts.close()
         check_home()
         return parts
