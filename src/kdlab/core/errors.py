@@ -13,13 +13,30 @@ from kdlab.core.system_errors import explained, system_error
 
 P = ParamSpec("P")
 
+LONGEST = 2000
+"""Characters of a message."""
+
 
 LONGEST = 2000
 """Characters of a message."""
 
 
 class UsageError(ValueError):
-    """A mistake in what the user gave. Entry points print it in one line and exit with code 2."""
+    """A mistake in what the user gave. Entry points print it in one line and exit with code 2.
+
+    Its text is one line, whatever it quotes: what cannot be printed is written as an escape sequence.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+def printable(text: str) -> str:
+    """A text in one line of printable characters, without its middle where it is longer than `LONGEST`."""
+    line = " ".join(text.split())
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
 
 
 def nearest(word: str, known: Iterable[str], *, most: int = 1) -> str:
