@@ -17,26 +17,21 @@ LONGEST = 2000
 """Characters of a message."""
 
 
-LONGEST = 2000
-"""Characters of a message."""
-
-
 class UsageError(ValueError):
     """A mistake in what the user gave. Entry points print it in one line and exit with code 2.
 
-    Its text is one line, whatever it quotes: what cannot be printed is written as an escape sequence.
+    Its text is one line, whatever it quotes: it steers no terminal and holds no password.
     """
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return line_of(super().__str__())
 
 
-def printable(text: str) -> str:
-    """A text in one line of printable characters, without its middle where it is longer than `LONGEST`."""
-    line = " ".join(text.split())
-    if len(line) > LONGEST:
-        line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
+def line_of(message: object) -> str:
+    """A message in one line, without passwords, and without its middle where it is longer than `LONGEST`."""
+    text = " ".join(printable(masked(str(message))).split())
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"
 
 
 def nearest(word: str, known: Iterable[str], *, most: int = 1) -> str:
@@ -56,19 +51,12 @@ def one_line(command: Callable[P, int]) -> Callable[P, int]:
         try:
             return command(*args, **kwargs)
         except UsageError as error:
-            print(f"kdlab: {_line(error)}", file=sys.stderr)
+            print(f"kdlab: {error}", file=sys.stderr)
             return 2
         except Exception as error:
             if (refused := system_error(error)) is None:
                 raise
-            print(f"kdlab: {_line(explained(refused))}", file=sys.stderr)
+            print(f"kdlab: {line_of(explained(refused))}", file=sys.stderr)
             return 2
 
     return run
-
-
-def _line(message: object) -> str:
-    """A message in one line, without passwords, and shortened where the user's value is long."""
-    text = printable(masked(str(message)))
-    half = LONGEST // 2
-    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"
