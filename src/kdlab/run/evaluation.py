@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from kdlab.config.schema import RunConfig
+from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Batch
 from kdlab.data.dataset import Data
 from kdlab.networks.cost import cost
@@ -53,7 +56,7 @@ def measure(config: RunConfig, data: Data, parts: Parts, keep: KeepBest | None, 
         student.to(device).float()
         weights = {"last": {key: value.detach().clone() for key, value in student.state_dict().items()}}
         if keep is not None and keep.file(name).is_file():
-            weights["best"] = load_file(keep.file(name))
+            weights["best"] = _best(keep.file(name))
         test = {}
         for which, state in weights.items():
             student.load_state_dict(state)
@@ -77,6 +80,13 @@ def measure(config: RunConfig, data: Data, parts: Parts, keep: KeepBest | None, 
     for name, student in students.items():
         measured.rows[name] |= cost(student, one)
     return measured
+
+
+def _best(file: Path) -> StateDict:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{file} is damaged; delete {file.parent / 'checkpoints'} to train from the start") from error
 
 
 def predict(ask: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
