@@ -103,9 +103,9 @@ def test_a_study_of_a_pruner_within_another_comes_to_its_end(tmp_path):
         ("name=../../x", "name=../../x: expected a name usable as a folder"),
         ("name=..", "name=..: expected a name usable as a folder"),
         ("name=", "name"),
-        ('name="a\\nb"', "name=a b: expected a name usable as a folder"),
-        ('name="a\\0b"', "name=a\\x00b: expected a name usable as a folder"),
-        ("name=" + "x" * 300, "expected a name usable as a folder"),
+        ('name="a\\nb"', "name=a b: expected a name on one line"),
+        ('name="a\\0b"', "name=a\\x00b: expected a name on one line"),
+        ("name=" + "x" * 300, "expected a name on one line"),
     ],
     ids=lambda given: given[:30],
 )

@@ -10,14 +10,26 @@ LONGEST = 150
 
 
 def check_name(name: str) -> None:
-    """Refuses a name that is no visible folder within another, or not one line.
+    """Refuses a name that is not one line, or too long.
 
     Raises:
         UsageError: naming it.
     """
-    inside = name and "/" not in name and not name.startswith(".")
-    if not inside or printable(name) != name or len(name.encode()) > LONGEST:
-        raise UsageError(
-            f"name={name}: expected a name usable as a folder: up to {LONGEST} bytes on one line, without /, and not "
-            "starting with a dot"
-        )
+    if not name or printable(name) != name or len(name.encode()) > LONGEST:
+        raise UsageError(f"name={name}: expected a name on one line, of up to {LONGEST} bytes")
+
+
+def check_folder_name(name: str) -> None:
+    """Refuses a name that is no visible folder within another.
+
+    Raises:
+        UsageError: naming it.
+    """
+    check_name(name)
+    if "/" in name or name.startswith("."):
+        raise UsageError(f"name={name}: expected a name usable as a folder, without / and not starting with a dot")
+
+
+def folder_name(name: str) -> str:
+    """A name as a part of that of a folder."""
+    return name.replace("/", "-")

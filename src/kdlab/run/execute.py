@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 
+from kdlab.config.names import folder_name
 from kdlab.config.schema import RunConfig, TeacherConfig
 from kdlab.core.files import write_text
 from kdlab.data.dataset import Data, load
@@ -175,7 +176,7 @@ def new_folder(runs: Path, name: str) -> Path:
     launched = os.environ.get("TORCHELASTIC_RUN_ID")  # every rank of torchrun must arrive at the same name
     identity = f"{job}-{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else launched or secrets.token_hex(3)
     started = int(os.environ.get("SLURM_JOB_START_TIME", time.time()))
-    folder = runs / f"{time.strftime('%Y%m%d', time.localtime(started))}-{name}-{identity}"
+    folder = runs / f"{time.strftime('%Y%m%d', time.localtime(started))}-{folder_name(name)}-{identity}"
     folder.mkdir(parents=True, exist_ok=bool(job or launched))
     return folder
 

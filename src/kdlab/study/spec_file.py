@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.config.compose import compose, groups
-from kdlab.config.names import check_name
+from kdlab.config.names import check_folder_name
 from kdlab.config.plain_yaml import parse_yaml, read_yaml
 from kdlab.config.settings import Settings, parse
 from kdlab.core.errors import UsageError, nearest
@@ -90,7 +90,7 @@ def make_plan(given: Mapping[str, Any], folders: Sequence[Path] = ()) -> Plan:
         UsageError: where they are not a valid study.
     """
     settings = parse(StudyConfig, given)
-    check_name(settings.name)
+    check_folder_name(settings.name)
     if (where := settings.storage) is not None and "://" not in where:
         settings = settings.replace(storage=str(Path(where).absolute()))
     objectives = _objectives(settings.objectives)
