@@ -157,7 +157,7 @@ def _fitting(
         devices=1 if one_device else settings.devices,  # type: ignore[arg-type]  # a sequence is a list
         num_nodes=1 if one_device else settings.num_nodes,
         strategy="auto" if one_device else _strategy(settings, parts),
-        plugins=[LightningEnvironment()] if one_device else None,
+        plugins=[LightningEnvironment()] if ranks == 1 else None,  # a job of several tasks may run it in one
         logger=metrics,
         callbacks=watching,
         enable_checkpointing=write,
