@@ -64,13 +64,13 @@ class Distillation(TrialRunner):
         self._loaded: dict[str, StateDict] = {}
 
     def check(self, plan: Plan) -> None:
-        """Checks every run that the study can reach, in every arm, and every metric that it reads.
+        """Checks every run that the study can reach, in every arm, with its data, and every metric that it reads.
 
         Raises:
             UsageError: where one is impossible.
         """
         with tempfile.TemporaryDirectory() as folder:
-            _apart(Path(folder), lambda line: _check(plan), "reading the data first")
+            _apart(Path(folder), lambda line: _check(plan))
 
     def prepare(self, plan: Plan) -> None:
         """Decodes the data and ensures that the teacher is in the store.
