@@ -17,8 +17,7 @@ SPACE = (Dimension("x", "x", optuna.distributions.FloatDistribution(0.0, 1.0), {
 
 
 def queue_on(file):
-    storage = open_storage(str(file))
-    return storage.exclusively(lambda: TrialQueue(storage, "kd", ["maximize"], space=SPACE))
+    return TrialQueue(open_storage(str(file)), "kd", ["maximize"], space=SPACE)
 
 
 def finish(queue, most):
