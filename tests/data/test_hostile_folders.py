@@ -132,16 +132,19 @@ def test_a_picture_that_cannot_be_read_is_named(pets: Path) -> None:
     assert f"{pets}/cat/0.png cannot be decoded" in refusal(lambda: Folder(str(pets), 8, 3))
 
 
-def test_folders_as_deep_as_the_system_allows_are_read(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(pets / "cat")
-    for _ in range(1500):
-        os.mkdir("a")
-        os.chdir("a")
-    (pets / "cat" / "0.png").rename("0.png")
-    monkeypatch.chdir(pets)
-    assert len(list(pictures(pets / "cat"))) == 4
-    data = Folder(str(pets), 8, 3)
-    assert len(data.train) + len(data.test or ()) == 8
+def test_folders_deeper_than_python_calls_are_read(pets: Path) -> None:
+    deep = pets / "cat" / "/".join("a" * 1500)
+    for place in reversed([deep, *deep.parents]):
+        place.mkdir(exist_ok=True)
+    try:
+        (pets / "cat" / "0.png").rename(deep / "0.png")
+        assert len(list(pictures(pets / "cat"))) == 4
+        data = Folder(str(pets), 8, 3)
+        assert len(data.train) + len(data.test or ()) == 8
+    finally:
+        (deep / "0.png").unlink(missing_ok=True)
+        for place in [deep, *deep.parents][:1500]:  # which shutil.rmtree, and so pytest, cannot
+            place.rmdir()
 
 
 def test_a_name_that_is_not_utf8_is_read_or_named_in_printable_characters(pets: Path) -> None:
