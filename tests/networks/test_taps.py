@@ -127,7 +127,7 @@ def _one_thread() -> Iterator[None]:
 
 def shapes(network: nn.Module, taps: Taps, input: Tensor) -> list[tuple[int, ...]]:
     with Observer(network, taps, Fields(stages="all")) as observer:
-        return [tuple(stage.shape[1:]) for stage in observer.example(input).knowledge.stages if stage is not None]
+        return [tuple(stage.shape[1:]) for stage in observer.example({"input": input}).knowledge.stages if stage is not None]
 
 
 @pytest.mark.parametrize(("channels", "side"), [(3, 32), (1, 8)])
@@ -474,7 +474,7 @@ def test_the_final_map_is_what_is_pooled_for_the_classifier(family: str, side: i
     taps = find_taps(network, input)
     assert taps.final_map == FINAL[family] == expected["stages"][-1]
     with Observer(network, taps, Fields(embedding=True, final_map=True)) as observer:
-        knowledge = observer(input)
+        knowledge = observer({"input": input})
     assert torch.equal(knowledge.before_pooling(), caught["map"])
     torch.testing.assert_close(knowledge.before_pooling().mean((2, 3)), knowledge.vector())
 
