@@ -98,9 +98,7 @@ def test_separate_teachers_have_weights_of_their_own():
 
 def test_the_reference_of_several_teachers_is_their_ensemble():
     mode, _, _, said = heard("probabilities", [])
-    torch.testing.assert_close(
-        mode.reference(batch()).softmax(1), torch.stack([t.softmax(1) for t in said]).mean(0)
-    )
+    torch.testing.assert_close(mode.reference(batch()).softmax(1), torch.stack([t.softmax(1) for t in said]).mean(0))
 
 
 def test_teachers_may_be_shown_another_view():

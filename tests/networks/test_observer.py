@@ -313,7 +313,8 @@ def test_a_compiled_network_says_the_same_in_one_graph(mode: str, network: Net, 
             torch.testing.assert_close(knowledge.vector(), embedding)
         assert len(made) == 1
         network.eval()
-        torch.testing.assert_close(observer.example({"input": images}).knowledge.stages, observer({"input": images}).stages)
+        batch = {"input": images}
+        torch.testing.assert_close(observer.example(batch).knowledge.stages, observer(batch).stages)
     assert list(network.state_dict()) == keys
 
 

@@ -127,7 +127,8 @@ def _one_thread() -> Iterator[None]:
 
 def shapes(network: nn.Module, taps: Taps, input: Tensor) -> list[tuple[int, ...]]:
     with Observer(network, taps, Fields(stages="all")) as observer:
-        return [tuple(stage.shape[1:]) for stage in observer.example({"input": input}).knowledge.stages if stage is not None]
+        stages = observer.example({"input": input}).knowledge.stages
+    return [tuple(stage.shape[1:]) for stage in stages if stage is not None]
 
 
 @pytest.mark.parametrize(("channels", "side"), [(3, 32), (1, 8)])
@@ -594,5 +595,6 @@ class Returning(nn.Module):
     ],
 )
 def test_networks_without_one_row_of_logits_per_sample_are_refused(make: Any, message: str) -> None:
+    network, batch = Returning(make), {"input": torch.randn(2, 4)}
     with pytest.raises(UsageError, match=message):
-        find_taps(Returning(make), torch.randn(2, 4))
+        Observer(network, find_taps(network, batch["input"]), Fields())(batch)
