@@ -2,12 +2,7 @@
 
 import json
 import os
-import shutil
 import signal
-import socket
-import subprocess
-import tempfile
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,6 +127,26 @@ def test_a_study_goes_on_with_a_larger_budget_and_not_with_another_space(tmp_pat
     accounted(study.trials(), 4)
 
 
+def test_a_study_goes_on_with_its_config_files_as_they_were_wherever_they_are(tmp_path):
+    def config(folder, weight):
+        file = tmp_path / folder / "loss" / "own.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        kd = Path(__file__).parents[1] / "conf" / "loss" / "kd.yaml"
+        file.write_text(f"{kd.read_text()}# {weight}\n")
+        return ["--config-dir", folder]
+
+    study = Command(tmp_path)
+    study.run("budget.trials=1", *config("mine", 1))
+    said = study.run("budget.trials=2", *config("mine", 50), code=2)
+    assert said == (
+        "kdlab: --config-dir: loss/own.yaml changed since the study study was started; give this one another name, "
+        "name=NAME\n"
+    )
+    assert study.run("budget.trials=2", code=2).startswith("kdlab: --config-dir: loss/own.yaml is missing since")
+    study.run("budget.trials=2", *config("renamed", 1))
+    accounted(study.trials(), 2)
+
+
 def test_a_trial_that_breaks_a_constraint_is_not_trained(tmp_path):
     space = {**STUDY["space"], "model.width": {"choices": [0.2, 0.4]}}
     study = Command(tmp_path, space=space, constraints=["student.parameters <= 300"], budget={"trials": 12})
@@ -220,36 +235,6 @@ def test_a_study_that_could_not_be_prepared_has_not_begun(tmp_path):
 
 
 # ---- a server
-
-
-@pytest.fixture
-def postgres():
-    """The URL of a PostgreSQL server of its own, on a free port."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [Path(shutil.which("initdb") or "none").parent]
-    if not (found[-1] / "initdb").exists():
-        pytest.skip("PostgreSQL's binaries are not installed")
-    folder = Path(tempfile.mkdtemp())
-    user = {"user": "nobody", "extra_groups": []} if os.getuid() == 0 else {}
-    if user:
-        shutil.chown(folder, "nobody")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, **user}
-    data = folder / "data"
-    subprocess.run([found[-1] / "initdb", "-D", data, "-U", "kdlab", "-A", "trust", "--no-sync"], check=True, **quiet)
-    options = ["-D", data, "-p", str(port), "-k", folder, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
-    server = subprocess.Popen([found[-1] / "postgres", *options], **quiet)
-    try:
-        ready = [found[-1] / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
-        while subprocess.run(ready, **quiet).returncode:
-            assert server.poll() is None
-            time.sleep(0.1)
-        yield f"postgresql://kdlab:secret@127.0.0.1:{port}/postgres"
-    finally:
-        server.send_signal(signal.SIGQUIT)
-        server.wait()
-        shutil.rmtree(folder)
 
 
 @pytest.mark.timeout(30)

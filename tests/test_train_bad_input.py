@@ -20,7 +20,10 @@ from safetensors.torch import save_file
 
 from kdlab.models.resnet import ResNet
 from kdlab.run.loggers import read_metrics
+from kdlab.training.checkpoint_io import CheckpointFiles
 from support.tiny_runs import TINY, files, hears_ctrl_c, machine, train
+
+NO_FOLDER = "expected a name that can be a folder's: without /, not starting with a dot, of 150 bytes at most"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,7 +95,7 @@ def refused(place: Path, *arguments: str) -> str:
         ("loss.alpha=1.1", "loss.alpha=1.1: expected a number from 0 to 1"),
         ("loss.alpha=nan", "loss.alpha=nan: expected a finite number"),
         ("seed=one", "seed=one: expected a whole number, as in seed=0"),
-        ("name=3", "name=3: expected a word"),
+        ("name=3", f"name=3: {NO_FOLDER}"),
         ("trainer.max_epochs=-1", "trainer.max_epochs=-1: expected a whole number, 0 or more"),
         ("phases=[{epochs: -1}]", "phases.0.epochs=-1: expected a whole number, 0 or more"),
         ("phases=3", "phases=3: expected a list of groups of keys, [{epochs: 10}]"),
@@ -124,8 +127,32 @@ def refused(place: Path, *arguments: str) -> str:
          "positional argument: 'closure'"),
         ("optimizer={lr: 1}", "optimizer={'lr': 1}: no such option; available: adam, adamw, sgd"),
         ("task.classes=7", "task.classes=7, but the data has 10 classes; leave it out"),
-        ("teacher.classes=[a, b]", "teacher.classes=['a', 'b']: expected 10 entries, for each class of the data the "
-                                   "teacher's class from 0 to 9 that means the same, or null"),
+        ("teacher.classes=[a, b]", "teacher.classes=[\"a\", \"b\"]: a teacher without teacher.checkpoint is trained on "
+                                   "this run's data as they are; leave it out"),
+        ("teacher.size=16", "teacher.size=16: a teacher without teacher.checkpoint is trained on this run's data as "
+                            "they are; leave it out"),
+        ("name=../../x", f"name=../../x: {NO_FOLDER}"),
+        ("name=..", f"name=..: {NO_FOLDER}"),
+        ("trainer.max_epochs=2147483648", "trainer.max_epochs=2147483648: expected 100000 at most"),
+        ("phases=[{epochs: 2147483648}]", "phases.0.epochs=2147483648: expected 100000 at most"),
+        ("generations=100000", "generations=100000: expected 30 at most"),
+        ("seed=9223372036854775808", "seed=9223372036854775808: expected 9223372036854775807 at most"),
+        ("seed=-1", "seed=-1: expected a whole number, 0 or more"),
+        ("trainer.batch_size=1000000000000000000",
+         "trainer.batch_size=1000000000000000000: expected 2147483647 at most"),
+        ("model.width=100000", "model.width=100000: expected 1000 at most"),
+        ("teacher.model.depth=6000002", "teacher.model.depth=6000002: expected 10000 at most"),
+        ("data.size=-1", "data.size=-1: expected a whole number, 1 or more"),
+        ("data.size=100000", "data.size=100000: expected 10000 at most"),
+        ("optimizer.lr=1e400", "optimizer.lr=inf: expected a finite number"),
+        ("loss.heads.kd.weight=null", "loss.heads.kd.weight=null: expected 0 or more"),
+        ('phases=[{epochs: 1, task_weight: "3"}]', "phases.0.task_weight=3: expected 0 or more"),
+        ("phases=[{epochs: 1, mode: {_target_: kdlab.modes.dml.DML, peers: 1, nope: 3}}]",
+         "phases.0.mode: kdlab.modes.dml.DML does not fit its settings: DML.__init__() got an unexpected keyword "
+         "argument 'nope'"),
+        ("phases=[{epochs: 1, mode: {_target_: kdlab.modes.dml.DML, peers: 1, optimizers: {peer1: "
+         "{_target_: torch.optim.Adam, betas: [0.9, 2]}}}}]",
+         "phases.0.mode.optimizers.peer1: Invalid beta parameter at index 1: 2"),
         ("teacher.mode=dml", "teacher.loss=[]: expected a loss or more, such as teacher.loss=kd; for labels alone type "
                              "teacher.mode=supervised"),
         ("data.unlabelled=[1]", "data.unlabelled=[1]: expected a number, 0 or more, or a folder of pictures"),
@@ -158,8 +185,13 @@ def test_a_wrong_key_or_value_is_one_line_and_leaves_no_trace(place, argument, s
          "The specified number of total steps is 1"),
         (("trainer.devices=[]",),
          "trainer.devices=[]: expected auto, a number, or a list of indices such as [0,1]"),
-        (("loss=ab", "loss.heads.ab.first={epochs:2,optimizer:adam}"),
-         "loss.heads.ab.first.optimizer=adam: expected a group of keys, with its class as _target_"),
+        (("loss=ab", "loss.heads.ab.first={epochs:2,optimizer:adamm}"),
+         "loss.heads.ab.first.optimizer=adamm: no such option; did you mean adam?"),
+        (("teacher.teacher=resnet8", "teacher.teacher.checkpoint=PLACE/absent"),
+         "teacher.teacher.checkpoint=PLACE/absent: there is no such file"),
+        (("teacher.checkpoint=PLACE/fine.pt", f"teacher.classes=[{','.join(10 * ['null'])}]"),
+         f"teacher.classes=[{', '.join(10 * ['None'])}]: expected 10 entries, for each class of the data the teacher's "
+         "class from 0 to 9 that means the same, or null"),
         (("scheduler=step", "scheduler.milestones=[a]"),
          "scheduler.milestones.0=a: expected a whole number, as in scheduler.milestones.0=150"),
         (("trainer=ddp", "trainer.devices=2", "trainer.batch_size=63"),
@@ -170,6 +202,91 @@ def test_a_wrong_key_or_value_is_one_line_and_leaves_no_trace(place, argument, s
 )  # fmt: skip
 def test_settings_that_contradict_each_other_are_refused_before_a_teacher_is_trained(place, arguments, said):
     assert refused(place, *TINY, *arguments) == said
+
+
+ENSEMBLE = ("model=resnet8", "model.width=0.25", "teacher=[resnet8,resnet8]", "logger=csv")
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("teacher.members.m1.model.depth=7", "teacher.members.m1.model: depth=7: expected 6n + 2 layers"),
+        ("teacher.members.m1.model.classes=7", "teacher.members.m1.model has 7 outputs, but the data has 10 classes"),
+        ("teacher.members.m1.trainer.accumulate=3", "teacher.members.m1.trainer.accumulate=3 does not divide"),
+        ("teacher.members.m1.checkpoint=PLACE/absent", "teacher.members.m1.checkpoint=PLACE/absent: there is no such"),
+        ("teacher.members.m1.checkpoint=PLACE/empty.pt", "teacher.members.m1.checkpoint=PLACE/empty.pt: the file is"),
+        ("teacher.members.m1.optimizer._target_=os.system", "teacher.members.m1.optimizer._target_=os.system is not"),
+    ],
+)  # fmt: skip
+def test_a_member_of_an_ensemble_is_named(place, argument, said):
+    assert refused(place, *ENSEMBLE, argument).startswith(said)
+
+
+def test_a_network_that_no_memory_holds_is_refused_at_once(place):
+    assert refused(place, *TINY, "model.width=1000").startswith("model takes 284 GiB, and this machine has ")
+    assert refused(place, *TINY, "teacher.model.width=1000").startswith("teacher.model takes 284 GiB, and this ")
+
+
+ENDLESS = {
+    "5 000 digits": ("seed=" + 5000 * "9", "seed=99999999999999999999...9999999999: expected shorter numbers"),
+    "lists, 1 000 deep": ("phases=" + 1000 * "[" + 1000 * "]",
+                          "phases=[[[[[[[[[[[[[[[[[[[[...]]]]]]]]]]: expected fewer levels of brackets"),
+    "10 MB": ("name=" + 10_000_000 * "x",
+              "name=" + 35 * "x" + "...: expected 100000 characters at most, got 10000005"),
+    "a name with a line of its own": ("name=a\nb", "'name=a\\nb': expected no control characters such as '\\n'"),
+    "a name with NUL": ("name=a\0b", "'name=a\\x00b': expected no control characters such as '\\x00'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ENDLESS)
+def test_a_value_beyond_reason_is_one_short_line(place, case):
+    argument, said = ENDLESS[case]
+    assert refused(place, *TINY, argument) == said
+
+
+def test_a_name_of_a_config_file_that_is_no_name_is_refused(place, tmp_path):
+    for number, name in enumerate(("../../up", "a\nb", "", 150 * "long")):
+        (tmp_path / f"{number}" / "experiment").mkdir(parents=True)
+        head = {"_target_": "kdlab.heads.response.kd.KD", "temperature": 4.0}
+        text = f"# @package _global_\nloss: {{heads: {{{json.dumps(name)}: {json.dumps(head)}}}}}\n"
+        (tmp_path / f"{number}" / "experiment" / "x.yaml").write_text(text)
+        said = refused(place, *TINY, "experiment=x", f"--config-dir={tmp_path / f'{number}'}")
+        assert said.startswith(f"loss.heads: {json.dumps(name)}: expected a name that can be a folder's")
+
+
+def test_a_hundred_thousand_overrides_are_refused(place):
+    assert refused(place, *["seed=1"] * 100_000) == "expected 1000 overrides at most, got 100001"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "notes"),
+    [
+        (["mode=dml", "generations=2"], ["generations=2 has no effect with mode=dml"]),
+        (["teacher=resnet8", "teacher.loss=kd"],
+         ["teacher.loss=kd has no effect without a teacher.mode that distils, such as teacher.mode=tf_kd, or a "
+          "teacher.teacher"]),
+        (["mode=cotrain", "teacher=resnet8", "teacher.model.width=0.5", "teacher.optimizer.lr=3"],
+         ["teacher.optimizer.lr=3 has no effect with mode=cotrain"]),
+        (["mode=supervised", "loss.temperature=3", "model@teacher.model=resnet8"],
+         ["loss.temperature=3 has no effect with mode=supervised",
+          "model@teacher.model=resnet8 has no effect with mode=supervised"]),
+        (["teacher.teacher=resnet8", "teacher.loss.temperature=3", "loss.alpha=0.5"], []),
+    ],
+)  # fmt: skip
+def test_a_key_without_effect_is_said(arguments, notes):
+    from kdlab.config.compose import compose
+    from kdlab.run.derive import drop_unused, unused_overrides
+
+    assert unused_overrides(arguments, drop_unused(compose(arguments))) == notes
+
+
+def test_the_option_of_an_optimizer_may_stand_in_the_first_phase_of_a_loss():
+    from kdlab.run.derive import compose_run
+
+    first = compose_run(["loss=ab", "loss.heads.ab.first={epochs:2,optimizer:adamw}"]).loss.heads["ab"].first
+    assert first is not None
+    assert first.optimizer is not None
+    assert first.optimizer["_target_"] == "torch.optim.AdamW"
 
 
 @pytest.mark.parametrize(("scheduler", "epochs"), [("one_cycle", 0), ("one_cycle", 1), ("cyclic", 1), ("step", 2)])
@@ -202,13 +319,13 @@ def test_a_run_whose_checkpoint_cannot_be_read_is_not_resumed_and_runs_no_code(p
     shutil.copytree(stopped, tmp_path / "run")
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     whole = last.read_bytes()
+    what = "is damaged, or was written by another version of kdlab"
     if damage == "code":
-        torch.save({"kdlab": {"steps": 3}, "more": Code()}, last)
+        CheckpointFiles().save_checkpoint({"kdlab": {"steps": 3}, "more": Code()}, last)
+        what = "carries code, or is not a checkpoint of kdlab"
     else:
         last.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"hello world")
-    assert resume(place, f"resume={tmp_path / 'run'}") == (
-        f"{last} is truncated, carries code, or is not a checkpoint; delete it to train from the start"
-    )
+    assert resume(place, f"resume={tmp_path / 'run'}") == f"{last} {what}; delete it to train from the start"
     assert not Path("pwned").exists()
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from kdlab.core.errors import UsageError, one_line
 from kdlab.core.files import write_text
+from kdlab.core.terminal import terminal
 
 
 @one_line
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--storage", metavar="URL", help="the storage of a study, where it needs a password")
     given = parser.parse_args(arguments)
     file = given.html or given.path / "report.html"
-    text = report(given.path, Console(), against=given.against, storage=given.storage)
+    text = report(given.path, terminal(), against=given.against, storage=given.storage)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, text)
     print(f"The page is {file}")

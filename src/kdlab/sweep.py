@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdlab.core.errors import one_line
+from kdlab.core.printable import masked
 
 if TYPE_CHECKING:
     from kdlab.study.process_pool import TrialRunner
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None, work: Callable[[], TrialRunner]
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--config-dir", action="append", default=[], type=Path, help="a folder of your own configs")
     given = parser.parse_args(arguments)
+    sys.argv = [*map(masked, sys.argv)]  # which W&B publishes with every run
     from kdlab.study.spec_file import read_plan
 
     return conduct(read_plan(given.study, given.overrides, given.config_dir), work)
@@ -56,8 +58,8 @@ def conduct(plan: Plan, work: Callable[[], TrialRunner] = _distillation) -> int:
         UsageError: before the first trial, where it is impossible.
     """
     import optuna
-    from rich.console import Console
 
+    from kdlab.core.terminal import say, terminal
     from kdlab.study import refit
     from kdlab.study.progress import ProgressView
     from kdlab.study.runner import StudyRunner
@@ -75,7 +77,7 @@ def conduct(plan: Plan, work: Callable[[], TrialRunner] = _distillation) -> int:
     except KeyboardInterrupt:
         print("kdlab: stopped; the same command resumes the study", file=sys.stderr)
         return 130
-    print(f"Everything is in {plan.folder}")
+    say(terminal(), f"Everything is in {plan.folder}")
     if not search.complete:
         print("kdlab: no trial finished; see the reasons above", file=sys.stderr)
         return 1
@@ -84,9 +86,9 @@ def conduct(plan: Plan, work: Callable[[], TrialRunner] = _distillation) -> int:
             print("No finished trial meets the constraints, so nothing is refitted.")
         return 0
     if final["settings"]:
-        Console().print(refit.table(final))
+        terminal().print(refit.table(final))
     for sentence in refit.verdict(final):
-        print(sentence)
+        say(terminal(), sentence)
     return 1 if final["missing"] else 0
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from kdlab.config.compose import compose, groups
+from kdlab.config.overrides import packages_of
 from kdlab.config.schema import RunConfig
 from kdlab.core.errors import UsageError, one_line
+from kdlab.core.system_errors import explained, system_error
 from kdlab.run.contradictions import check_settings
 
 KEYS = """\
@@ -28,6 +30,7 @@ keys that people change most (every key: --cfg job)
   optimizer.lr=0.05             learning rate; the teacher's own: teacher.optimizer.lr
   logger=csv                    no W&B
   resume=RUN                    resume a stopped run
+  allow=[PACKAGE]               run classes of your own package that a config file, or a resumed run, names
 
 examples
   python -m kdlab.train model=mobilenet loss=kd
@@ -40,11 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code is 0, 2 for what the user must change, 1 for an error."""
     try:
         given = parse(sys.argv[1:] if arguments is None else arguments)
-        folder = _resumed(given.overrides)
-        if folder is not None:
+        if (stopped := _resumed(given.overrides)) is not None:
             from kdlab.run.resume import read_stopped_run
 
-            return train(read_stopped_run(folder), resume=folder)
+            folder, allow = stopped
+            return train(read_stopped_run(folder, allow), resume=folder)
         config = compose(given.overrides, given.config_dir)
         if given.cfg:
             import yaml
@@ -55,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from kdlab.run.derive import drop_unused, unused_overrides
 
         used = drop_unused(config)
-        unused = unused_overrides(given.overrides, used)
-        return train(used, notes=[f"{override} has no effect with mode={config.names.mode}" for override in unused])
+        return train(used, notes=unused_overrides(given.overrides, used))
     except KeyboardInterrupt:
         print("kdlab: stopped before anything had started", file=sys.stderr)
         return 130
@@ -106,12 +108,14 @@ def train(config: RunConfig, resume: Path | None = None, notes: Sequence[str] = 
     data = load(config.data.plain(), config.allow)
     for note in notes:
         print(f"kdlab: {note}", file=sys.stderr)
-    from kdlab.run.execute import name_of, new_folder, run
+    from kdlab.run.execute import run
+    from kdlab.run.folder import new_folder
     from kdlab.run.result import print_table
+    from kdlab.run.resume import resume_command
     from kdlab.training.loss_buffer import DivergedError
 
     try:
-        folder = resume or new_folder(Path(config.runs), config.name or name_of(config))
+        folder = resume or new_folder(config)
     except OSError as error:
         raise UsageError(f"runs={config.runs}: cannot create a folder there ({error.strerror})") from error
     try:
@@ -120,23 +124,28 @@ def train(config: RunConfig, resume: Path | None = None, notes: Sequence[str] = 
         print(f"kdlab: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"kdlab: stopped; resume with python -m kdlab.train resume={folder}", file=sys.stderr)
+        print(f"kdlab: stopped; resume with {resume_command(folder, config.allow)}", file=sys.stderr)
         return 130
+    except Exception as error:
+        if (refused := system_error(error)) is None:
+            raise
+        raise UsageError(f"{explained(refused)}; then resume with {resume_command(folder, config.allow)}") from error
     if outcome is not None:
         print_table(outcome.result)
         print(f"Everything is in {outcome.folder}")
     return 0
 
 
-def _resumed(overrides: Sequence[str]) -> Path | None:
-    """The run folder to resume, if any."""
+def _resumed(overrides: Sequence[str]) -> tuple[Path, list[str]] | None:
+    """The run folder to resume, if any, and the packages of the user's own that it may use."""
     given = next((o.removeprefix("resume=") for o in overrides if o.startswith("resume=")), "")
     if not given or given == "null":
         return None
-    if len(overrides) > 1:
-        others = " ".join(o for o in overrides if not o.startswith("resume="))
-        raise UsageError(f"resume={given} takes its config from that folder; leave out {others}")
-    return Path(given).expanduser()
+    others = [o for o in overrides if not o.startswith("resume=")]
+    allowed = {override: packages_of(override) for override in others}
+    if left := " ".join(override for override, packages in allowed.items() if packages is None):
+        raise UsageError(f"resume={given} takes its config from that folder; leave out {left}")
+    return Path(given).expanduser(), [name for packages in allowed.values() for name in packages or ()]
 
 
 if __name__ == "__main__":

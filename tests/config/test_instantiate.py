@@ -1,5 +1,9 @@
 """Plain config becomes objects only where the object itself, not the spelling of its path, is allowed."""
 
+import importlib.util
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -100,3 +104,52 @@ def test_optimizers_and_schedules_are_built_on_what_they_are_given():
     weight.grad = torch.ones(1)
     optimizer.step()
     assert weight.item() == 0.5
+
+
+TIMM = """
+import torch
+from torch import nn
+
+def create_model(model_name: str, checkpoint_path: str = "") -> nn.Module:
+    network = nn.Linear(1, 1)
+    network.load_state_dict(torch.load(checkpoint_path, map_location="cpu", weights_only=False))
+    return network
+"""
+
+
+class Code:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="its stand-in would be hidden")
+def test_weights_that_a_factory_reads_run_no_code(tmp_path, monkeypatch):
+    """timm 1.0 reads `checkpoint_path`, and files of a hub, with `weights_only=False`."""
+    (tmp_path / "timm.py").write_text(TIMM)
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "weights.pt"
+    torch.save({"weight": Code(tmp_path / "pwned")}, file)
+    described = {"_target_": "timm.create_model", "model_name": "x", "checkpoint_path": str(file)}
+    try:
+        with pytest.raises(UsageError, match="carries code"):
+            build(described, nn.Module, "model")
+        assert not (tmp_path / "pwned").exists()
+        torch.save(nn.Linear(1, 1).state_dict(), file)
+        assert isinstance(build(described, nn.Module, "model"), nn.Linear)
+    finally:
+        sys.modules.pop("timm", None)
+
+
+def test_a_module_outside_the_allowed_packages_is_not_even_imported(tmp_path, monkeypatch):
+    import optuna
+
+    (tmp_path / "stranger.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / 'pwned')!r}).touch()\n")
+    monkeypatch.setattr(optuna, "__path__", [*optuna.__path__, str(tmp_path)])
+    with pytest.raises(UsageError, match=r"^sampler\._target_=optuna\.stranger\.Sampler is not in an allowed package"):
+        build({"_target_": "optuna.stranger.Sampler"}, optuna.samplers.BaseSampler, "sampler")
+    assert not (tmp_path / "pwned").exists()

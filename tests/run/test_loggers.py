@@ -165,3 +165,57 @@ def test_a_row_that_was_cut_off_by_a_crash_is_dropped_with_those_after_it(tmp_pa
         stream.write("1")
     file.forget_after(5)
     assert read_metrics(file.file) == [{"step": 5, "epoch": 0.5, "loss/task": 1.25}]
+
+
+ROWS = [{"step": 5, "epoch": 0.5, "loss/task": 1.25}, {"step": 10, "epoch": 1.0, "loss/task": 0.5},
+        {"step": 10, "epoch": 1.0, "validation/accuracy": 0.75}]  # fmt: skip
+HEADER = b"step,epoch,loss/task,validation/accuracy\n"
+LINES = [b"5,0.5,1.25,\n", b"10,1.0,0.5,\n", b"10,1.0,,0.75\n"]
+WHOLE = HEADER + b"".join(LINES)
+DAMAGED = {
+    "empty": (b"", []),
+    "a header alone": (HEADER, ROWS[:0]),
+    "half a header": (HEADER[:9], ROWS[:0]),
+    "no header": (b"".join(LINES), ROWS),
+    "a header of zeros": (b"\0" * len(HEADER) + b"\n" + b"".join(LINES), ROWS),
+    "garbage in the middle": (HEADER + LINES[0] + b"garbage\n" + LINES[1] + LINES[2], ROWS),
+    "another number of cells": (HEADER + LINES[0] + b"7,0.5\n7,1,2,3,4\n" + LINES[1] + LINES[2], ROWS),
+    "words for numbers": (HEADER + LINES[0] + b"seven,0.5,1,\n7,0.5,one,\n" + LINES[1] + LINES[2], ROWS),
+    "zeros in the middle": (HEADER + LINES[0] + b"\0" * 512 + LINES[1] + LINES[2], [ROWS[0], ROWS[2]]),
+    "zeros at the end": (WHOLE + b"\0" * 4096, ROWS),
+    "blank lines": (HEADER + b"\n" + LINES[0] + b"\r\n\n" + LINES[1] + LINES[2], ROWS),
+    "not UTF-8": (HEADER + LINES[0] + b"\xff\xfe\x80,1,2,3\n" + LINES[1] + LINES[2], ROWS),
+    "digits of another script": (HEADER + LINES[0] + "٧,0.5,1,\n".encode() + LINES[1] + LINES[2], ROWS),
+    "the wrong order": (HEADER + LINES[1] + LINES[2] + LINES[0], ROWS),
+    "cut within a number": (WHOLE[:-2], ROWS[:2]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_metrics_csv_keeps_what_can_be_read_and_is_written_anew(tmp_path, damage):
+    damaged, kept = DAMAGED[damage]
+    file = MetricsFile(tmp_path / "metrics.csv", ["loss/task", "validation/accuracy"])
+    file.file.write_bytes(damaged)
+    if b"step," in damaged:
+        assert sorted(read_metrics(file.file), key=lambda row: row["step"]) == kept  # as reports do
+    file.forget_after(10)
+    assert file.file.read_bytes().replace(b"\r", b"").startswith(HEADER)
+    assert read_metrics(file.file) == kept
+    file.log_metrics({"epoch": 1.5, "loss/task": 0.25}, 15)
+    assert read_metrics(file.file) == [*kept, {"step": 15, "epoch": 1.5, "loss/task": 0.25}]
+
+
+def test_a_metrics_csv_that_was_killed_before_its_header_gets_one(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.csv", ["loss/task"])
+    file.file.touch()
+    file.log_metrics({"epoch": 0.5, "loss/task": 1.0}, 5)
+    assert read_metrics(file.file) == [{"step": 5, "epoch": 0.5, "loss/task": 1.0}]
+
+
+def test_a_whole_metrics_csv_stays_byte_for_byte_what_it_was(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.csv", ["loss/task", "validation/accuracy"])
+    for row in ROWS:
+        file.log_metrics({key: value for key, value in row.items() if key != "step"}, row["step"])
+    before = file.file.read_bytes()
+    file.forget_after(10)
+    assert file.file.read_bytes() == before

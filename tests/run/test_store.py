@@ -1,7 +1,9 @@
 """The store: an entry is whole or absent, is what was written, and is trained once however many ask for it."""
 
+import hashlib
 import json
 import multiprocessing
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import kdlab.run.store
 from kdlab.core.errors import UsageError
@@ -23,6 +25,11 @@ WEIGHTS = {"weight": torch.arange(6.0).reshape(2, 3), "count": torch.tensor(7)}
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
+
+
+def names(store: Store) -> list[str]:
+    """All that is in a store, but for its locks."""
+    return [path.name for path in store.root.iterdir() if path.name != "locks"]
 
 
 def never():
@@ -57,7 +64,7 @@ def test_an_entry_whose_writing_was_broken_off_is_absent(store, monkeypatch, sta
         with pytest.raises(OSError, match="no space"):
             store.put(RECIPE, WEIGHTS, {})
     assert store.find(RECIPE) is None
-    assert [path.name for path in store.root.iterdir()] == []
+    assert names(store) == []
     assert store.get(RECIPE, lambda: (WEIGHTS, {})).weights()["count"] == 7
 
 
@@ -77,7 +84,7 @@ def test_what_a_process_left_that_was_killed_while_it_wrote_is_no_entry(store, m
         patch.setattr(kdlab.run.store, "hash_file", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             store.put(RECIPE, WEIGHTS, {})
-    (left,) = store.root.iterdir()
+    (left,) = store.root.glob(".writing-*")
     assert {file.name for file in left.iterdir()} == {"weights.safetensors", "recipe.yaml"}
     assert store.find(RECIPE) is None
     assert store.get(RECIPE, lambda: (WEIGHTS, {})).weights()["count"] == 7
@@ -88,7 +95,7 @@ def test_an_entry_that_is_there_stays_as_it_is(store):
     second = store.put(RECIPE, {"weight": torch.zeros(2, 3)}, {"first": False})
     assert second.result["first"] is True
     assert second.weights()["count"] == 7
-    assert len(list(store.root.iterdir())) == 1
+    assert names(store) == [second.key]
 
 
 def test_while_another_trains_what_is_asked_for_it_is_said_that_one_waits(store, monkeypatch):
@@ -120,11 +127,97 @@ def test_damaged_weights_are_never_handed_out(store, damage):
     whole = bytearray(file.read_bytes())
     whole[-1] ^= 1
     file.write_bytes({"a byte": whole, "the end": whole[:-4], "everything": b""}[damage])
-    with pytest.raises(UsageError, match=rf"^{entry.folder} is damaged: .* delete it$"):
+    said = rf"^{entry.folder} was damaged just now; the same command trains it again$"
+    with pytest.raises(UsageError, match=said):
         entry.weights()
     file.unlink()
-    with pytest.raises(UsageError, match="is damaged"):
+    with pytest.raises(UsageError, match=said):
         entry.weights()
+
+
+def flip(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1] + bytes([file.read_bytes()[-1] ^ 1]))
+
+
+def swap(one: Path, other: Path) -> None:
+    aside = one.with_name("aside")
+    one.rename(aside), other.rename(one), aside.rename(other)
+
+
+DAMAGE = {
+    "result.json is cut short": lambda mine, _: (mine / "result.json").write_text('{"weights'),
+    "result.json is empty": lambda mine, _: (mine / "result.json").write_text(""),
+    "result.json is a list": lambda mine, _: (mine / "result.json").write_text("[1]"),
+    "result.json is not UTF-8": lambda mine, _: (mine / "result.json").write_bytes(b"\xff\xfe\x00"),
+    "result.json nests without end": lambda mine, _: (mine / "result.json").write_text("[" * 100_000),
+    "result.json has no digest": lambda mine, _: (mine / "result.json").write_text("{}"),
+    "result.json has another figure": lambda mine, _: (mine / "result.json").write_text(
+        (mine / "result.json").read_text().replace("0.25", "0.35")),
+    "result.json is gone": lambda mine, _: (mine / "result.json").unlink(),
+    "the folder is empty": lambda mine, _: [file.unlink() for file in mine.iterdir()],
+    "the folder is a file": lambda mine, _: (shutil.rmtree(mine), mine.touch()),
+    "recipe.yaml is gone": lambda mine, _: (mine / "recipe.yaml").unlink(),
+    "recipe.yaml is garbage": lambda mine, _: (mine / "recipe.yaml").write_text("{a: [*b"),
+    "recipe.yaml is a list": lambda mine, _: (mine / "recipe.yaml").write_text("- 1"),
+    "recipe.yaml has another seed": lambda mine, _: (mine / "recipe.yaml").write_text("model: contested\nseed: 1"),
+    "recipes are swapped": lambda mine, other: swap(mine / "recipe.yaml", other / "recipe.yaml"),
+    "results are swapped": lambda mine, other: swap(mine / "result.json", other / "result.json"),
+    "weights are swapped": lambda mine, other: swap(mine / "weights.safetensors", other / "weights.safetensors"),
+    "weights and results are swapped": lambda mine, other: [
+        swap(mine / name, other / name) for name in ("weights.safetensors", "result.json")],
+    "entries are swapped": lambda mine, other: swap(mine, other),
+    "a bit of the weights is flipped": lambda mine, _: flip(mine / "weights.safetensors"),
+    "the weights are empty": lambda mine, _: (mine / "weights.safetensors").write_bytes(b""),
+    "the weights are gone": lambda mine, _: (mine / "weights.safetensors").unlink(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_entry_counts_as_absent_is_said_in_a_line_and_trained_again(store, capfd, damage):
+    entry = store.put(RECIPE, WEIGHTS, {"accuracy": 0.25})
+    other = store.put({"model": "other"}, {name: value + 1 for name, value in WEIGHTS.items()}, {"accuracy": 0.5})
+    DAMAGE[damage](entry.folder, other.folder)
+    assert store.find(RECIPE) is None
+    again = store.get(RECIPE, lambda: (WEIGHTS, {"accuracy": 0.75}))
+    assert again.weights()["count"] == 7
+    assert again.result["accuracy"] == 0.75
+    said = capfd.readouterr().err
+    assert said.startswith(f"kdlab: {entry.folder} is damaged: its ")
+    assert said.endswith("; training it again\n")
+    assert said.count("\n") == 1
+    assert store.get(RECIPE, never).result["accuracy"] == 0.75
+    assert capfd.readouterr().err == ""
+    if damage != "the folder is empty":  # which is replaced as it is
+        assert len(list(store.root.glob(f".discarded-{entry.key}-*"))) == 1
+    assert "swapped" in damage or store.get({"model": "other"}, never).result["accuracy"] == 0.5
+
+
+def test_an_entry_of_an_earlier_version_whose_weights_do_not_name_their_recipe_is_good(store):
+    entry = store.put(RECIPE, WEIGHTS, {"accuracy": 0.25})
+    save_file(WEIGHTS, entry.folder / "weights.safetensors")
+    digest = hashlib.sha256((entry.folder / "weights.safetensors").read_bytes()).hexdigest()
+    (entry.folder / "result.json").write_text(json.dumps({"accuracy": 0.25, "weights_sha256": digest}))
+    assert store.get(RECIPE, never).weights()["count"] == 7
+
+
+def test_of_two_that_replace_one_damaged_entry_the_second_keeps_what_the_first_wrote(store, monkeypatch):
+    entry = store.put(RECIPE, WEIGHTS, {"by": "nobody"})
+    (entry.folder / "result.json").write_text("")
+    second, rename = Store(store.root), Path.rename
+
+    def slow(path, target):  # the first is overtaken by the second, just before it discards
+        if path == entry.folder and ".discarded" in target.name:
+            monkeypatch.setattr(Path, "rename", rename)
+            path.rename(target)
+            assert second.put(RECIPE, WEIGHTS, {"by": "second"}).result["by"] == "second"
+            return None
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", slow)
+    assert store.put(RECIPE, WEIGHTS, {"by": "first"}).result["by"] == "second"
+    assert store.find(RECIPE).result["by"] == "second"
+    assert len(names(store)) == 2
+    assert not list(store.root.glob(".writing-*"))
 
 
 def test_tensors_that_share_memory_and_views_are_stored_whole(store):

@@ -75,3 +75,14 @@ def test_what_is_no_terminal_gets_lines_alone(quota):
 @pytest.mark.parametrize(("seconds", "said"), [(59.6, "60 s"), (300, "5 min"), (9000, "2.5 h")])
 def test_times_are_told_in_the_unit_that_suits_them(seconds, said):
     assert duration(seconds) == said
+
+
+def test_a_reason_is_shown_as_it_is_whatever_it_holds(quota):
+    quota.queue.fail(4, "KeyError: '[/layer]' \x1b[2J\ngone", again=False)
+    out = StringIO()
+    ProgressView("[/red]", Console(file=out, width=120)).ended(quota.queue, 4)
+    assert "KeyError: '[/layer]' \\x1b[2J gone" in out.getvalue()
+    assert out.getvalue().count("\n") == 1
+    named = Quota(quota.queue, None, 10)
+    named.queue.name = "[/red]"
+    assert "[/red]" in show(named, terminal=True)

@@ -2,7 +2,7 @@
 
 What goes wrong is told by the environment, as `NAME=number of a trial`: DIE kills that trial's process, once; HANG
 keeps it from ending; RAISE lets it fail, every time; FULL=SETTING a refit's. UNPREPARED: there is no teacher.
-SECONDS is how long each trial takes.
+SECONDS is how long each trial takes. BOARD: each has a W&B run, offline.
 """
 
 import os
@@ -30,6 +30,8 @@ class Analytic(TrialRunner):
         number = int(assignment.folder.name.rsplit("-", 1)[-1])
         with (plan.folder / "executed").open("a") as log:
             log.write(f"{number}\n")
+        if "BOARD" in os.environ:
+            self.board(assignment)
         point = dict(override.split("=", 1) for override in assignment.overrides)
         temperature, alpha = float(point["loss.temperature"]), float(point.get("loss.alpha", 0.5))
         width = float(point.get("model.width", 0.2))
@@ -43,6 +45,15 @@ class Analytic(TrialRunner):
             stop = line.stop(Epoch(done, accuracy * done / EPOCHS))
             self.misbehave(plan, number)
         return {"validation.accuracy": accuracy * done / EPOCHS, **costs}
+
+    def board(self, assignment):
+        from kdlab.config.schema import LoggerConfig
+        from kdlab.run.loggers import wandb_run
+
+        settings = LoggerConfig(wandb=True, project="kdlab")
+        about = {"name": assignment.name, "tags": [], "job": "trial", "group": None, "directions": {}}
+        with wandb_run(assignment.folder, settings, {"overrides": list(assignment.overrides)}, **about):
+            pass
 
     def misbehave(self, plan, number):
         if os.environ.get("RAISE") == str(number):

@@ -129,7 +129,7 @@ def test_a_curriculum_that_was_killed_goes_on_exactly(stop, tmp_path, conf):
     assert uninterrupted.returncode == 0, uninterrupted.stderr
     assert train(killed, tmp_path / "home", overrides, stop=stop).returncode == -signal.SIGKILL
     run = only_run(killed)
-    resumed = train(killed, tmp_path / "home", [f"resume={run}"])
+    resumed = train(killed, tmp_path / "home", [f"resume={run}", "allow=[support]"])
     assert resumed.returncode == 0, resumed.stderr
     assert numbers(run) == numbers(only_run(whole))
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, cast
 from kdlab.config.loss_settings import open_dials, set_dials, set_task_weight, tune
 from kdlab.config.mode_defaults import holds, modes_of, proposals
 from kdlab.config.overlay import set_by
-from kdlab.config.overrides import experiments_of, group_of, is_choice, read, settled
+from kdlab.config.overrides import Mark, experiments_of, group_of, is_choice, read, settled
 from kdlab.config.ranges import check, check_known, check_value, lookup
 from kdlab.config.schema import RunConfig
 from kdlab.config.settings import parse
+from kdlab.config.yaml_file import read_yaml
 from kdlab.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,13 +45,19 @@ def groups(folders: Sequence[Path] = ()) -> dict[str, list[str]]:
     return {group: sorted(options) for group, options in sorted(found.items())}
 
 
-def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: str = "train") -> RunConfig:
+def compose(
+    overrides: Sequence[str] = (),
+    folders: Sequence[Path] = (),
+    root: str = "train",
+    allow: Sequence[str] | None = None,
+) -> RunConfig:
     """The config of a run: composed, checked, its dials set.
 
     Args:
         overrides: as on the command line, `model=mobilenet`, `loss.temperature=2`, `teacher=resnet56`.
         folders: further folders of config files, whose options join kdlab's own.
         root: the root file.
+        allow: the packages that the command line allows, where the overrides come from elsewhere.
 
     Raises:
         UsageError: naming the key, the value and what would be right.
@@ -65,13 +72,16 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
         _refuse_folder(folder)
     known = groups(folders)
     try:
-        config, names = _composed(overrides, folders, known, root)
+        given = read(overrides, known)
+        config, names = _composed(given, folders, known, root)
         set_dials(config)
         resolved = _plain(OmegaConf.create(config), resolve=True)
     except HydraException as error:
         raise UsageError(" ".join(str(error).split()).split(" See https:")[0]) from error
     except OmegaConfBaseException as error:
         raise UsageError(str(error).splitlines()[0]) from error
+    typed: Any = next((o.value() for _, o in reversed(given) if o.key_or_group == "allow"), [])
+    _refuse_code(resolved["allow"], typed if allow is None else [name for name in typed if name in allow])
     set_task_weight(resolved)
     _follow_generations(resolved)
     check(resolved)
@@ -80,7 +90,7 @@ def compose(overrides: Sequence[str] = (), folders: Sequence[Path] = (), root: s
 
 
 def _composed(
-    overrides: Sequence[str], folders: Sequence[Path], known: Mapping[str, list[str]], root: str
+    given: Sequence[tuple[Mark, Override]], folders: Sequence[Path], known: Mapping[str, list[str]], root: str
 ) -> tuple[Plain, Plain]:
     """The config with what the user chose and set, its references not resolved, and the names of the choices."""
     from omegaconf import OmegaConf
@@ -88,7 +98,6 @@ def _composed(
     def composed(options: Sequence[str]) -> DictConfig:
         return _hydra(root, options, folders)
 
-    given = read(overrides, known)
     chosen = [(mark, str(o.input_line)) for mark, o in given if is_choice(o.key_or_group, o.value(), known)]
     values = [o for _, o in given if not is_choice(o.key_or_group, o.value(), known)]
     choices = settled(chosen, lambda some: _plain(composed(some)))
@@ -123,10 +132,13 @@ def _composed(
         raise UsageError(f"phases={phases}: expected a list of groups of keys, [{{epochs: 10}}]")
     names = {group: made[group] for group in ("model", "data", "task")}
     names |= {"mode": "+".join(modes_of(phases, own)), "teacher": made.get("model@teacher.model")}
-    for place, phase in enumerate(phases):
+    several = {f"phases.{place}": phase for place, phase in enumerate(phases)}
+    several |= {f"loss.heads.{name}.first": head["first"] for name, head in config["loss"]["heads"].items()
+                if isinstance(head.get("first"), dict)}  # fmt: skip
+    for where, phase in several.items():
         for group in ("mode", "optimizer", "scheduler"):
             if not isinstance(option := phase.get(group), dict | None):
-                is_choice(group, option, known, where=f"phases.{place}.{group}")
+                is_choice(group, option, known, where=f"{where}.{group}")
                 phase[group] = _plain(composed([*choices, f"{group}={option}"])[group])
                 phase[group].pop("proposes", None)
     return config, names
@@ -158,6 +170,18 @@ def _refuse_folder(folder: Path) -> None:
     for file in folder.rglob("*.yaml"):
         if (conf_folder() / (own := file.relative_to(folder))).is_file():
             raise UsageError(f"--config-dir {folder}: kdlab already has a {own}; give yours another name")
+        if (conf_folder() / own.parts[0]).is_dir():  # an option: Hydra has no limits when it reads one
+            read_yaml(file)
+
+
+def _refuse_code(packages: object, typed: Sequence[str]) -> None:
+    """Refuses packages that no one typed: a file of settings from elsewhere would decide whose code runs here."""
+    if packages != typed:
+        named = ",".join(map(str, packages)) if isinstance(packages, list) else packages
+        raise UsageError(
+            f"allow=[{named}] is set by a file, but packages whose code may run are named on the command line alone; "
+            f"to run them type 'allow=[{named}]'"
+        )
 
 
 def _follow_generations(config: Plain) -> None:
@@ -169,6 +193,7 @@ def _follow_generations(config: Plain) -> None:
     generations = config.pop("generations")
     if generations is None:
         return
+    check({"generations": generations})  # before they are written out
     if "members" in config["teacher"]:
         raise UsageError(f"generations={generations}: each is taught by the one before; choose a single teacher")
     own = {key: config[key] for key in ("model", "optimizer", "scheduler")}

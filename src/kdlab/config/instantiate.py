@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 from kdlab.core.errors import UsageError, nearest
@@ -37,6 +40,9 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 FACTORIES = ("kdlab", "torchvision.models", "timm")
 """Packages whose functions may be called too, where they are annotated to return the wanted type."""
 
+_WEIGHTS_ALONE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""The environment variable by which `torch.load` refuses code whatever its caller says."""
+
 SETTINGS = "transformers.configuration_utils"
 """The module of the base class of network settings, which may be nested within a network's config."""
 
@@ -61,7 +67,10 @@ def build(
     target = resolve(config.get("_target_"), kind, key, allow=allow, nested=nested)
     given = {name: _nested(value, kind, f"{key}.{name}", allow) for name, value in config.items() if name != "_target_"}
     try:
-        result: T = target(**given, **arguments)
+        with nullcontext() if _within(str(getattr(target, "__module__", "")), allow) else _weights_alone():
+            result: T = target(**given, **arguments)
+    except UnpicklingError as error:
+        raise UsageError(f"{key}: a file of weights that it names carries code; save them with safetensors") from error
     except TypeError as error:
         if _fits(target, {**given, **arguments}):
             raise
@@ -90,7 +99,7 @@ def resolve(path: object, kind: type, key: str, *, allow: Sequence[str] = (), ne
     group = next((part for part in reversed(key.split(".")) if part in PACKAGES), "")
     allowed = (*PACKAGES.get(group, ()), *allow)
     root = path.split(".")[0]
-    if root not in {package.split(".")[0] for package in allowed}:
+    if not _within(path, allowed):  # importing a module already runs it
         raise UsageError(
             f"{key}._target_={path} is not in an allowed package ({', '.join(allowed)}); "
             f"allow your own with allow=[{root}]"
@@ -108,6 +117,20 @@ def resolve(path: object, kind: type, key: str, *, allow: Sequence[str] = (), ne
             f"{key}._target_={path}: expected a {kind.__name__} class, or a factory annotated to return one"
         )
     return found
+
+
+@contextmanager
+def _weights_alone() -> Iterator[None]:
+    """Files of weights are read without running code: the factories of timm take some, and unpickle them otherwise."""
+    before = os.environ.get(_WEIGHTS_ALONE)
+    os.environ[_WEIGHTS_ALONE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_WEIGHTS_ALONE]
+        else:
+            os.environ[_WEIGHTS_ALONE] = before
 
 
 def _within(home: str, packages: Sequence[str]) -> bool:

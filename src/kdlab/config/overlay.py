@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kdlab.config.ranges import leaves
+from kdlab.config.yaml_file import read_yaml
 
 _OWN = "_self_"
 
@@ -28,7 +27,7 @@ def set_by(overlays: Sequence[str], folders: Sequence[Path]) -> list[str]:
 
 def _keys(overlay: str, folders: Sequence[Path]) -> Iterator[str]:
     file = next(file for folder in folders if (file := folder / "experiment" / f"{overlay}.yaml").is_file())
-    body: dict[str, Any] = yaml.safe_load(file.read_text()) or {}
+    body: dict[str, Any] = read_yaml(file) or {}
     for entry in body.pop("defaults", []):
         group = next(iter(entry)) if isinstance(entry, dict) else entry
         within = group.removeprefix("override ").removeprefix("/")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdlab.config.ranges import ABSENT, lookup
+from kdlab.config.ranges import ABSENT, expected, lookup
 from kdlab.core.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 
 Known = Mapping[str, Sequence[str]]
 """The groups of the config, with their options."""
+
+
+MOST = 1000
+"""Overrides of a command line."""
+
+LONGEST = 100_000
+"""Characters of an override."""
 
 
 class Mark(Enum):
@@ -40,7 +48,14 @@ def read(overrides: Sequence[str], known: Known) -> list[tuple[Mark, Override]]:
     Raises:
         UsageError: where one cannot be parsed, removes a key, names an unknown option or lists values.
     """
-    found = [(mark, _parsed(text)) for override in overrides for mark, text in _spelled(override, known)]
+    if len(overrides) > MOST:
+        raise UsageError(f"expected {MOST} overrides at most, got {len(overrides)}")
+    for text in overrides:
+        if len(text) > LONGEST:
+            raise UsageError(f"{text[:40]}...: expected {LONGEST} characters at most, got {len(text)}")
+        if control := next((letter for letter in text if unicodedata.category(letter) == "Cc"), None):
+            raise UsageError(f"{text!r}: expected no control characters such as {control!r}")
+    found = [(mark, _parsed(text)) for given in overrides for mark, text in _spelled(given, known)]
     for _, override in found:
         if override.is_sweep_override():
             raise UsageError("a list of values in one key is a study: write it in a file for python -m kdlab.sweep")
@@ -99,6 +114,20 @@ def group_of(text: str) -> str:
     return text.lstrip("+~").partition("=")[0]
 
 
+def packages_of(override: str) -> list[str] | None:
+    """The packages that an override allows, `allow=[mypackage]`; None for an override of another key.
+
+    Raises:
+        UsageError: where it cannot be parsed, or is no list of words.
+    """
+    if group_of(override.strip()) != "allow":
+        return None
+    found = _parsed(override).value()
+    if (words := expected("allow", found)) is not None:
+        raise UsageError(f"{override}: expected {words}")
+    return [str(name) for name in found]  # type: ignore[union-attr]  # a list of words, as was just checked
+
+
 def experiments_of(choices: Sequence[str]) -> list[str]:
     """The chosen overlays, in order."""
     values = [text.partition("=")[2] for text in choices if group_of(text) == "experiment"]
@@ -110,10 +139,14 @@ def _parsed(text: str) -> Override:
     from hydra.errors import HydraException
 
     parser = OverridesParser.create()
+    key, _, value = text.partition("=")
     try:
         return parser.parse_override(text)
+    except (ValueError, RecursionError) as error:
+        shown = value if len(value) < 40 else f"{value[:20]}...{value[-10:]}"
+        what = "shorter numbers" if isinstance(error, ValueError) else "fewer levels of brackets"
+        raise UsageError(f"{key}={shown}: expected {what}") from error
     except HydraException as error:
-        key, _, value = text.partition("=")
         quoted = f"{key}={json.dumps(value, ensure_ascii=False)}"
         message = f"{text}: expected KEY=VALUE, with matching brackets"
         if value[:1] not in ("[", "{"):

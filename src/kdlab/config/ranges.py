@@ -13,6 +13,7 @@ from copy import deepcopy
 from typing import Any
 
 from kdlab.core.errors import UsageError, nearest
+from kdlab.core.printable import printable
 
 Rule = tuple[Callable[[Any], bool], str]
 _POSITIVE: Rule = (lambda value: value > 0, "a number above 0")
@@ -21,6 +22,18 @@ _UNIT: Rule = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
 _BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "a number from 0 up to, not including, 1")
 _WHOLE: Rule = (lambda value: isinstance(value, int) and value >= 0, "a whole number, 0 or more")
 _COUNT: Rule = (lambda value: isinstance(value, int) and value >= 1, "a whole number, 1 or more")
+
+
+def _is_name(value: str) -> bool:
+    plain = bool(re.fullmatch(r"[^./\\][^/\\]*", value)) and printable(value) == value
+    return plain and len(value.encode()) <= 150  # with a date, a setting and a seed it still is the name of a folder
+
+
+NAME: Rule = (_is_name, "a name that can be a folder's: without /, not starting with a dot, of 150 bytes at most")
+"""What becomes the name of a folder, a file or a column."""
+
+_NAMED = ("loss.heads", "mode.peers", "teacher.members", "data.views")
+"""Groups whose keys are names."""
 
 _WORD: Rule = (lambda value: isinstance(value, str), "a word")
 _WORDS: Rule = (
@@ -72,7 +85,8 @@ RULES: Mapping[str, Rule] = {
         ("batch_size", "accumulate", "classes", "channels", "num_nodes", "log_every_n_steps", "depth", "subset",
          "checkpoint_every_n_steps", "max_steps", "generations", "branches", "cycles", "size",
          "last"), _COUNT),
-    **dict.fromkeys(("name", "group", "entity", "checkpoint"), _WORD),
+    **dict.fromkeys(("group", "entity", "checkpoint"), _WORD),
+    "name": NAME,
     **dict.fromkeys(("allow", "tags"), _WORDS),
     **dict.fromkeys(("T_max", "T_0", "total_steps"), _LENGTH),
     "max_lr": (lambda value: value == "lr" or value > 0, "a number above 0, or lr, the optimizer's own"),
@@ -88,6 +102,15 @@ RULES: Mapping[str, Rule] = {
     "on_corrupt": _one_of("stop", "skip"),
     "unlabelled": (lambda value: isinstance(value, str) or value >= 0, "a number, 0 or more, or a folder of pictures"),
 }  # fmt: skip
+
+LIMITS: Mapping[str, int] = {
+    **dict.fromkeys(("max_epochs", "epochs"), 100_000), "generations": 30, "width": 1000, "depth": 10_000,
+    "size": 10_000, "workers": 1000, **dict.fromkeys(("seed", "split_seed"), 2**63 - 1),
+}  # fmt: skip
+"""The most that keys may be: beyond, a run would not end, or not fit into memory or the integers of other libraries."""
+
+_LARGEST = 2**31 - 1
+"""Of all other whole numbers."""
 
 _WORDS_OR_NUMBERS = ("devices", "resident", "T_max", "T_0", "total_steps", "max_lr")
 """Keys whose value may be a number where the YAML has a word."""
@@ -106,6 +129,10 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         UsageError: naming key, value and range.
     """
+    for key in _NAMED:
+        for name in named if isinstance(named := lookup(config, key), Mapping) else ():
+            if not (isinstance(name, str) and NAME[0](name)):
+                raise UsageError(f"{key}: {json.dumps(name)}: expected {NAME[1]}")
     for key, value in leaves(config):
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{key}={value}: expected a finite number")
@@ -132,6 +159,10 @@ def expected(key: str, value: Any) -> str | None:
         fine = (rule is _BOOL or not isinstance(value, bool)) and holds(value)
     except (TypeError, ValueError, IndexError):
         fine = False
+    name = key.rsplit(".", 1)[-1]
+    if fine and isinstance(value, int | float) and (name in LIMITS or isinstance(value, int)):
+        most = LIMITS.get(name, _LARGEST)
+        return None if value <= most else f"{most} at most"
     return None if fine else words
 
 
@@ -195,7 +226,7 @@ def check_value(key: str, value: Any, default: Any) -> None:
         if isinstance(default, Mapping):
             expectation = names[dict]
         elif "${" in str(default):
-            expectation = "a value"
+            expectation = RULES[name][1] if name in RULES else "a number or a word, as in " + key + "=1"
         raise UsageError(f"{key}={_shown(value)}: expected {expectation}")
 
 

@@ -6,10 +6,10 @@ arguments of that class; see `kdlab.config.instantiate`. Ranges of values are in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, StrictBool, Tag
+from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag
 
 from kdlab.config.settings import Settings, Targeted
 
@@ -20,7 +20,7 @@ Component = Mapping[str, Any]
 class ModeConfig(Targeted):
     """Who teaches whom. `peers`: how many, or their networks by name; `optimizers`: of learners, by name."""
 
-    peers: int | Mapping[str, Component] | None = None
+    peers: StrictInt | Mapping[str, Component] | None = None
     optimizers: Mapping[str, Component] = {}
     scheduler: Component | None = None
     kept: str | None = None
@@ -35,9 +35,9 @@ class Phase(Settings):
     optimizer without `_target_` is the run's with those settings changed, {lr: 0.01}.
     """
 
-    epochs: int = Field(description="a whole number, 0 or more")
+    epochs: StrictInt = Field(description="a whole number, 0 or more")
     heads: tuple[str, ...] | None = Field(default=None, description="a list of chosen losses, such as [kd]")
-    task_weight: float | None = None
+    task_weight: StrictFloat | None = None
     train: Literal["all", "body", "head"] = "all"
     prepare: StrictBool = False
     optimizer: Component | None = Field(default=None, description="a group of keys, with its class as _target_")
@@ -54,9 +54,9 @@ class FirstPhase(Phase):
 class HeadConfig(Targeted):
     """A distillation loss; `ramp` and `ramp_shape`: see `kdlab.training.ramp`."""
 
-    weight: float = 1.0
-    task_weight: float = 1.0
-    ramp: float | None = None
+    weight: StrictFloat = 1.0
+    task_weight: StrictFloat = 1.0
+    ramp: StrictFloat | None = None
     ramp_shape: Literal["linear", "from_zero", "sigmoid"] = "linear"
     first: FirstPhase | None = None
 
@@ -64,21 +64,21 @@ class HeadConfig(Targeted):
 class LossConfig(Settings):
     """What a run minimises: the supervised loss, `task_weight` times, and the weighted sum of the heads."""
 
-    alpha: float | None = None
-    temperature: float | None = None
-    task_weight: float = 1.0
+    alpha: StrictFloat | None = None
+    temperature: StrictFloat | None = None
+    task_weight: StrictFloat = 1.0
     heads: Mapping[str, HeadConfig] = {}
 
 
 class FitConfig(Settings):
     """The settings of training that decide the result."""
 
-    max_epochs: int
-    batch_size: int
-    accumulate: int = 1
+    max_epochs: StrictInt
+    batch_size: StrictInt
+    accumulate: StrictInt = 1
     precision: str = "32-true"
-    gradient_clip: float | None = None
-    max_steps: int | None = None
+    gradient_clip: StrictFloat | None = None
+    max_steps: StrictInt | None = None
 
 
 class TrainerConfig(FitConfig):
@@ -87,11 +87,11 @@ class TrainerConfig(FitConfig):
     compile: StrictBool = False
     channels_last: StrictBool = False
     accelerator: str = "auto"
-    devices: int | Literal["auto"] | Sequence[int] = 1
-    num_nodes: int = 1
+    devices: StrictInt | Literal["auto"] | Sequence[StrictInt] = 1
+    num_nodes: StrictInt = 1
     strategy: str = "auto"
-    log_every_n_steps: int = 50
-    checkpoint_every_n_steps: int | None = None
+    log_every_n_steps: StrictInt = 50
+    checkpoint_every_n_steps: StrictInt | None = None
     progress: StrictBool = True
 
 
@@ -106,11 +106,11 @@ class TeacherConfig(Settings):
     optimizer: Component
     scheduler: Component
     trainer: FitConfig
-    seed: int = 0
+    seed: StrictInt = 0
     checkpoint: str | None = None
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
-    size: int | None = None
+    mean: Sequence[StrictFloat] | None = None
+    std: Sequence[StrictFloat] | None = None
+    size: StrictInt | None = None
     classes: Any = None
     mode: ModeConfig | None = None
     loss: LossConfig | None = None
@@ -143,17 +143,17 @@ OneOrSeveral = Annotated[
 class DataConfig(Targeted):
     """A data set: its source, its split and the transforms of a sample; other keys are the source's."""
 
-    classes: int | None = None
-    channels: int | None = None
-    size: int | None = None
-    mean: Sequence[float] = ()
-    std: Sequence[float] = ()
-    validation: int | float = 0
-    split_seed: int = 0
-    subset: int | None = None
-    unlabelled: int | str | None = None
+    classes: StrictInt | None = None
+    channels: StrictInt | None = None
+    size: StrictInt | None = None
+    mean: Sequence[StrictFloat] = ()
+    std: Sequence[StrictFloat] = ()
+    validation: StrictInt | StrictFloat = 0
+    split_seed: StrictInt = 0
+    subset: StrictInt | None = None
+    unlabelled: StrictInt | str | None = None
     resident: StrictBool | Literal["auto"] = "auto"
-    workers: int = 0
+    workers: StrictInt = 0
     drop_last: StrictBool = False
     on_corrupt: Literal["stop", "skip"] = "stop"
     augment: Mapping[str, Any] = {}
@@ -198,7 +198,7 @@ class RunConfig(Settings):
     scheduler: Component
     trainer: TrainerConfig
     logger: LoggerConfig
-    seed: int
+    seed: StrictInt
     name: str | None = None
     runs: str = "runs"
     alone: StrictBool = True
@@ -223,3 +223,22 @@ def members(teacher: TeacherConfig | EnsembleConfig | None) -> tuple[TeacherConf
     if isinstance(teacher, EnsembleConfig):
         return tuple(teacher.members.values())
     return () if teacher is None else (teacher,)
+
+
+def named_teachers(
+    teacher: TeacherConfig | EnsembleConfig | None, key: str = "teacher"
+) -> Iterator[tuple[str, TeacherConfig]]:
+    """Every teacher with its key, `teacher`, `teacher.members.m0`, and after it its own, `teacher.teacher`."""
+    if isinstance(teacher, EnsembleConfig):
+        for name, member in teacher.members.items():
+            yield from named_teachers(member, f"{key}.members.{name}")
+    elif teacher is not None:
+        yield key, teacher
+        yield from named_teachers(teacher.teacher, f"{key}.teacher")
+
+
+def teacher_keys(teacher: TeacherConfig | EnsembleConfig | None, key: str = "teacher") -> tuple[str, ...]:
+    """The keys of a run's own teachers."""
+    if isinstance(teacher, EnsembleConfig):
+        return tuple(f"{key}.members.{name}" for name in teacher.members)
+    return () if teacher is None else (key,)

@@ -87,6 +87,8 @@ def _message(kind: type[Settings], key: str, error: ValidationError) -> str:
         expected = field.description
     elif "ge" in bounds:
         expected = f"a whole number, {bounds['ge']} or more"
+    elif "le" in bounds:
+        expected = f"a number up to {bounds['le']:.15g}"
     elif "gt" in bounds:
         expected = f"a number above {bounds['gt']:g}"
     else:

@@ -8,7 +8,14 @@ from difflib import get_close_matches
 from functools import wraps
 from typing import ParamSpec
 
+from kdlab.core.printable import masked, printable
+from kdlab.core.system_errors import explained, system_error
+
 P = ParamSpec("P")
+
+
+LONGEST = 2000
+"""Characters of a message."""
 
 
 class UsageError(ValueError):
@@ -25,14 +32,26 @@ def nearest(word: str, known: Iterable[str], *, most: int = 1) -> str:
 
 
 def one_line(command: Callable[P, int]) -> Callable[P, int]:
-    """A command that prints a UsageError in one line on stderr and exits with code 2."""
+    """A command that prints a UsageError, and what the machine refuses, in one line on stderr and exits with code 2."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
         try:
             return command(*args, **kwargs)
         except UsageError as error:
-            print(f"kdlab: {error}", file=sys.stderr)
+            print(f"kdlab: {_line(error)}", file=sys.stderr)
+            return 2
+        except Exception as error:
+            if (refused := system_error(error)) is None:
+                raise
+            print(f"kdlab: {_line(explained(refused))}", file=sys.stderr)
             return 2
 
     return run
+
+
+def _line(message: object) -> str:
+    """A message in one line, without passwords, and shortened where the user's value is long."""
+    text = printable(masked(str(message)))
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"

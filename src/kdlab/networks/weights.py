@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from kdlab.core.errors import UsageError
@@ -18,9 +18,15 @@ StateDict = dict[str, Tensor]
 """A state dict: names of parameters and buffers, and their tensors."""
 
 
-def save_weights(weights: Mapping[str, Tensor], file: Path) -> None:
-    """Writes a state dict as safetensors; tensors that share memory are written once each."""
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}, file)
+def save_weights(weights: Mapping[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes a state dict as safetensors; tensors that share memory are written once each.
+
+    Raises:
+        OSError: where it cannot be written, which safetensors' own writing does not say.
+    """
+    file.write_bytes(
+        save({name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}, metadata)
+    )
 
 
 def hash_file(file: Path) -> str:

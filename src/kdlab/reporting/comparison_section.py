@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from kdlab.core.comparison import Comparison
+from kdlab.core.terminal import say
 from kdlab.reporting.charts import curves
 from kdlab.reporting.charts.forest import Row, forest
 from kdlab.reporting.comparison_tables import compare_with_alone, comparison_table, footnotes, summary_tables
@@ -39,7 +40,7 @@ def comparison_section(
     tables = summary_tables(results)
     tables += [comparison_table(several, tested) for tested, several in comparisons.items() if several]
     if results.common:
-        console.print(results.common, highlight=False)
+        say(console, results.common)
     for table in tables:
         console.print(table.to_rich())
     over_alone = compare_with_alone(results, epoch)
@@ -54,7 +55,7 @@ def comparison_section(
     ]
     remarks = footnotes(results)
     for line in [*sentences, *remarks]:
-        console.print(line, highlight=False)
+        say(console, line)
     parts = [table.to_html(titled=place > 0) for place, table in enumerate(tables)]
     parts += [paragraphs(remarks, "note")]
     parts.append(legend(("student", "distilled"), ("alone", "alone"), ("teacher", "teacher")))

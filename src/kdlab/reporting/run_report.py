@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from kdlab.core.terminal import say
 from kdlab.reporting.charts import curves
 from kdlab.reporting.comparison_section import comparison_section, provenance
 from kdlab.reporting.comparison_tables import compare_settings
@@ -67,7 +68,7 @@ def report_runs(runs: Sequence[Run], unfinished: int, path: Path, against: str |
         sections.append(found.html)
     if unfinished:
         summary_lines.append(f"{unfinished} runs without a result.json are left out: still running, or stopped.")
-        console.print(summary_lines[-1], highlight=False)
+        say(console, summary_lines[-1])
     sections.append(collapsible(f"The {len(runs)} runs", _list(runs).to_html()))
     return page(f"{len(runs)} runs in {path.resolve().name}", summary_lines, sections, provenance(runs))
 

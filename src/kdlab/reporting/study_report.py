@@ -15,6 +15,7 @@ from rich.console import Console
 
 from kdlab.core.comparison import Comparison, compare
 from kdlab.core.errors import UsageError
+from kdlab.core.terminal import say
 from kdlab.reporting.charts import search as chart
 from kdlab.reporting.charts.labels import format_params, format_value, metric_title, short_names
 from kdlab.reporting.charts.search import ReferencePoint
@@ -54,7 +55,7 @@ def report_study(folder: Path, console: Console, storage: str | None = None) -> 
             sections.append(found.html)
         missing = [f"{name}: left out, because not every seed finished." for name in _final(folder)["missing"]]
         for line in missing:
-            console.print(line, highlight=False)
+            say(console, line)
         summary_lines += missing
         if len(searches) > 1:
             options = _options(searches)
@@ -65,7 +66,7 @@ def report_study(folder: Path, console: Console, storage: str | None = None) -> 
             if len(searches) == 1:
                 summary_lines.append(_trial_counts(search))
                 console.print(_best(search).to_rich())
-                console.print(summary_lines[-1], highlight=False)
+                say(console, summary_lines[-1])
                 sections += parts
             else:
                 sections.append(collapsible(f"{search.option}: {_trial_counts(search)}", *parts))

@@ -16,7 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from kdlab.config.instantiate import build
-from kdlab.config.schema import Component, DataConfig, HeadConfig, ModeConfig, RunConfig, TeacherConfig
+from kdlab.config.schema import (
+    Component,
+    DataConfig,
+    HeadConfig,
+    ModeConfig,
+    RunConfig,
+    TeacherConfig,
+    teacher_keys,
+)
 from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Batch, Context, Fields, Input, Needs, Offer
 from kdlab.core.reading import Reader, ask
@@ -30,6 +38,7 @@ from kdlab.networks.teacher import Observed, Teacher, renormalisation
 from kdlab.networks.trace import dry_run
 from kdlab.networks.weights import load_checkpoint
 from kdlab.run.derive import teacher_run
+from kdlab.run.memory import refuse_giant
 from kdlab.run.store import Entry
 from kdlab.tasks.task import Task
 from kdlab.training.objective import Objective, Term
@@ -74,17 +83,19 @@ def assemble(
     if labels is None:
         labels = torch.arange(samples or 2 * classes) % classes
     context = Context(classes, samples or len(labels), labels)
+    keys = teacher_keys(config.teacher, f"{key}teacher")
     if teachers is None:
-        teachers = [untrained(config, teacher) for teacher in config.teachers]
+        teachers = [untrained(config, own, where) for own, where in zip(config.teachers, keys, strict=True)]
     frozen = tuple(
-        _frozen(config, own, made, batch, task, key) for own, made in zip(config.teachers, teachers, strict=True)
+        _frozen(config, own, made, batch, task, where)
+        for own, made, where in zip(config.teachers, teachers, keys, strict=True)
     )
     terms = make_terms(config.loss.heads, allow)
     networks = _Networks(config, task, terms, frozen, batch, key)
 
     def setup(settings: ModeConfig, active: Set[str]) -> PhaseSetup:
         several = named_learners(config.model, settings)
-        mode = make_mode(config, settings, Cast(networks.of(several), frozen, context, batch, len(several) - 1))
+        mode = make_mode(config, settings, Cast(networks.of(several), frozen, context, batch, len(several) - 1), key)
         used = [term for term in terms if term.name in active]
         objective = Objective(mode, task, used, config.loss.task_weight, context)
         objective.refuse_impossible(mode, index=index, views=(AGAIN, *data.views))
@@ -147,7 +158,10 @@ def make_terms(heads: Mapping[str, HeadConfig], allow: Sequence[str] = ()) -> tu
 
 def make_network(config: Component, key: str = "model", allow: Sequence[str] = ()) -> nn.Module:
     """A network from its config or from that of a `student.yaml`, with untrained weights."""
-    return build({name: value for name, value in config.items() if name != "taps"}, nn.Module, key, allow=allow)
+    settings = {name: value for name, value in config.items() if name != "taps"}
+    if str(settings.get("_target_")).startswith("kdlab.models."):
+        refuse_giant(settings, key)
+    return build(settings, nn.Module, key, allow=allow)
 
 
 def taps_of(
@@ -174,35 +188,36 @@ def taps_of(
         raise UsageError(f"{key}.taps: {error}") from error
 
 
-def trained(config: RunConfig, teacher: TeacherConfig, entry: Entry | None) -> Made:
+def trained(config: RunConfig, teacher: TeacherConfig, entry: Entry | None, key: str = "teacher") -> Made:
     """A teacher's network with its weights: from the user's file, else from the store.
 
     Args:
         config: the run that it teaches in.
         teacher: its settings.
         entry: of the store; None where the weights come from a file.
+        key: of the teacher, for messages.
     """
     if teacher.checkpoint:
-        network = make_network(teacher.model, "teacher.model", config.allow)
-        load_checkpoint(Path(teacher.checkpoint), network)
+        network = make_network(teacher.model, f"{key}.model", config.allow)
+        load_checkpoint(Path(teacher.checkpoint), network, f"{key}.checkpoint")
         return Made(network, teacher.model)
     assert entry is not None, "a teacher without a checkpoint is in the store"
     # The entry describes what a mode or a loss made of it (an ensemble of peers, an exit, a graft).
     described = entry.result["network"] if teacher.mode or teacher.loss else teacher.model
-    network = make_network(described, "teacher.model", config.allow)
+    network = make_network(described, f"{key}.model", config.allow)
     network.load_state_dict(entry.weights())
     return Made(network, described)
 
 
-def untrained(config: RunConfig, teacher: TeacherConfig) -> Made:
+def untrained(config: RunConfig, teacher: TeacherConfig, key: str = "teacher") -> Made:
     """A teacher's network as training would build it, with untrained weights."""
     if teacher.checkpoint:
-        return trained(config, teacher, None)
+        return trained(config, teacher, None, key)
     if teacher.mode or teacher.loss:
-        return kept(assemble(teacher_run(config, teacher), key="teacher."))
+        return kept(assemble(teacher_run(config, teacher), key=f"{key}."))
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(teacher.seed, "student"))
-        return Made(make_network(teacher.model, "teacher.model", config.allow), teacher.model)
+        return Made(make_network(teacher.model, f"{key}.model", config.allow), teacher.model)
 
 
 def kept(parts: Parts) -> Made:
@@ -231,7 +246,7 @@ def example_batch(data: DataConfig, samples: int = 2, size: int | None = None) -
 
 
 def _frozen(config: RunConfig, teacher: TeacherConfig, made: Made, batch: Batch, task: Task, key: str) -> Teacher:
-    data, key = config.data, f"{key}teacher"
+    data = config.data
     adjust = renormalisation(data.mean, data.std, teacher.mean, teacher.std)
     own = batch if teacher.size is None else example_batch(data, size=teacher.size)
     taps = taps_of(made.network, made.config, own, f"{key}.model", task)
@@ -239,7 +254,8 @@ def _frozen(config: RunConfig, teacher: TeacherConfig, made: Made, batch: Batch,
     if (classes := teacher.classes) is not None:
         outputs = Observed(name, made.network, taps, task).example(own).knowledge.logits.shape[1]
         places = (None, *range(outputs))
-        if not isinstance(classes, list) or len(classes) != data.classes or any(c not in places for c in classes):
+        fits = isinstance(classes, list) and len(classes) == data.classes and all(c in places for c in classes)
+        if not fits or all(c is None for c in classes):
             raise UsageError(
                 f"{key}.classes={classes}: expected {data.classes} entries, for each class of the data the "
                 f"teacher's class from 0 to {outputs - 1} that means the same, or null"

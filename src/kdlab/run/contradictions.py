@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from kdlab.config.schema import FitConfig, RunConfig
+from kdlab.config.schema import FitConfig, RunConfig, TeacherConfig, named_teachers
 from kdlab.core.errors import UsageError
 from kdlab.data.check import check, check_normalisation
 
@@ -19,16 +20,26 @@ def check_settings(config: RunConfig) -> None:
     trainer = config.trainer
     if config.keep == "best" and not config.data.validation:
         raise UsageError("keep=best needs samples to choose by; set data.validation=COUNT, or keep=last")
-    if config.name and "/" in config.name:
-        raise UsageError(f"name={config.name}: expected a name that can be a folder's")
     _check_accumulation(trainer, "trainer")
     if (classes := config.task.get("classes", config.data.classes)) != config.data.classes:
         raise UsageError(f"task.classes={classes}, but the data has {config.data.classes} classes; leave it out")
-    for teacher in config.teachers:
-        _check_accumulation(teacher.trainer, "teacher.trainer")
-        check_normalisation("teacher", teacher.plain(), config.data.channels)
-        if teacher.checkpoint and not Path(teacher.checkpoint).is_file():
-            raise UsageError(f"teacher.checkpoint={teacher.checkpoint}: there is no such file")
+    for key, teacher in named_teachers(config.teacher):
+        _check_teacher(key, teacher, config)
+
+
+def _check_teacher(key: str, teacher: TeacherConfig, config: RunConfig) -> None:
+    _check_accumulation(teacher.trainer, f"{key}.trainer")
+    check_normalisation(key, teacher.plain(), config.data.channels)
+    if teacher.checkpoint is None:
+        for name in ("classes", "size", "mean", "std"):
+            if (value := getattr(teacher, name)) is not None:
+                given = json.dumps(value, default=list)
+                raise UsageError(
+                    f"{key}.{name}={given}: a teacher without {key}.checkpoint is trained on this run's data as they "
+                    "are; leave it out"
+                )
+    elif not Path(teacher.checkpoint).is_file():
+        raise UsageError(f"{key}.checkpoint={teacher.checkpoint}: there is no such file")
 
 
 def _check_accumulation(trainer: FitConfig, key: str) -> None:

@@ -21,6 +21,7 @@ from kdlab.config.schema import (
     RunConfig,
     TeacherConfig,
     TrainerConfig,
+    named_teachers,
 )
 from kdlab.modes.mode import Mode
 from kdlab.training.phases import plan
@@ -49,20 +50,32 @@ def drop_unused(config: RunConfig) -> RunConfig:
 
 
 def unused_overrides(overrides: Sequence[str], config: RunConfig) -> list[str]:
-    """The overrides of groups that a run does not use.
+    """The overrides of keys that a run does not use, each in a sentence that says why.
 
     Args:
         overrides: of the command line.
         config: the run, as `drop_unused` left it.
     """
-    peers = config.mode.peers
-    used = {
-        "teacher": config.teacher is not None or (not isinstance(peers, int | None) and "teacher" in peers),
-        "loss": config.distils,
-        "scheduler": config.mode.scheduler is None or (config.alone and config.distils),  # the student alone's
-    }
-    gone = "|".join(group for group, use in used.items() if not use)
-    return [override for override in overrides if gone and re.match(rf"\+?(\w+@)?({gone})[=.]", override)]
+    mode = f"with mode={config.names.mode}"
+    unused: dict[str, str] = {}  # why, by the pattern of the keys
+    if config.teacher is None:
+        peers = config.mode.peers
+        teaches = not isinstance(peers, int | None) and "teacher" in peers  # as a network that is trained along
+        unused |= {r"generations": mode, r"teacher\.(?!model\b).*" if teaches else r"teacher(\..*)?": mode}
+    for key, teacher in named_teachers(config.teacher):
+        if teacher.loss is None:
+            why = f"without a {key}.mode that distils, such as {key}.mode=tf_kd, or a {key}.teacher"
+            unused[rf"{re.escape(key)}\.loss(\..*)?"] = why
+    if not config.distils:
+        unused[r"loss(\..*)?"] = mode
+    if config.mode.scheduler is not None and not (config.alone and config.distils):  # the student alone's
+        unused[r"scheduler(\..*)?"] = mode
+    sentences = []
+    for override in overrides:
+        key = override.lstrip("+").partition("=")[0].rpartition("@")[2]
+        reasons = [reason for keys, reason in unused.items() if re.fullmatch(keys, key)]
+        sentences += [f"{override} has no effect {reason}" for reason in reasons[:1]]
+    return sentences
 
 
 def alone_run(config: RunConfig) -> RunConfig:

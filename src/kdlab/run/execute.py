@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import os
-import secrets
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
 from kdlab.config.schema import RunConfig, TeacherConfig
-from kdlab.core.files import write_text
 from kdlab.data.dataset import Data, load
 from kdlab.networks.weights import StateDict, hash_file
 from kdlab.run.builder import Made, make_network, trained
 from kdlab.run.derive import alone_run, teacher_run
 from kdlab.run.fit import Trained, fit
+from kdlab.run.folder import FOLDER, named, new_folder, write_config
 from kdlab.run.recipe import Recipe, key_of, recipe_of
 from kdlab.run.result import VERSION as RESULT_VERSION
 from kdlab.run.result import gap_closed, provenance, write_json
+from kdlab.run.resume import last_good
 from kdlab.run.saved import write_student
 from kdlab.run.store import Entry, Store
 
 ALONE = "alone"
-
-FOLDER = "KDLAB_RUN"
-"""The environment variable that gives all processes of one run its folder."""
 
 Row = dict[str, Any]
 
@@ -56,19 +51,18 @@ class Resources:
         """The network that a run trains: from the store, or trained now, after its own teacher."""
         config = config.replace(name=f"{config.name}-{job}", keep="last")
         recipe = self.recipe(config)
-        if self.store.find(recipe) is None:
-            print(f"{job}: not in the store, training it first", flush=True)
 
         def train() -> tuple[StateDict, Row]:
+            print(f"{job}: not in the store, training it first", flush=True)
             made = self.networks(config, self.teachers(config, f"{job}-teacher"))
             found = fit(
                 config, self.data, self.folder / job, job=job, group=self.group, one_device=True,
-                resume=self.resume, teachers=made,
+                recipe=recipe, resume=self.resume, teachers=made,
             )  # fmt: skip
             assert found is not None
             return found.weights, found.result
 
-        return self.store.get(recipe, train)
+        return self.store.get(recipe, train, {"data": config.names.data})
 
     def teachers(self, config: RunConfig, job: str = "teacher") -> list[Entry | None]:
         """A run's teachers, trained now if not in the store; None for one with a checkpoint."""
@@ -88,8 +82,8 @@ class Resources:
         links: list[Row] = []
         while len(several := config.teachers) == 1 and not several[0].checkpoint:
             config = teacher_run(config, several[0])
-            entry = self.store.find(self.recipe(config))
-            assert entry is not None
+            if (entry := self.store.find(self.recipe(config))) is None:  # removed since its student was stored
+                break
             links.insert(0, {"seed": config.seed, "key": entry.key, **entry.result})
         return links if len(links) > 1 else []
 
@@ -121,9 +115,9 @@ def run(
     Raises:
         UsageError: where the run is impossible.
     """
-    config = config.replace(name=config.name or name_of(config))
+    config = named(config)
     data = data or load(config.data.plain(), config.allow)
-    folder = folder or new_folder(Path(config.runs), config.name or "")
+    folder = folder or new_folder(config)
     os.environ[FOLDER] = str(folder.resolve())
     try:
         return _run(config, data, folder, store or Store(), resume)
@@ -134,51 +128,26 @@ def run(
 def _run(config: RunConfig, data: Data, folder: Path, store: Store, resume: bool) -> Outcome | None:
     write_config(folder, config)
     shared = Resources(data, store, folder, config.logger.group or config.name or "", resume)
+    recipe = shared.recipe(config)
+    if resume:  # a config that was changed is refused before anything is trained by it
+        last_good(folder, recipe)
     teachers = shared.teachers(config)
     alone = shared.obtain(alone_run(config), "alone") if config.alone and config.distils else None
     if alone is None and config.distils:
         alone = store.find(shared.recipe(alone_run(config).replace(keep="last")))
     beside = {} if alone is None else {ALONE: _network(alone, config.allow)}
     found = fit(
-        config, data, folder, job=config.names.mode, group=shared.group, resume=resume, beside=beside,
-        teachers=shared.networks(config, teachers),
+        config, data, folder, job=config.names.mode, group=shared.group, recipe=recipe, resume=resume,
+        teachers=shared.networks(config, teachers), beside=beside,
     )  # fmt: skip
     if found is None:
         return None
-    recipe = shared.recipe(config)
-    store.put(recipe, found.weights, found.result)
+    store.put(recipe, found.weights, found.result, {"data": config.names.data})
     result = _result(config, data, found, teachers, alone, key_of(recipe))
     result["chain"] = shared.chain(config)
     write_student(folder, config.data, data.classes, found.result["network"])
     write_json(folder / "result.json", result)
     return Outcome(folder, result)
-
-
-def write_config(folder: Path, config: RunConfig) -> None:
-    """Writes `config.yaml`; an existing one stays."""
-    if not (file := folder / "config.yaml").is_file():  # ranks write the same content in turn
-        write_text(file, yaml.safe_dump(config.plain(), sort_keys=False))
-
-
-def name_of(config: RunConfig) -> str:
-    """The name of a run that the user did not name: `mobilenet-kd`, `mobilenet-supervised`."""
-    names = config.names
-    loss = names.loss if config.distils else ""
-    mode = "" if names.mode == "offline" else names.mode
-    return "-".join(part for part in (names.model, loss, mode, names.data, f"seed{config.seed}") if part)
-
-
-def new_folder(runs: Path, name: str) -> Path:
-    """A new folder `DATE-NAME-ID` for this run; its other processes get it from the environment."""
-    if given := os.environ.get(FOLDER):
-        return Path(given)
-    job = os.environ.get("SLURM_JOB_ID")
-    launched = os.environ.get("TORCHELASTIC_RUN_ID")  # every rank of torchrun must arrive at the same name
-    identity = f"{job}-{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else launched or secrets.token_hex(3)
-    started = int(os.environ.get("SLURM_JOB_START_TIME", time.time()))
-    folder = runs / f"{time.strftime('%Y%m%d', time.localtime(started))}-{name}-{identity}"
-    folder.mkdir(parents=True, exist_ok=bool(job or launched))
-    return folder
 
 
 def _hashes(teachers: Sequence[TeacherConfig]) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from kdlab.config.instantiate import build
 from kdlab.config.schema import Component, RunConfig, TrainerConfig
 from kdlab.core.distributed import processes
-from kdlab.core.files import replacing
+from kdlab.core.files import remove_unfinished, replacing
 from kdlab.core.rng import seed_all, seed_of
 from kdlab.data.dataset import Data
 from kdlab.networks.teacher import Teacher
@@ -27,9 +27,11 @@ from kdlab.networks.weights import StateDict, save_weights
 from kdlab.run.builder import Made, assemble
 from kdlab.run.evaluation import Measured, measure
 from kdlab.run.loggers import MetricsFile, wandb_run
-from kdlab.run.resume import read_checkpoint
+from kdlab.run.recipe import Recipe
+from kdlab.run.resume import last_good
 from kdlab.tasks.task import Task
 from kdlab.training.callbacks import KeepBest, ProgressLine, checkpoints, interruptible
+from kdlab.training.checkpoint_io import LAST, CheckpointFiles
 from kdlab.training.datamodule import Batches
 from kdlab.training.distiller import Distiller
 from kdlab.training.loss_buffer import DivergedError
@@ -79,6 +81,7 @@ def fit(
     job: str,
     teachers: Sequence[Made] | None = None,
     group: str | None = None,
+    recipe: Recipe | None = None,
     resume: bool = False,
     one_device: bool = False,
     callbacks: Sequence[pl.Callback] = (),
@@ -93,7 +96,8 @@ def fit(
         job: `teacher`, `alone` or the mode's name, for W&B.
         teachers: the trained network of each of its teachers; None: they stay untrained.
         group: of W&B runs that belong together.
-        resume: from the last checkpoint in the folder.
+        recipe: of this network; checkpoints hold it, and one of another recipe is refused. None: any is taken.
+        resume: from the last good checkpoint in the folder.
         one_device: whatever the config says, for a run that another one waits for.
         callbacks: further ones, of Lightning.
         beside: networks to be tested and measured with the student, by name.
@@ -104,9 +108,11 @@ def fit(
     Raises:
         DivergedError: where the loss became NaN or infinite.
         KeyboardInterrupt: the run can be resumed.
+        UsageError: where it cannot be resumed from what is in the folder.
     """
-    with _fitting(config, data, folder, job, teachers, group, one_device, callbacks, write=True) as fitting:
-        _train(fitting, config, folder, resume)
+    io = CheckpointFiles(recipe)
+    with _fitting(config, data, folder, job, teachers, group, one_device, callbacks, io) as fitting:
+        _train(fitting, config, folder, recipe, resume)
         if not fitting.trainer.is_global_zero:
             return None
         try:
@@ -130,16 +136,16 @@ def fit_trial(
 
     Args, raises: see `fit`.
     """
-    with _fitting(config, data, folder, "trial", teachers, group, True, callbacks, write=False) as fitting:
-        _train(fitting, config, folder, resume=False)
+    with _fitting(config, data, folder, "trial", teachers, group, True, callbacks, None) as fitting:
+        _train(fitting, config, folder, None, resume=False)
 
 
 @contextmanager
 def _fitting(
     config: RunConfig, data: Data, folder: Path, job: str, teachers: Sequence[Made] | None, group: str | None,
-    one_device: bool, callbacks: Sequence[pl.Callback], *, write: bool,
+    one_device: bool, callbacks: Sequence[pl.Callback], io: CheckpointFiles | None,
 ) -> Iterator[Fit]:  # fmt: skip
-    """An assembled run with open loggers; `write`: its checkpoints and best weights."""
+    """An assembled run with open loggers; `io`: writes its checkpoints; None: nor are its best weights written."""
     folder.mkdir(parents=True, exist_ok=True)
     seed_all(config.seed)
     parts = assemble(config, teachers=teachers, labels=data.labels, samples=len(data.labels))
@@ -147,7 +153,7 @@ def _fitting(
     ranks = 1 if one_device else processes(settings.accelerator, settings.devices, settings.num_nodes)
     shares = ranks * settings.accumulate
     distiller = _distiller(config, parts, data.steps_per_epoch(settings.batch_size, shares))
-    validated = len(data.parts.validation) > 0
+    validated, write = len(data.parts.validation) > 0, io is not None
     keep = KeepBest(folder) if validated and write else None
     watching: list[pl.Callback] = [*callbacks, *([keep] if keep else [])]
     watching += [ProgressLine(config.name or "")] if settings.progress else []
@@ -161,7 +167,7 @@ def _fitting(
         devices=1 if one_device else settings.devices,  # type: ignore[arg-type]  # a sequence is a list
         num_nodes=1 if one_device else settings.num_nodes,
         strategy="auto" if one_device else _strategy(settings, parts),
-        plugins=[LightningEnvironment()] if one_device else None,
+        plugins=[*([LightningEnvironment()] if one_device else []), *([io] if io else [])],
         logger=metrics,
         callbacks=watching,
         enable_checkpointing=write,
@@ -194,17 +200,19 @@ def _fitting(
         yield fitting
 
 
-def _train(fitting: Fit, config: RunConfig, folder: Path, resume: bool) -> None:
+def _train(fitting: Fit, config: RunConfig, folder: Path, recipe: Recipe | None, resume: bool) -> None:
     trainer, last = fitting.trainer, _last(folder)
-    checkpoint = last if resume and last.is_file() else None
+    found = last_good(folder, recipe) if resume else None
     if resume and trainer.is_global_zero:
-        done = read_checkpoint(last)["kdlab"]["steps"] if checkpoint else 0
+        remove_unfinished(folder)
         (metrics,) = (logger for logger in trainer.loggers if isinstance(logger, MetricsFile))
-        metrics.forget_after(done)
+        metrics.forget_after(found.steps if found else 0)
+        if found and found.damaged:
+            print(f"kdlab: {found.damaged} is damaged; continuing from {found.file}", file=sys.stderr)
     seed_all(seed_of(config.seed, "training", str(trainer.global_rank)))
     try:
         with interruptible(trainer):
-            trainer.fit(fitting.distiller, datamodule=fitting.batches, ckpt_path=checkpoint, weights_only=True)
+            trainer.fit(fitting.distiller, datamodule=fitting.batches, ckpt_path=found.file if found else None)
     except DivergedError as error:
         good = f"the last good checkpoint is {last}" if last.is_file() else "no epoch had finished"
         raise DivergedError(f"{error}; {good}. {ADVICE}") from error
@@ -259,7 +267,7 @@ def _tested(
 
 
 def _last(folder: Path) -> Path:
-    return folder / "checkpoints" / "last.ckpt"
+    return folder / "checkpoints" / LAST
 
 
 def _strategy(settings: TrainerConfig, parts: Parts) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import secrets
 import sys
@@ -49,7 +50,7 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Adds one row."""
-        fresh = not self.file.is_file()
+        fresh = not self.file.is_file() or not self.file.stat().st_size
         with self.file.open("a", newline="") as stream:
             writer = csv.DictWriter(stream, self.columns, restval="", extrasaction="ignore")
             if fresh:
@@ -57,18 +58,38 @@ class MetricsFile(Logger):
             writer.writerow({"step": step, **metrics})
 
     def forget_after(self, step: int) -> None:
-        """Drops the rows that a resumed run will write again."""
+        """Drops the rows that a resumed run will write again, and what cannot be read."""
         if not self.file.is_file():
             return
-        header, *rows = self.file.read_text().splitlines(keepends=True)
-        kept = [row for row in rows if row.endswith("\n") and int(row.split(",", 1)[0]) <= step]
-        write_text(self.file, "".join([header, *kept]))
+        rows = [row for row in _rows(self.file, self.columns) if float(row["step"]) <= step]
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns, restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: float(row["step"])))
+        write_text(self.file, text.getvalue())
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
-    """The rows of a metrics.csv, each with the numbers it holds."""
-    with file.open(newline="") as stream:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
+    """The rows of a metrics.csv, each with the numbers it holds; those that were damaged are left out."""
+    return [{key: float(value) for key, value in row.items() if value} for row in _rows(file)]
+
+
+def _rows(file: Path, columns: Sequence[str] = ()) -> Iterator[dict[str, str]]:
+    """The whole rows of a metrics.csv, by column; `columns`: where its header cannot be read."""
+    for line in file.read_bytes().decode("ascii", errors="replace").splitlines(keepends=True):
+        cells = line.strip().split(",")
+        if cells[:2] == ["step", "epoch"] and line.endswith("\n"):
+            columns = cells
+        elif line.endswith("\n") and len(cells) == len(columns) and cells[0].isdecimal() and _numbers(cells):
+            yield dict(zip(columns, cells, strict=True))
+
+
+def _numbers(cells: Sequence[str]) -> bool:
+    """Whether each cell is a number or empty."""
+    try:
+        return bool([float(cell) for cell in cells if cell])
+    except ValueError:
+        return False
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from kdlab.config.instantiate import build, resolve
-from kdlab.config.schema import Component, RunConfig, TeacherConfig, TrainerConfig
+from kdlab.config.schema import Component, RunConfig, TeacherConfig, TrainerConfig, teacher_keys
 from kdlab.core.distributed import processes
 from kdlab.core.errors import UsageError
 from kdlab.core.paths import home
@@ -69,7 +69,8 @@ class Preflight:
                 f"{key}loss=[]: expected a loss or more, such as {key}loss=kd; for labels alone type "
                 f"{key}mode=supervised"
             )
-        teachers = [self._teacher(config, teacher, key) for teacher in config.teachers]
+        keys = teacher_keys(config.teacher, f"{key}teacher")
+        teachers = [self._teacher(config, teacher, key) for teacher, key in zip(config.teachers, keys, strict=True)]
         parts = assemble(config, teachers=teachers, key=key)
         if config.trainer.precision == "16-mixed" and any(setup.optimizers for setup in parts.setups):
             raise UsageError(f"{key}trainer.precision=16-mixed scales one optimizer's gradients; type bf16-mixed")
@@ -81,7 +82,7 @@ class Preflight:
         name = json.dumps([teacher.plain(), config.data.plain(), config.task], sort_keys=True, default=list)
         if name not in self._teachers:
             self._teachers[name] = (
-                untrained(config, teacher) if teacher.checkpoint else kept(self._assembled(run, f"{key}teacher."))
+                untrained(config, teacher, key) if teacher.checkpoint else kept(self._assembled(run, f"{key}."))
             )
         return self._teachers[name]
 
@@ -100,9 +101,10 @@ def check_phases(config: RunConfig, parts: Parts, key: str = "") -> None:
             proposed = config.loss.heads[phase.heads[0]].first
             given = None if proposed is None else proposed.scheduler
         check_trains(parts, place, where)
-        own = {f"{key}mode.optimizers.{name}": each for name, each in parts.setups[place].optimizers.items()}
+        mode = f"{where}.mode" if config.phases and config.phases[place].mode else f"{key}mode"
+        own = {f"{mode}.optimizers.{name}": each for name, each in parts.setups[place].optimizers.items()}
         optimizers = {**own, **_either(config.optimizer, phase.optimizer, f"{key}optimizer", f"{where}.optimizer")}
-        whence = f"{where}.scheduler" if given else f"{key}mode.scheduler"
+        whence = f"{where}.scheduler" if given else f"{mode}.scheduler"
         ((schedule, scheduler),) = _either(config.scheduler, phase.scheduler, f"{key}scheduler", whence).items()
         for name, optimizer in optimizers.items():
             check_components(optimizer, name, scheduler, schedule, phase.epochs, config.allow)

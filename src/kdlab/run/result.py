@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from kdlab.core.files import write_text
+from kdlab.core.terminal import PlainTable, say, terminal
 
 Config = dict[str, Any]
 
@@ -73,10 +73,10 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 def print_table(result: Mapping[str, Any], console: Console | None = None) -> None:
     """The table of a run: a column per network, a row per figure, and the share of the gap closed."""
-    console = console or Console()
+    console = console or terminal()
     shown = {name: result[name] for name in ROWS if result.get(name)}
     titles = ROWS if len(shown) > 1 else {"student": "student"}
-    table = Table(title=result["name"], title_justify="left")
+    table = PlainTable(result["name"] or "")
     table.add_column("", no_wrap=True)
     for name in shown:
         table.add_column(titles[name], justify="right")
@@ -84,16 +84,16 @@ def print_table(result: Mapping[str, Any], console: Console | None = None) -> No
         table.add_row(label, *cells)
     console.print(table)
     for name, peer in result["student"].get("peers", {}).items():
-        console.print(f"{name}: test {result['primary']} {peer['test']['last'][result['primary']]:.4f}, "
-                      f"{peer['parameters']:,} parameters, {peer['latency_ms']:.3f} ms")  # fmt: skip
+        say(console, f"{name}: test {result['primary']} {peer['test']['last'][result['primary']]:.4f}, "
+                     f"{peer['parameters']:,} parameters, {peer['latency_ms']:.3f} ms")  # fmt: skip
     for place, link in enumerate(result["chain"]):
-        console.print(f"Link {place + 1} of the chain: test {result['primary']} "
-                      f"{link['test']['last'][result['primary']]:.4f}, {link['parameters']:,} parameters")  # fmt: skip
+        say(console, f"Link {place + 1} of the chain: test {result['primary']} "
+                     f"{link['test']['last'][result['primary']]:.4f}, {link['parameters']:,} parameters")  # fmt: skip
     gap = result["gap_closed"]
     parts = [f"{value:.0%} at the {'last' if which == 'last' else 'best validation'} epoch"
              for which, value in gap.items() if value is not None]  # fmt: skip
     if parts:
-        console.print(f"Share of the gap between student alone and teacher that was closed: {', '.join(parts)}.")
+        say(console, f"Share of the gap between student alone and teacher that was closed: {', '.join(parts)}.")
 
 
 def lines(result: Mapping[str, Any], shown: Mapping[str, Any]) -> list[tuple[str, list[str]]]:

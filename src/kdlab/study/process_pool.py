@@ -158,6 +158,7 @@ class ProcessPool:
     def __init__(self, size: int, hang_seconds: float | None = None) -> None:
         self.size, self.hang_seconds = size, hang_seconds
         self.jobs: list[Job] = []
+        self._left = time.monotonic()
         self._context = multiprocessing.get_context("fork")
 
     def free(self) -> int | None:
@@ -182,6 +183,8 @@ class ProcessPool:
 
     def wait(self, seconds: float) -> Iterator[tuple[Job, Message]]:
         """The messages within `seconds`, as soon as there are any. The end of a process comes last."""
+        for job in self.jobs:  # time in which nobody listened is no silence of theirs
+            job.seen += max(0.0, time.monotonic() - max(self._left, job.seen))
         waited: dict[Any, Job] = {job.connection: job for job in self.jobs}
         waited |= {job.process.sentinel: job for job in self.jobs}
         ready = wait(list(waited), seconds)
@@ -190,6 +193,7 @@ class ProcessPool:
         for job in self._hung():
             self.kill(job)
             yield job, Failed(f"hung: it showed no sign of life for {self.hang_seconds:g} s", again=True)
+        self._left = time.monotonic()
 
     def kill(self, job: Job) -> None:
         """Ends a process at once."""

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
+from kdlab.core.printable import printable
+from kdlab.core.terminal import PlainTable, say, terminal, verbatim
 from kdlab.study.spec import feasible
 from kdlab.study.trial_queue import Quota, TrialQueue, originals
 
@@ -31,7 +32,7 @@ class ProgressView:
 
     def __init__(self, title: str, console: Console | None = None) -> None:
         self.title = title
-        self.console = console or Console(stderr=True)
+        self.console = console or terminal(stderr=True)
         self.quotas: Sequence[Quota] = ()
         self._live: Live | None = None
         self._start = self._drawn = time.monotonic()
@@ -51,9 +52,7 @@ class ProgressView:
     def ended(self, queue: TrialQueue, number: int) -> None:
         """A trial ended."""
         self._finished += 1
-        self.console.print(
-            line(queue.name, queue.trials()[number], queue.study.user_attrs), highlight=False, soft_wrap=True
-        )
+        say(self.console, printable(line(queue.name, queue.trials()[number], queue.study.user_attrs)))
 
     def draw(self, jobs: Sequence[Job]) -> None:
         """Redraws the table, at most twice a second."""
@@ -62,8 +61,8 @@ class ProgressView:
         self._drawn = time.monotonic()
         self._live.update(self._table(jobs), refresh=True)
 
-    def _table(self, jobs: Sequence[Job]) -> Table:
-        shown = Table(title=f"study {self.title}", title_justify="left")
+    def _table(self, jobs: Sequence[Job]) -> PlainTable:
+        shown = PlainTable(f"study {self.title}")
         for column in ("", "done", "pruned", "failed", "running", "to do", "best so far"):
             shown.add_column(column, justify="left" if column in ("", "best so far") else "right")
         left = 0
@@ -79,7 +78,7 @@ class ProgressView:
             shown.add_row(quota.queue.name, *[cell or "" for cell in cells])
         spent = time.monotonic() - self._start
         about = f"about {duration(spent / self._finished * left)} left" if self._finished else "just started"
-        shown.caption = f"{len(jobs)} running here, {duration(spent)} elapsed, {about}"
+        shown.caption = verbatim(f"{len(jobs)} running here, {duration(spent)} elapsed, {about}")
         return shown
 
 

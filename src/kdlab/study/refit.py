@@ -21,10 +21,10 @@ from typing import Any
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from rich.table import Table
 
 from kdlab.core.comparison import Comparison, compare, format_mean, sentence
 from kdlab.core.statistics import mean
+from kdlab.core.terminal import PlainTable
 from kdlab.study.search_space import by_key, published, written
 from kdlab.study.spec import Arm, Plan, feasible
 
@@ -132,11 +132,11 @@ def verdict(final: Mapping[str, Any]) -> list[str]:
     return sentences or ["Nothing is compared; final.default=true also refits the published setting."]
 
 
-def table(final: Mapping[str, Any]) -> Table:
+def table(final: Mapping[str, Any]) -> PlainTable:
     """Settings, their parameters, and test values as mean over seeds ± its 95 % interval."""
     metric = final["metric"]
     title = f"{final['name']}: {metric} on test over seeds {final['seeds']}, ± 95 % interval"
-    table = Table(title=title, title_justify="left")
+    table = PlainTable(title)
     for column in ("setting", "distilled", "alone", "multiply-\naccumulates", "parameters found"):
         table.add_column(column, justify="left" if column.startswith(("set", "param")) else "right", overflow="fold")
     for setting in final["settings"]:

@@ -19,7 +19,6 @@ import yaml
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from kdlab.core.errors import UsageError
 from kdlab.core.files import write_text
 from kdlab.study import refit
 from kdlab.study.process_pool import (
@@ -35,9 +34,10 @@ from kdlab.study.process_pool import (
     TrialRunner,
 )
 from kdlab.study.progress import ProgressView
+from kdlab.study.same_study import kept_settings, refuse_another
 from kdlab.study.search_space import written
-from kdlab.study.spec import FREE, Arm, Plan, make_pruner
-from kdlab.study.storage import Storage, open_storage, shown
+from kdlab.study.spec import Arm, Plan, make_pruner
+from kdlab.study.storage import Storage, open_storage
 from kdlab.study.trial_queue import BEAT, Presence, Quota, TrialQueue, originals
 
 
@@ -68,8 +68,7 @@ class StudyRunner:
         self.storage: Storage = open_storage(plan.storage)
         self._presence = Presence()
         self.quotas: list[Quota] = []
-        with self.storage.lock():
-            self._refuse_another()
+        self.storage.exclusively(lambda: refuse_another(plan, self.storage))
         self._pool = ProcessPool(plan.settings.workers, plan.settings.hang_seconds)
         self._held: dict[Job, Held] = {}
         self._signed = self._looked = float("-inf")
@@ -101,32 +100,19 @@ class StudyRunner:
 
     # ---- beginning
 
-    def _refuse_another(self) -> None:
-        """Refuses a study that was started with other settings; under the lock."""
-        known, plan = optuna.get_all_study_names(self.storage.optuna), self.plan
-        for name in {plan.titled(arm) for arm in plan.arms} & set(known):
-            begun = optuna.load_study(study_name=name, storage=self.storage.optuna).user_attrs.get("plan")
-            for key, value in self._settings().items():
-                if begun is not None and key not in FREE and begun.get(key) != value:
-                    raise UsageError(
-                        f"{key}: the study {plan.name} was started with another value, see "
-                        f"{plan.folder / 'study.yaml'}; give this one another name, name=NAME"
-                    )
-
-    def _settings(self) -> dict[str, Any]:
-        """The settings of the study as its storage keeps them."""
-        settings = self.plan.settings
-        return settings.replace(storage=shown(settings.storage)).model_dump(mode="json", by_alias=True)
-
     def _begin(self) -> list[Quota]:
         """The quotas of all arms; creates missing Optuna studies."""
-        with self.storage.lock():
-            self._refuse_another()
-            self.quotas = [self._begin_arm(arm) for arm in self.plan.arms]
-            if not (file := self.plan.folder / "study.yaml").is_file():
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_text(file, yaml.safe_dump(self._settings(), sort_keys=False))
+        self.quotas = self.storage.exclusively(self._begin_arms)
         return self.quotas
+
+    def _begin_arms(self) -> list[Quota]:
+        plan = self.plan
+        refuse_another(plan, self.storage)
+        quotas = [self._begin_arm(arm) for arm in plan.arms]
+        if not (file := plan.folder / "study.yaml").is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, yaml.safe_dump(kept_settings(plan), sort_keys=False))
+        return quotas
 
     def _begin_arm(self, arm: Arm) -> Quota:
         plan = self.plan
@@ -135,26 +121,29 @@ class StudyRunner:
             sampler=plan.settings.sampler, seed=plan.settings.seed,
             pruner=make_pruner(plan.settings.pruner),
         )  # fmt: skip
-        if "plan" not in queue.study.user_attrs:
+        if not {"objectives", "curve", "arm", "plan"} <= queue.study.user_attrs.keys():
             for point in arm.first:
                 queue.study.enqueue_trial(dict(point), skip_if_exists=True)
             queue.study.set_metric_names(list(plan.objectives))
             queue.study.set_user_attr("objectives", [list(pair) for pair in plan.objectives.items()])
             queue.study.set_user_attr("curve", plan.curve)
             queue.study.set_user_attr("arm", arm.option)
-            queue.study.set_user_attr("plan", self._settings())
+            queue.study.set_user_attr("configs", plan.configs())
+            queue.study.set_user_attr("plan", kept_settings(plan))
         return Quota(queue, arm, plan.settings.budget.trials)
 
     def _begin_refits(self, refits: Sequence[refit.Refit]) -> Quota:
+        return self.storage.exclusively(lambda: self._refit_quota(refits))
+
+    def _refit_quota(self, refits: Sequence[refit.Refit]) -> Quota:
         direction = self.plan.objectives[self.plan.curve]
-        with self.storage.lock():
-            queue = TrialQueue(self.storage, f"{self.plan.name}/final", [direction], presence=self._presence)
-            for one in refits:
-                trials = [trial for trial in queue.trials() if trial.state != TrialState.FAIL]  # repeats those
-                known = [trial.user_attrs["seed"] for trial in trials if refit.is_of(one, trial)]
-                for seed in refit.seeds(self.plan):
-                    if seed not in known:
-                        queue.study.enqueue_trial({}, refit.attributes(one, seed))
+        queue = TrialQueue(self.storage, f"{self.plan.name}/final", [direction], presence=self._presence)
+        for one in refits:
+            trials = [trial for trial in queue.trials() if trial.state != TrialState.FAIL]  # repeats those
+            known = [trial.user_attrs["seed"] for trial in trials if refit.is_of(one, trial)]
+            for seed in refit.seeds(self.plan):
+                if seed not in known:
+                    queue.study.enqueue_trial({}, refit.attributes(one, seed))
         return Quota(queue, None, 0)
 
     # ---- going on
@@ -186,8 +175,10 @@ class StudyRunner:
         """Gives a sign of life, and requeues trials of workers without one."""
         if time.monotonic() - self._signed < BEAT:
             return
-        self._signed = time.monotonic()
         beats = self.quotas[0].queue.beat()
+        if time.monotonic() - self._signed > 3 * BEAT:
+            self._presence.forget()
+        self._signed = time.monotonic()
         for quota in quotas:
             for number in quota.queue.give_up_lost(beats):
                 self.view.ended(quota.queue, number)
@@ -216,6 +207,7 @@ class StudyRunner:
             overrides = [*quota.arm.overrides, *written(trial.params)]
         trial.set_user_attr("folder", str(place))
         do = self.work.refit if quota.arm is None else self.work.trial
+        self.storage.close()  # which no fork may share
         assignment = Assignment(name, overrides, plan.folder / place, slot)
         job = self._pool.start(slot, assignment.folder, do, plan, assignment)
         self._held[job] = Held(quota, trial)

@@ -10,10 +10,11 @@ from pydantic import Field, StrictBool, StrictInt
 from kdlab.config.schema import Component
 from kdlab.config.settings import Settings
 
-Count = Annotated[StrictInt, Field(ge=1)]
-Whole = Annotated[StrictInt, Field(ge=0)]
+Count = Annotated[StrictInt, Field(ge=1, le=1_000_000)]
+Few = Annotated[StrictInt, Field(ge=1, le=1024)]
+Whole = Annotated[StrictInt, Field(ge=0, le=2**32 - 1)]
 Direction = Literal["maximize", "minimize"]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, le=1e9)]
 ACCURACY: Mapping[str, Direction] = {"validation.accuracy": "maximize"}
 
 
@@ -36,7 +37,7 @@ class Final(Settings):
 class StudyConfig(Settings):
     """The YAML of a study, with defaults filled in."""
 
-    name: str = Field(pattern="^[^/]+$", description="a name usable as a folder")
+    name: str = Field(description="a name that can be a folder's")
     overrides: tuple[str, ...] = ()
     compare: Mapping[str, Any] | None = None
     space: Mapping[str, Any] = {}
@@ -51,9 +52,9 @@ class StudyConfig(Settings):
         default=(), description="keys of the space with their values, in a list"
     )
     seed: Whole = 0
-    seeds: Count = 1
+    seeds: Few = 1
     retries: Whole = 1
     hang_seconds: Seconds | None = 600
-    workers: Count = 1
+    workers: Few = 1
     storage: str | None = Field(default=None, description="a file, postgresql://USER@HOST/DATABASE, or null")
     final: Final = Final()

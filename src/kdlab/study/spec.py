@@ -7,19 +7,20 @@ A study's folder is `RUNS/NAME` (`runs/kd`). It holds
 - `final/`: a whole run folder (see `kdlab.run.execute`) for each refit, named NUMBER-SETTING-seedN;
 - `final.json`: the results of the refits, see `kdlab.study.refit`.
 
-The storage holds one Optuna study, NAME, or where the study compares options, one for each, NAME/OPTION; and for
-the refits NAME/final. Optuna studies have the user attributes `plan` (the content of study.yaml), `arm` (OPTION
-or null), `curve` (the metric of the curves) and `objectives` ([[metric, direction], ...], in order of the
-trials' values); their `metric_names` are set. A parameter is named after the key of the config that it sets; where
-a key has several ranges, one per choice, `KEY@CHOICE`. Trials have Optuna's state, params,
-values and `constraints` (per text of a constraint, its violation relative to the bound; feasible where none is
-above 0), and the user attributes
+The storage holds one Optuna study, NAME, or where the study compares options, one for each, NAME/OPTION; and for the
+refits NAME/final. Optuna studies have the user attributes `plan` (the content of study.yaml), `arm` (OPTION or null),
+`curve` (the metric of the curves), `objectives` ([[metric, direction], ...], in order of the trials' values) and
+`configs` ({file: SHA-256} of the folders of --config-dir); their `metric_names` are set. A parameter is named after
+the key of the config that it sets; where a key has several ranges, one per choice, `KEY@CHOICE`. Trials have Optuna's
+state, params, values and `constraints` (per text of a constraint, its violation relative to the bound; feasible where
+none is above 0), and the user attributes
 - `metrics`: {metric: value}, of the mean over seeds; `student.*` known before training are set at the start;
 - `epochs`: the length of its schedule;
 - `reason`: why it was pruned or failed, in one line; not set for complete trials;
 - `folder`: its run folder, relative to the study's; the curve is also in its metrics.csv;
-- `worker`: who ran it; `retry_of`: the number of the failed trial it repeats; `retries`: how often it failed
-  before by its own error. A repeated trial counts once in the budget.
+- `worker`: who ran it; `mark`: set with it, so that a worker finds a trial whose taking was interrupted;
+- `retry_of`: the number of the failed trial it repeats; `retries`: how often it failed before by its own error. A
+  repeated trial counts once in the budget;
 - its curve, see `curve_of`: per epoch, the `curve` metric of its first seed. Compute is epochs × multiply-accumulates.
 Trials of NAME/final have no parameters; `setting`, `arm`, `seed`, `params` and `overrides` define what they refit, and
 `result` is its outcome, as `kdlab.study.refit.of_result` takes it from a result.json. Their value is the test metric.
@@ -27,6 +28,7 @@ Trials of NAME/final have no parameters; `setting`, `arm`, `seed`, `params` and 
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
@@ -42,6 +44,7 @@ from optuna.trial import FrozenTrial
 from kdlab.config.compose import compose
 from kdlab.config.instantiate import build, resolve
 from kdlab.config.schema import Component, RunConfig
+from kdlab.core.errors import UsageError
 from kdlab.study.schema import StudyConfig
 from kdlab.study.search_space import Dimension
 
@@ -91,6 +94,7 @@ class Plan:
     """A study, read and checked as far as can be without torch.
 
     settings: its whole YAML. runs: the folder that contains its folder. seed: of its runs, where a trial has only one.
+    allow: the packages that the command line allows; what a storage holds decides none.
     """
 
     settings: StudyConfig
@@ -100,6 +104,7 @@ class Plan:
     constraints: tuple[Constraint, ...]
     runs: Path
     seed: int
+    allow: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -129,9 +134,18 @@ class Plan:
         """The name of an arm's Optuna study."""
         return self.name if arm.option is None else f"{self.name}/{arm.option}"
 
+    def configs(self) -> dict[str, str]:
+        """{file: SHA-256} of the user's config files. A folder may be renamed, so its place stands for its name."""
+        found = {}
+        for place, folder in enumerate(self.folders):
+            for file in sorted(folder.rglob("*.yaml")):
+                name = str(file.relative_to(folder))
+                found[f"{place}/{name}" if place else name] = hashlib.sha256(file.read_bytes()).hexdigest()
+        return found
+
     def compose(self, overrides: Sequence[str]) -> RunConfig:
         """The config of a run."""
-        return compose(overrides, self.folders)
+        return compose(overrides, self.folders, allow=self.allow)
 
 
 def curve_of(trial: FrozenTrial) -> dict[int, float]:
@@ -177,4 +191,7 @@ def make_pruner(settings: Component | None) -> BasePruner:
 def _built(settings: Component, kind: type[T], key: str, **arguments: Any) -> T:
     with warnings.catch_warnings():  # the user who set it knows that it is experimental
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return build(settings, kind, key, **arguments)
+        try:
+            return build(settings, kind, key, **arguments)
+        except TypeError as error:  # by which some of Optuna's refuse the values of their settings
+            raise UsageError(f"{key}: {' '.join(str(error).split())}") from error

@@ -28,12 +28,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kdlab.config.compose import compose, groups
+from kdlab.config.overrides import group_of, packages_of
+from kdlab.config.ranges import check
 from kdlab.config.settings import Settings, parse
+from kdlab.config.yaml_file import parse_yaml, read_yaml
 from kdlab.core.errors import UsageError, nearest
 from kdlab.study.pruner import DominatedPruner
+from kdlab.study.rehearsal import rehearse
 from kdlab.study.schema import StudyConfig
 from kdlab.study.search_space import chosen, declared_space, read_space, refuse_impossible, written
 from kdlab.study.spec import COSTS, TIMES, Arm, Constraint, Plan, make_pruner, make_sampler
@@ -55,10 +57,26 @@ def read_plan(file: Path, overrides: Sequence[str] = (), folders: Sequence[Path]
     """
     if not file.is_file():
         raise UsageError(f"{file}: there is no such study; expected a YAML file, as in sweeps/")
-    given = _parsed(file.read_text(), file)
+    given = read_yaml(file)
     if not isinstance(given, dict):
         raise UsageError(f"{file}: expected the keys of a study, {', '.join(KEYS)}")
+    _refuse_code(given, file)
     return make_plan(with_overrides({"name": file.stem, **given}, overrides), folders)
+
+
+def _refuse_code(given: Mapping[str, Any], file: Path) -> None:
+    """Refuses a study that names packages whose code may run: only the command line does."""
+    overrides, first = (list(given.get(key) or ()) for key in ("overrides", "first"))
+    for override in overrides:
+        if (packages := packages_of(str(override))) is not None:
+            named = ",".join(packages)
+            raise UsageError(
+                f"{file}: overrides: {override}: packages whose code may run are named on the command line alone; to "
+                f"run them leave it out and type python -m kdlab.sweep {file} 'allow=[{named}]'"
+            )
+    for key in (key for point in ((given.get("space") or {}), *first) for key in point):
+        if group_of(str(key).partition("@")[0].strip()) == "allow":
+            raise UsageError(f"{file}: {key}: packages are named on the command line alone, 'allow=[mypackage]'")
 
 
 def with_overrides(given: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -76,17 +94,10 @@ def with_overrides(given: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
             held = default if changed.get(head) is None else changed[head]
             if not isinstance(held, Mapping | Settings | None) or isinstance(default, str):
                 raise UsageError(f"{override}: {head} is a single value; expected {head}=VALUE")
-            changed[head] = {**(held if isinstance(held, Mapping) else {}), rest: _parsed(value, override)}
+            changed[head] = {**(held if isinstance(held, Mapping) else {}), rest: parse_yaml(value, override)}
         else:
-            changed[head] = _parsed(value, override)
+            changed[head] = parse_yaml(value, override)
     return changed
-
-
-def _parsed(text: str, whence: object) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{whence}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def make_plan(given: Mapping[str, Any], folders: Sequence[Path] = ()) -> Plan:
@@ -96,6 +107,7 @@ def make_plan(given: Mapping[str, Any], folders: Sequence[Path] = ()) -> Plan:
         UsageError: where they are not a valid study.
     """
     settings = parse(StudyConfig, given)
+    check({"name": settings.name})
     if (where := settings.storage) is not None and "://" not in where:
         settings = settings.replace(storage=str(Path(where).absolute()))
     objectives = _objectives(settings.objectives)
@@ -112,6 +124,7 @@ def make_plan(given: Mapping[str, Any], folders: Sequence[Path] = ()) -> Plan:
             f"{len(objectives)}; expected kdlab.study.pruner.DominatedPruner"
         )
     arms = tuple(_arm(option, settings, folders) for option in _options(settings.compare, folders))
+    rehearse(settings, [arm.space for arm in arms], objectives)
     config = compose([*arms[0].overrides, *written(arms[0].default)], folders)
     if not config.data.validation:
         raise UsageError("data.validation=0: a study selects by validation; set data.validation=COUNT")
@@ -123,7 +136,7 @@ def make_plan(given: Mapping[str, Any], folders: Sequence[Path] = ()) -> Plan:
     for key in settings.final.same:
         if not any(dimension.key == key for arm in arms for dimension in arm.space):
             raise UsageError(f"final.same: {key} is not in the space")
-    return Plan(settings, tuple(folders), arms, objectives, constraints, Path(config.runs), config.seed)
+    return Plan(settings, tuple(folders), arms, objectives, constraints, Path(config.runs), config.seed, config.allow)
 
 
 def read_constraint(text: object) -> Constraint:

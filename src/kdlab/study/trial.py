@@ -27,8 +27,9 @@ from kdlab.networks import cost
 from kdlab.networks.weights import StateDict
 from kdlab.run.builder import example_batch
 from kdlab.run.derive import drop_unused
-from kdlab.run.execute import Resources, run, write_config
+from kdlab.run.execute import Resources, run
 from kdlab.run.fit import fit_trial
+from kdlab.run.folder import write_config
 from kdlab.run.preflight import Preflight
 from kdlab.run.store import Store
 from kdlab.study.process_pool import (

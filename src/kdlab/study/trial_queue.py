@@ -10,6 +10,7 @@ command, see that it is gone, mark them failed and put the same parameters back 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import time
 import zlib
@@ -65,6 +66,10 @@ class Presence:
         self._beats[worker] = (beat, since)
         return now - since < self.lease
 
+    def forget(self) -> None:
+        """Counts anew: nobody could give a sign of life while the storage was out of reach."""
+        self._beats.clear()
+
 
 class TrialQueue:
     """One Optuna study, shared by the workers.
@@ -97,6 +102,7 @@ class TrialQueue:
         self._sampler = sampler or {"_target_": "optuna.samplers.RandomSampler"}
         self._presence = presence or Presence()
         self.me = identity()
+        self._mark, self._taken = secrets.token_hex(4), set[int]()
         self.study: Study = optuna.create_study(
             storage=storage.optuna, study_name=name, load_if_exists=True,
             directions=[StudyDirection[direction.upper()] for direction in directions],
@@ -109,18 +115,7 @@ class TrialQueue:
 
     def take(self, most: int) -> optuna.Trial | None:
         """A trial to run, with its parameters: a waiting one, else a new one, up to `most` in all."""
-        with self.storage.lock():
-            trials = self.trials()
-            waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
-            if not waiting and len(originals(trials)) >= most:
-                return None
-            number = waiting[0] if waiting else len(trials)
-            self.study.sampler = make_sampler(self._sampler, self.seed, number)
-            trial = self.study.ask()
-            assert trial.number == number
-            suggest(trial, self.space)
-            trial.set_user_attr("worker", self.me)
-            return trial
+        return self.storage.exclusively(lambda: self._take(most))
 
     def report(self, trial: optuna.Trial, epoch: int, value: float) -> bool:
         """Adds a point to the curve of a trial (see `kdlab.study.spec.curve_of`); returns whether to stop there."""
@@ -133,13 +128,7 @@ class TrialQueue:
 
     def finish(self, trial: optuna.Trial, values: Sequence[float] | None, reason: str | None = None) -> bool:
         """Completes a trial, or prunes it where there are no values. False: another worker had given up on us."""
-        with self.storage.lock():
-            if self.trials()[trial.number].state.is_finished():
-                return False
-            if reason is not None:
-                trial.set_user_attr("reason", reason)
-            self.study.tell(trial, values, TrialState.COMPLETE if values is not None else TrialState.PRUNED)
-            return True
+        return self.storage.exclusively(lambda: self._finish(trial, values, reason))
 
     def fail(self, number: int, reason: str, *, again: bool, count: bool = True) -> bool:
         """Marks a running trial failed, and if it is to be repeated puts it back in the queue, once.
@@ -147,8 +136,7 @@ class TrialQueue:
         Args:
             again: repeat it. count: as one of its retries.
         """
-        with self.storage.lock():
-            return self._fail(self.trials()[number], reason, again, count)
+        return self.storage.exclusively(lambda: self._fail(self.trials()[number], reason, again, count))
 
     def give_up_lost(self, beats: Mapping[str, Any]) -> list[int]:
         """Fails and requeues the running trials of workers that are gone; returns their numbers.
@@ -156,23 +144,57 @@ class TrialQueue:
         Args:
             beats: the last sign of life of each worker, see `beat`.
         """
-        lost = []
-        with self.storage.lock():
-            for trial in self.trials():
-                worker = trial.user_attrs.get("worker")
-                if trial.state != TrialState.RUNNING or worker == self.me:
-                    continue
-                # Under the lock no worker is about to take a trial, so a running one without a worker was abandoned.
-                if worker is None or not self._presence.alive(worker, beats.get(worker)):
-                    self._fail(trial, f"its worker is gone: {worker}", True, False)
-                    lost.append(trial.number)
-        return lost
+        return self.storage.exclusively(lambda: self._give_up_lost(beats))
 
     def beat(self) -> dict[str, Any]:
         """Gives a sign of life; returns the last one of each worker."""
         self.study.set_user_attr(f"beat/{self.me}", time.time())
         beats = {key: value for key, value in self.study.user_attrs.items() if key.startswith("beat/")}
         return {key.removeprefix("beat/"): value for key, value in beats.items()}
+
+    # ---- under the lock: each may be called again, after any of its steps, so it begins by reading what there is
+
+    def _take(self, most: int) -> optuna.Trial | None:
+        trials = self.trials()
+        marks = {"worker": self.me, "mark": self._mark}  # set before it runs, so that it is found again
+        begun = [trial.number for trial in trials
+                 if trial.state == TrialState.RUNNING and trial.user_attrs.get("mark") == self._mark
+                 and trial.number not in self._taken]  # fmt: skip
+        waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
+        if not begun and not waiting and len(originals(trials)) >= most:
+            return None
+        number = [*begun, *waiting, len(trials)][0]
+        if number == len(trials):
+            self.study.enqueue_trial({}, marks)
+        elif not begun:
+            for key, value in marks.items():
+                self.storage.optuna.set_trial_user_attr(self._identity(number), key, value)
+        self.study.sampler = make_sampler(self._sampler, self.seed, number)
+        trial = optuna.Trial(self.study, self._identity(number)) if begun else self.study.ask()
+        assert trial.number == number
+        suggest(trial, self.space)
+        self._taken.add(number)
+        return trial
+
+    def _finish(self, trial: optuna.Trial, values: Sequence[float] | None, reason: str | None) -> bool:
+        if self.trials()[trial.number].state.is_finished():
+            return False
+        if reason is not None:
+            trial.set_user_attr("reason", reason)
+        self.study.tell(trial, values, TrialState.COMPLETE if values is not None else TrialState.PRUNED)
+        return True
+
+    def _give_up_lost(self, beats: Mapping[str, Any]) -> list[int]:
+        lost = []
+        for trial in self.trials():
+            worker = trial.user_attrs.get("worker")
+            if trial.state != TrialState.RUNNING or worker == self.me:
+                continue
+            # Under the lock no worker is about to take a trial, so a running one without a worker was abandoned.
+            if worker is None or not self._presence.alive(worker, beats.get(worker)):
+                self._fail(trial, f"its worker is gone: {worker}", True, False)
+                lost.append(trial.number)
+        return lost
 
     def _fail(self, trial: FrozenTrial, reason: str, again: bool, count: bool) -> bool:
         if trial.state.is_finished():
@@ -185,12 +207,14 @@ class TrialQueue:
                 {**trial.system_attrs.get("fixed_params", {}), **trial.params},
                 {**kept, "retry_of": trial.number, "retries": trial.user_attrs.get("retries", 0) + count},
             )
-        identity = self.storage.optuna.get_trial_id_from_study_id_trial_number(
-            self.storage.optuna.get_study_id_from_name(self.name), trial.number
-        )
-        self.storage.optuna.set_trial_user_attr(identity, "reason", reason)
+        self.storage.optuna.set_trial_user_attr(self._identity(trial.number), "reason", reason)
         self.study.tell(trial.number, state=TrialState.FAIL)
         return True
+
+    def _identity(self, number: int) -> int:
+        """Of a trial in the storage."""
+        known = self.storage.optuna
+        return known.get_trial_id_from_study_id_trial_number(known.get_study_id_from_name(self.name), number)
 
 
 def originals(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -6,6 +6,7 @@ Each trial has written its own run by then, in the study's group; see `kdlab.stu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import yaml
@@ -18,7 +19,7 @@ from kdlab.run.loggers import wandb_run
 from kdlab.study.progress import best
 from kdlab.study.results import SearchResults
 from kdlab.study.spec import Plan
-from kdlab.study.storage import exclusively, stored
+from kdlab.study.storage import open_storage, studies_of
 
 Row = dict[str, Any]
 
@@ -31,21 +32,31 @@ def publish(plan: Plan, logger: LoggerConfig, final: Mapping[str, Any] | None) -
         logger: the settings of W&B.
         final: the content of final.json, if there is one.
     """
-    with stored(plan.folder, plan.storage) as studies, exclusively(plan.storage):  # opening takes the lock itself
-        searches = [study for study in studies if "plan" in study.user_attrs]
-        finished = sum(trial.state.is_finished() for study in studies for trial in study.trials)
-        if searches[0].user_attrs.get("published") == finished:
-            return {"finished": finished}
-        for study in searches:
-            winner = best(study.trials, study.user_attrs)
-            for trial in study.trials:
-                if trial.state == TrialState.FAIL:
-                    _tag(plan, trial, "failed")
-                elif winner is not None and trial.number == winner.number:
-                    _tag(plan, trial, "best")
-        _summarise(plan, logger, searches, final)
-        searches[0].set_user_attr("published", finished)
+    with closing(open_storage(plan.storage)) as storage:
+
+        def once() -> dict[str, int]:
+            return _publish(plan, logger, final, studies_of(storage, plan.name))
+
+        return storage.exclusively(once)
+
+
+def _publish(
+    plan: Plan, logger: LoggerConfig, final: Mapping[str, Any] | None, studies: Sequence[Study]
+) -> dict[str, int]:
+    searches = [study for study in studies if "plan" in study.user_attrs]
+    finished = sum(trial.state.is_finished() for study in studies for trial in study.trials)
+    if searches[0].user_attrs.get("published") == finished:
         return {"finished": finished}
+    for study in searches:
+        winner = best(study.trials, study.user_attrs)
+        for trial in study.trials:
+            if trial.state == TrialState.FAIL:
+                _tag(plan, trial, "failed")
+            elif winner is not None and trial.number == winner.number:
+                _tag(plan, trial, "best")
+    _summarise(plan, logger, searches, final)
+    searches[0].set_user_attr("published", finished)
+    return {"finished": finished}
 
 
 def rows(study: Study) -> list[Row]:

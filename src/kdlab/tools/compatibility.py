@@ -13,13 +13,13 @@ import argparse
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.table import Column, Table
 
 from kdlab.config.compose import compose, groups
 from kdlab.config.schema import RunConfig
 from kdlab.core.comparison import format_difference, format_interval, format_mean
 from kdlab.core.errors import one_line
 from kdlab.core.statistics import paired
+from kdlab.core.terminal import PlainTable, say, terminal
 
 SMALL = ("model=resnet8", "model.width=0.25", "teacher=resnet8", "teacher.model.width=0.5", "logger=csv")
 """Networks for the table, overridden by what the user gives."""
@@ -100,10 +100,12 @@ def attempt(config: RunConfig) -> str | None:
 
 def print_grid(cells: Mapping[tuple[str, str], str | None], console: Console | None = None) -> None:
     """The table, a row per loss and a column per mode, and the reasons below it."""
-    console = console or Console()
+    console = console or terminal()
     names = list(dict.fromkeys(mode for _, mode in cells))
     reasons: dict[str, int] = {}
-    table = Table("", *names)
+    table = PlainTable()
+    for name in ("", *names):
+        table.add_column(name)
     for loss in dict.fromkeys(loss for loss, _ in cells):
         marks = []
         for mode in names:
@@ -112,9 +114,9 @@ def print_grid(cells: Mapping[tuple[str, str], str | None], console: Console | N
             marks.append("✓" if reason is None else str(reasons.setdefault(text, len(reasons) + 1)))
         table.add_row(loss, *marks)
     console.print(table)
-    console.print(f"{sum(reason is None for reason in cells.values())} of {len(cells)} work.")
+    say(console, f"{sum(reason is None for reason in cells.values())} of {len(cells)} work.")
     for reason, number in reasons.items():
-        console.print(f"{number}: {reason}", soft_wrap=True)
+        say(console, f"{number}: {reason}")
 
 
 def measure(overrides: Sequence[str], seeds: int) -> dict[str, list[tuple[float, float]]]:
@@ -136,14 +138,15 @@ def measure(overrides: Sequence[str], seeds: int) -> dict[str, list[tuple[float,
 
 def print_measured(found: Mapping[str, Sequence[tuple[float, float]]], console: Console | None = None) -> None:
     """Mean ± standard deviation over seeds of the students, and the paired gain with its 95 % t interval."""
-    table = Table(*(Column(name, no_wrap=True) for name in ("mode", "student alone", "student", "gain",
-                                                            "95 % interval", "n")))  # fmt: skip
+    table = PlainTable()
+    for name in ("mode", "student alone", "student", "gain", "95 % interval", "n"):
+        table.add_column(name, no_wrap=True)
     for mode, pairs in found.items():
         alone, student = zip(*pairs, strict=True)
         gain = paired(student, alone).mean
         spread = [format_mean(values, " ", deviation=True) for values in (alone, student)]
         table.add_row(mode, *spread, format_difference(gain.value), format_interval(gain.interval), str(gain.n))
-    (console or Console()).print(table)
+    (console or terminal()).print(table)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from kdlab.core.files import replacing
+from kdlab.core.printable import printable
 from kdlab.networks.weights import save_weights
+from kdlab.training.checkpoint_io import LAST
 from kdlab.training.distiller import Distiller
 from kdlab.training.validation import prefixes
 
@@ -28,6 +30,7 @@ logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 for _message in (
     ".*LeafSpec.* is deprecated",
     "Checkpoint directory .* is not empty",
+    "The dirpath has changed from .*",
     "Using ModelCheckpoint with manual optimization",
     ".*in eval mode at the start of training",
 ):
@@ -89,12 +92,24 @@ def interruptible(trainer: pl.Trainer) -> Iterator[None]:
         raise KeyboardInterrupt from error
 
 
+class StepCheckpoint(ModelCheckpoint):
+    """Writes checkpoints within an epoch, and none at its last step: Lightning would resume after its validation.
+
+    The checkpoint of the epoch follows at once.
+    """
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
+        assert isinstance(pl_module, Distiller)
+        if pl_module.steps % pl_module.steps_per_epoch:
+            super().on_train_batch_end(trainer, pl_module, *rest)
+
+
 def checkpoints(folder: Path, every_n_steps: int | None) -> list[Callback]:
-    """`last.ckpt`, overwritten at the end of every epoch, and every `every_n_steps` steps if given."""
-    keep: dict[str, Any] = {"dirpath": folder, "filename": "last", "enable_version_counter": False}
+    """`last.ckpt`, replaced at the end of every epoch, and every `every_n_steps` steps if given."""
+    keep: dict[str, Any] = {"dirpath": folder, "filename": Path(LAST).stem, "enable_version_counter": False}
     found: list[Callback] = [ModelCheckpoint(**keep, every_n_epochs=1, save_on_train_epoch_end=True)]
     if every_n_steps is not None:
-        found.append(ModelCheckpoint(**keep, every_n_train_steps=every_n_steps, save_on_train_epoch_end=False))
+        found.append(StepCheckpoint(**keep, every_n_train_steps=every_n_steps, save_on_train_epoch_end=False))
     return found
 
 
@@ -134,5 +149,5 @@ class ProgressLine(Callback):
         primary = pl_module.task.primary
         value = trainer.callback_metrics.get(f"validation/{primary}")
         scored = "" if value is None else f"  validation {primary} {float(value):.4f}"
-        text = f"{self.name}: epoch {pl_module.epochs_done():.1f} of {total}  {rate:.1f} steps/s{scored}"
+        text = f"{printable(self.name)}: epoch {pl_module.epochs_done():.1f} of {total}  {rate:.1f} steps/s{scored}"
         print(f"{start}{text:<78}", end="", file=sys.stderr, flush=True)

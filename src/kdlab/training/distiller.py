@@ -81,6 +81,7 @@ class Distiller(pl.LightningModule):
         self._phase, self._phase_start = 0, 0
         self._stepping: list[tuple[LightningOptimizer, LRScheduler, str]] = []
         self._random: list[Any] = []
+        self._restored: Mapping[str, Tensor] | None = None
         self._clock: float | None = None
         self._losses = LossBuffer(accumulate)
         students = {name for setup in parts.setups for name in setup.mode.validated()}
@@ -131,6 +132,9 @@ class Distiller(pl.LightningModule):
         if self.dtype in (torch.bfloat16, torch.float16):  # the networks run in half precision, losses never do
             for setup in self.setups:
                 setup.objective.heads.float()
+        if self._restored is not None:  # before the conversion to this precision, loading rounded it
+            self.load_state_dict(self._restored)
+            self._restored = None
         phase = self.phases[self._phase]
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         steps = phase.epochs * self.steps_per_epoch
@@ -325,6 +329,7 @@ class Distiller(pl.LightningModule):
         own = checkpoint["kdlab"]
         self.steps, self.samples, self.seconds = own["steps"], own["samples"], own["seconds"]
         self._random = own["random"]
+        self._restored = checkpoint["state_dict"]
         # The sum over ranks, so only the first rank takes it.
         if own["losses"] is not None:
             self._losses.restore(own["losses"] * (self.global_rank == 0))

@@ -87,25 +87,35 @@ def named_learners(model: Component, mode: ModeConfig) -> list[tuple[str, Compon
     return [("student", model), *peers.items()]
 
 
-def make_mode(config: RunConfig, settings: ModeConfig, cast: Cast) -> Mode:
+def make_mode(config: RunConfig, settings: ModeConfig, cast: Cast, key: str = "") -> Mode:
     """A mode of a run, whose random parts depend on the run's seed alone.
+
+    Args:
+        config: of the run.
+        settings: of the mode: the run's, or those of one of its phases.
+        cast: what it is made of.
+        key: prefix of the run's keys in messages, `teacher.`.
 
     Raises:
         UsageError: where its settings name peers, a student or optimizers that it does not have.
     """
+    phases = (f"phases.{place}." for place, phase in enumerate(config.phases or ()) if phase.mode is settings)
+    where = f"{key}{next(phases, '')}mode"
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(config.seed, "mode"))
-        mode = build(settings.component, Mode, "mode", allow=config.allow, cast=cast)
+        mode = build(settings.component, Mode, where, allow=config.allow, cast=cast)
     if mode.wants_peers != bool(cast.peers):
         expected = "1 or more, or a list of models" if mode.wants_peers else "none: this mode trains one network"
-        raise UsageError(f"mode.peers={settings.peers}: expected {expected}")
+        raise UsageError(f"{where}.peers={settings.peers}: expected {expected}")
     mode.kept = settings.kept or mode.kept
     if mode.kept not in (students := ("best", *mode.students())):
-        raise UsageError(f"mode.kept={mode.kept}: expected {' or '.join(students)}")
+        raise UsageError(f"{where}.kept={mode.kept}: expected {' or '.join(students)}")
     if mode.kept == "best" and not config.data.validation:
-        raise UsageError("mode.kept=best selects by validation, and data.validation=0 has none; type mode.kept=student")
+        raise UsageError(
+            f"{where}.kept=best selects by validation, and data.validation=0 has none; type {where}.kept=student"
+        )
     learners = [learner.name for learner in mode.observed]
     for name in settings.optimizers:
         if name not in learners:
-            raise UsageError(f"mode.optimizers.{name}: expected one of the learners, {' or '.join(learners)}")
+            raise UsageError(f"{where}.optimizers.{name}: expected one of the learners, {' or '.join(learners)}")
     return mode

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
-from rich.table import Table
-from rich.text import Text
+from kdlab.core.terminal import PlainTable
 
 Align = Literal["left", "right"]
 
@@ -30,19 +29,17 @@ class ReportTable:
     columns: Sequence[Column]
     rows: Sequence[Sequence[str]]
 
-    def to_rich(self) -> Table:
+    def to_rich(self) -> PlainTable:
         """For the terminal."""
         kept = [place for place, column in enumerate(self.columns) if not column.page_only]
-        table = Table(
-            title=Text(self.title), title_justify="left", show_lines=any("\n" in c for r in self.rows for c in r)
-        )
+        table = PlainTable(self.title, show_lines=any("\n" in c for r in self.rows for c in r))
         for place in kept:
             column = self.columns[place]
             table.add_column(
-                Text(column.name), justify=column.align, no_wrap=column.align == "right", overflow="fold", min_width=4
+                column.name, justify=column.align, no_wrap=column.align == "right", overflow="fold", min_width=4
             )
         for row in self.rows:
-            table.add_row(*(Text(row[place]) for place in kept))
+            table.add_row(*(row[place] for place in kept))
         return table
 
     def to_html(self, *, titled: bool = True) -> str:
