@@ -145,7 +145,7 @@ def refused(place: Path, *arguments: str) -> str:
         ("data.size=-1", "data.size=-1: expected a whole number, 1 or more"),
         ("data.size=100000", "data.size=100000: expected 10000 at most"),
         ("optimizer.lr=1e400", "optimizer.lr=inf: expected a finite number"),
-        ("loss.heads.kd.weight=null", "loss.heads.kd.weight=null: expected 0 or more"),
+        ("loss.heads.kd.weight=null", "loss.heads.kd.weight=null: expected a number, 0 or more"),
         ('phases=[{epochs: 1, task_weight: "3"}]', "phases.0.task_weight=3: expected 0 or more"),
         ("phases=[{epochs: 1, mode: {_target_: kdlab.modes.dml.DML, peers: 1, nope: 3}}]",
          "phases.0.mode: kdlab.modes.dml.DML does not fit its settings: DML.__init__() got an unexpected keyword "

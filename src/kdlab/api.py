@@ -22,7 +22,7 @@ from kdlab.config.ranges import check
 from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Batch, Context, samples_of
 from kdlab.core.rng import seed_all, seed_of
-from kdlab.data.adapter import Foreign
+from kdlab.data.adapter import Foreign, smallest
 from kdlab.heads.head import Head
 from kdlab.modes.mode import Cast
 from kdlab.modes.offline import Offline
@@ -30,6 +30,7 @@ from kdlab.networks.observer import ROW_PER_SAMPLE, find_taps
 from kdlab.networks.teacher import Observed, Teacher
 from kdlab.run.evaluation import TEACHER, judge, prediction_of
 from kdlab.run.preflight import check_steps, check_trains
+from kdlab.run.smallest_share import try_steps
 from kdlab.tasks.classification import Classification
 from kdlab.tasks.task import Task
 from kdlab.training.callbacks import KeepBest, ProgressLine, interruptible
@@ -41,6 +42,9 @@ from kdlab.training.setup import Parts
 
 INSTEAD = {"max_epochs": "epochs", "gradient_clip_val": "gradient_clip"}
 """What to write instead of arguments of `lightning.Trainer`, which clips only in steps that it does itself."""
+
+SHORTER = frozenset({"limit_train_batches", "max_steps", "fast_dev_run", "overfit_batches"})
+"""Arguments of `lightning.Trainer` with which the last batch of an epoch may never come."""
 
 
 def distill(
@@ -103,14 +107,27 @@ def distill(
     task = task or Classification(classes)
     if validation is not None:
         _refuse_shares(task, task.targets(next(iter(Foreign(validation)))))
-    learner = Observed("student", student.cpu().train(), find_taps(student, example["input"]), task)
     context = Context(classes, len(batches) * len(first["index"]))
-    mode = Offline(Cast(lambda place=0: learner, (frozen,), context, example))
-    with closing(mode), tempfile.TemporaryDirectory() as folder:
-        objective = Objective(mode, task, terms, 1 - alpha if isinstance(loss, Head) else 1.0, context)
-        objective.refuse_impossible(mode, index=batches.indexed)
-        objective.build(mode, example, seed)
-        parts = Parts(task, (Phase(epochs=epochs),), (PhaseSetup(mode, objective),))
+    task_weight = 1 - alpha if isinstance(loss, Head) else 1.0
+
+    def together(network: nn.Module) -> Parts:
+        learner = Observed("student", network.cpu().train(), find_taps(network, example["input"]), task)
+        mode = Offline(Cast(lambda place=0: learner, (frozen,), context, example))
+        try:
+            objective = Objective(mode, task, terms, task_weight, context)
+            objective.refuse_impossible(mode, index=batches.indexed)
+            objective.build(mode, example, seed)
+        except BaseException:
+            mode.close()
+            raise
+        return Parts(task, (Phase(epochs=epochs),), (PhaseSetup(mode, objective),))
+
+    whole = not trainer.keys() & SHORTER
+    if (smallest(train, len(first["index"])) if whole else len(first["index"])) == 1:
+        _try_single(together(deepcopy(student)), first)
+    parts = together(student)
+    mode = parts.mode
+    with closing(parts), tempfile.TemporaryDirectory() as folder:
         make_optimizer = optimizer or _sgd
         check_trains(parts, 0, "loss")
         check_steps(make_optimizer, _cosine, epochs, "optimizer", "scheduler")
@@ -138,6 +155,17 @@ def distill(
         if held_out is not None:
             result |= _validated(student.cpu(), deepcopy(teacher).cpu(), held_out, task, best, keep)
     return student.eval(), result
+
+
+def _try_single(parts: Parts, first: Batch) -> None:
+    with closing(parts):
+        try:
+            try_steps(parts, samples_of(first, 0, 1))
+        except (ValueError, RuntimeError) as error:  # torch raises both
+            raise UsageError(
+                f"train: a batch has a single sample: {' '.join(str(error).split())}; type drop_last=True in its "
+                "DataLoader, or another batch_size"
+            ) from error
 
 
 def _counted(name: str, given: Iterable[Any]) -> Foreign:

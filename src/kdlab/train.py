@@ -100,12 +100,13 @@ def train(config: RunConfig, resume: Path | None = None, notes: Sequence[str] = 
         resume: the folder of a stopped run to continue.
         notes: what to tell on stderr once the run is known to be possible.
     """
-    from kdlab.run.preflight import Preflight
+    from kdlab.run.preflight import Preflight, check_samples
 
     Preflight().check(config)
     from kdlab.data.dataset import load
 
     data = load(config.data.plain(), config.allow)
+    check_samples(config, data.labels)
     for note in notes:
         print(f"kdlab: {note}", file=sys.stderr)
     from kdlab.run.execute import run

@@ -161,7 +161,7 @@ def test_a_damaged_row_is_named(copy: Callable[..., Path]) -> None:
 def test_a_file_that_is_no_table_is_refused_in_one_line(copy: Callable[..., Path]) -> None:
     path = copy(train=[0, 1, 2])
     (path / "data" / "train-00000-of-00001.parquet").write_text("nothing")
-    with pytest.raises(DataError, match=r"^data\.path=.* cannot be read: .*") as caught:
+    with pytest.raises(DataError, match=r"^data\.path: .* cannot be read: .*") as caught:
         hub(path)
     assert "\n" not in str(caught.value)
 

@@ -158,3 +158,17 @@ def test_a_link_at_the_name_that_a_run_would_take_is_not_followed(tmp_path, monk
         with pytest.raises(UsageError, match="is a link"):
             made_by(tmp_path / "runs")
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_run_of_one_process_in_a_job_of_several_tasks_trains_and_writes_as_ever(tmp_path, monkeypatch, rank):
+    ranks(monkeypatch, SLURM_NTASKS="2", SLURM_PROCID=rank, SLURM_LOCALID=rank, SLURM_JOB_NAME="work",
+          SLURM_NODEID="0", SLURM_JOB_NODELIST="n1")  # fmt: skip
+    folders = []
+    for _ in range(2):
+        told = train(*QUICK, runs=tmp_path / "runs")
+        assert told.code == 0, told.err
+        assert told.folder is not None
+        assert {"metrics.csv", "result.json", "student.safetensors"} <= {file.name for file in told.folder.iterdir()}
+        folders.append(told.folder)
+    assert folders[0] != folders[1]

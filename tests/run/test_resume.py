@@ -214,3 +214,13 @@ def test_a_run_stopped_between_the_last_step_of_an_epoch_and_its_validation_vali
     code, said = resume(told.folder)
     assert code == 0, said
     assert (told.folder / "metrics.csv").read_text() == (distilled.folder / "metrics.csv").read_text()
+
+
+def test_damaged_weights_of_the_best_epoch_are_said_in_a_line(distilled, tmp_path):
+    run = stopped(distilled.folder, tmp_path)
+    (run / "best-student.safetensors").write_bytes(b"\0" * 99)
+    code, said = resume(run)
+    assert code == 2
+    assert said.splitlines()[-1] == (
+        f"kdlab: {run / 'best-student.safetensors'} is damaged; delete {run / 'checkpoints'} to train from the start"
+    )

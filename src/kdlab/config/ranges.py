@@ -85,8 +85,7 @@ RULES: Mapping[str, Rule] = {
         ("batch_size", "accumulate", "classes", "channels", "num_nodes", "log_every_n_steps", "depth", "subset",
          "checkpoint_every_n_steps", "max_steps", "generations", "branches", "cycles", "size",
          "last"), _COUNT),
-    **dict.fromkeys(("group", "entity", "checkpoint"), _WORD),
-    "name": NAME,
+    **dict.fromkeys(("name", "group", "entity", "checkpoint"), _WORD),
     **dict.fromkeys(("allow", "tags"), _WORDS),
     **dict.fromkeys(("T_max", "T_0", "total_steps"), _LENGTH),
     "max_lr": (lambda value: value == "lr" or value > 0, "a number above 0, or lr, the optimizer's own"),
@@ -142,6 +141,8 @@ def check(config: Mapping[str, Any]) -> None:
 
 def _rule(key: str) -> Rule | None:
     name = key.rsplit(".", 1)[-1]
+    if key == "name":  # of the run; a data set's may have a /
+        return NAME
     return RULES.get(name, _NOT_NEGATIVE if name.endswith("_weight") else None)
 
 
@@ -226,7 +227,8 @@ def check_value(key: str, value: Any, default: Any) -> None:
         if isinstance(default, Mapping):
             expectation = names[dict]
         elif "${" in str(default):
-            expectation = RULES[name][1] if name in RULES else "a number or a word, as in " + key + "=1"
+            words = RULES[name][1] if name in RULES else f"or a word, as in {key}=1"
+            expectation = words if words.startswith("a ") else f"a number, {words}"
         raise UsageError(f"{key}={_shown(value)}: expected {expectation}")
 
 

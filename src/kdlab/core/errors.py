@@ -13,13 +13,25 @@ from kdlab.core.system_errors import explained, system_error
 
 P = ParamSpec("P")
 
-
 LONGEST = 2000
 """Characters of a message."""
 
 
 class UsageError(ValueError):
-    """A mistake in what the user gave. Entry points print it in one line and exit with code 2."""
+    """A mistake in what the user gave. Entry points print it in one line and exit with code 2.
+
+    Its text is one line, whatever it quotes: it steers no terminal and holds no password.
+    """
+
+    def __str__(self) -> str:
+        return line_of(super().__str__())
+
+
+def line_of(message: object) -> str:
+    """A message in one line, without passwords, and without its middle where it is longer than `LONGEST`."""
+    text = " ".join(printable(masked(str(message))).split())
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"
 
 
 def nearest(word: str, known: Iterable[str], *, most: int = 1) -> str:
@@ -39,19 +51,12 @@ def one_line(command: Callable[P, int]) -> Callable[P, int]:
         try:
             return command(*args, **kwargs)
         except UsageError as error:
-            print(f"kdlab: {_line(error)}", file=sys.stderr)
+            print(f"kdlab: {error}", file=sys.stderr)
             return 2
         except Exception as error:
             if (refused := system_error(error)) is None:
                 raise
-            print(f"kdlab: {_line(explained(refused))}", file=sys.stderr)
+            print(f"kdlab: {line_of(explained(refused))}", file=sys.stderr)
             return 2
 
     return run
-
-
-def _line(message: object) -> str:
-    """A message in one line, without passwords, and shortened where the user's value is long."""
-    text = printable(masked(str(message)))
-    half = LONGEST // 2
-    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import torch
@@ -63,6 +63,22 @@ class Foreign:
         """Continues with the next batch, if the other loader repeats its order."""
         self.drawn = state["drawn"]
         self._skip = self.drawn % len(self)
+
+
+def smallest(batches: Iterable[Any], first: int) -> int:
+    """How many samples the smallest batch has, as far as can be told without drawing batches.
+
+    Args:
+        batches: a DataLoader, a list of batches, or any iterable.
+        first: how many samples its first batch has.
+    """
+    if isinstance(batches, Sequence):
+        return min(len(as_batch(given, 0, 0)["index"]) for given in batches)
+    size, data = getattr(batches, "batch_size", None), getattr(batches, "dataset", None)
+    if size and isinstance(data, Sized) and isinstance(getattr(batches, "sampler", None), Sized):
+        samples = len(batches.sampler)  # type: ignore[attr-defined]  # looked at above
+        return first if batches.drop_last else min(first, samples % size or first)  # type: ignore[attr-defined]
+    return first
 
 
 def as_batch(given: Any, first: int, epoch: int) -> Batch:

@@ -6,7 +6,7 @@ It runs before torch is imported, so it uses only the standard library.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 """The names of the parts of a data set, in folders and on the hub."""
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+
+LONGEST = 200
+"""Characters of a class's name."""
 
 
 class DataError(UsageError):
@@ -108,8 +111,9 @@ def folder_parts(path: Path) -> dict[str, Path]:
 
 def subfolders(path: Path) -> list[str]:
     """The names of the folders in a folder, hidden ones left out, in order."""
-    with os.scandir(path) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(
+        entry.name for entry in _entries(path) if _is(os.DirEntry.is_dir, entry) and not entry.name.startswith(".")
+    )
 
 
 def class_folders(path: Path) -> list[str]:
@@ -128,17 +132,81 @@ def class_folders(path: Path) -> list[str]:
     return names
 
 
+def check_names(classes: Sequence[Any]) -> None:
+    """Refuses names of classes that no table and no page could show.
+
+    Raises:
+        DataError: with the first of them.
+    """
+    for name in classes:
+        if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= LONGEST:
+            raise DataError(
+                f"data: the name of a class is {str(name)[:LONGEST]!r}; expected a text of 1 to {LONGEST} printable "
+                "characters"
+            )
+
+
 def pictures(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """The picture files in a folder and those below it, in order."""
-    with os.scandir(folder) as entries:
-        within = sorted(entries, key=lambda entry: entry.name)
-    for entry in within:
-        if entry.name.startswith("."):
+    """The picture files in a folder and those below it, in order.
+
+    Raises:
+        DataError: at a link that leads back, a folder that cannot be read, or what looks like a picture but is no file:
+            reading a pipe would never end.
+    """
+    seen = {_identity(above) for above in (*folder.absolute().parents, *folder.resolve().parents)}
+    waiting: list[os.DirEntry[str] | Path] = [folder]
+    while waiting:
+        entry = waiting.pop()
+        if isinstance(entry, os.DirEntry) and not _is(os.DirEntry.is_dir, entry):
+            if entry.name.lower().endswith(PICTURES):
+                if not _is(os.DirEntry.is_file, entry):
+                    raise DataError(
+                        f"data: {entry.path} is not a file but a pipe, a device or a broken link; remove it"
+                    )
+                yield entry
             continue
-        if entry.is_dir():
-            yield from pictures(Path(entry.path))
-        elif entry.name.lower().endswith(PICTURES):
-            yield entry
+        place = Path(entry)
+        if (identity := _identity(place)) in seen:
+            raise DataError(f"data: {place} is a link to a folder that is read anyway; remove it")
+        seen.add(identity)
+        within = sorted(_entries(place), key=lambda found: found.name, reverse=True)
+        waiting += (found for found in within if not found.name.startswith("."))
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """The parquet files in a folder and those below it, in order.
+
+    Raises:
+        DataError: where one is no file: reading a pipe would never end.
+    """
+    found = sorted(folder.rglob("*.parquet"))
+    for file in found:
+        if not file.is_file():
+            raise DataError(f"data.path: {file} is not a file but a folder, a pipe or a broken link; remove it")
+    return found
+
+
+def _is(kind: Callable[[os.DirEntry[str]], bool], entry: os.DirEntry[str]) -> bool:
+    try:
+        return kind(entry)
+    except OSError:  # a link to itself
+        return False
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise DataError(f"data: {folder} cannot be read ({error.strerror})") from error
+    return status.st_dev, status.st_ino
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise DataError(f"data: {folder} cannot be read ({error.strerror})") from error
 
 
 def existing(path: object, expected: str) -> Path:
@@ -184,5 +252,5 @@ def _check_hub(config: Mapping[str, Any]) -> None:
     if config.get("path") is None and config.get("name"):
         return
     path = existing(config.get("path"), "a copy of the hub's repository")
-    if next(path.rglob("*.parquet"), None) is None:
+    if not parquet_files(path):
         raise DataError(f"data.path={path} holds no .parquet file; expected a copy of the hub's repository")

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from kdlab.data.check import PARTS, DataError
+from kdlab.data.check import PARTS, DataError, parquet_files
 from kdlab.data.decode_cache import Tables, digest_of
 from kdlab.data.images import Column
+from kdlab.data.parquet_check import check_card, check_tables
 from kdlab.data.table import Table
 
 PATIENCE = 5.0
@@ -31,10 +32,10 @@ def read(name: str, folder: Path | None, image: str, label: str, size: int, chan
     splits = _splits(name, folder)
     parts = {part: splits[known] for part, names in PARTS.items() for known in names if known in splits}
     if "train" not in parts:
-        raise DataError(f"{where} has the splits {', '.join(splits)}; expected one called train")
+        raise DataError(f"{where} has the splits {', '.join(list(splits)[:30])}; expected one called train")
     for key, column in (("image", image), ("label", label)):
         if column not in (columns := parts["train"].column_names):
-            raise DataError(f"data.{key}={column}: {where} has no such column; it has {', '.join(columns)}")
+            raise DataError(f"data.{key}={column}: {where} has no such column; it has {', '.join(columns[:30])}")
     kind = parts["train"].features[image]
     if not isinstance(kind, datasets.Image):
         raise DataError(f"data.image={image}: {where} has no pictures in this column, but {kind}")
@@ -44,7 +45,7 @@ def read(name: str, folder: Path | None, image: str, label: str, size: int, chan
     for part, rows in parts.items():
         if part == "train" or any(number >= 0 for number in labels[part]):  # a part without labels measures nothing
             encoded = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
-            images = Column(encoded, image, part, size, channels)
+            images = Column(encoded, image, part, size, channels, folder)
             tables[part] = Table(images, torch.tensor(labels[part]), (channels, size, size))
     files = [file["filename"] for rows in parts.values() for file in rows.cache_files]
     identity = digest_of([name, classes, size, channels, [(Path(f).name, os.path.getsize(f)) for f in files]])
@@ -55,6 +56,9 @@ def _splits(name: str, folder: Path | None) -> Mapping[str, Any]:
     import datasets
     import huggingface_hub
 
+    if folder is not None:
+        check_card(folder)
+        check_tables(parquet_files(folder))
     if folder is None and not huggingface_hub.constants.HF_HUB_OFFLINE:
         # Checked first, because the library would retry for half a minute.
         try:
@@ -67,11 +71,11 @@ def _splits(name: str, folder: Path | None) -> Mapping[str, Any]:
                 "its repository, or set HF_HUB_OFFLINE=1 where it was downloaded before"
             ) from error
     try:
-        with _without_progress():
+        with _quiet():
             splits: Mapping[str, Any] = datasets.load_dataset(name if folder is None else str(folder))
     except Exception as error:
         what = f"data.name={name}" if folder is None else f"data.path={folder}"
-        raise DataError(f"{what} cannot be read: {_line(error)}") from error
+        raise DataError(f"{what} cannot be read: {_line(error.__cause__ or error)}") from error
     return splits
 
 
@@ -84,6 +88,11 @@ def _numbered(
         found = " and ".join(sorted(kind.__name__ for kind in kinds)) or "nothing"
         raise DataError(f"data.label={column}: expected a column of numbers or of names, found {found}")
     values = sorted({value for labels in columns.values() for value in labels} - {None, -1})
+    if names is not None and (unnamed := [value for value in values if value not in range(len(names))]):
+        raise DataError(
+            f"data.label={column}: the label {unnamed[0]} has no name; expected 0 to {len(names) - 1}, or -1 where "
+            "unlabelled"
+        )
     numbers = {value: number for number, value in enumerate(values if names is None else range(len(names)))}
     classes = tuple(str(value) for value in numbers) if names is None else tuple(names)
     if len(classes) < 2:
@@ -92,17 +101,20 @@ def _numbered(
 
 
 @contextmanager
-def _without_progress() -> Iterator[None]:
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars  # type: ignore[import-untyped]
+def _quiet() -> Iterator[None]:
+    """Without progress bars, and without the library's own lines about what it then raises."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging  # type: ignore[import-untyped]
 
-    shown = not are_progress_bars_disabled()
+    shown, verbosity = not are_progress_bars_disabled(), logging.get_verbosity()
     disable_progress_bars()
+    logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             enable_progress_bars()
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__

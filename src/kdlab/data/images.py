@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from functools import cache
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kdlab.data.check import DataError
+
+KNOWN = ("PNG", "JPEG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF", "QOI", "TGA", "PCX", "ICO")
+"""Of pictures. Pillow knows others whose files are programs, EPS, which it would have Ghostscript run."""
 
 
 def pixels(image: Image.Image, size: int, channels: int) -> Tensor:
@@ -39,6 +45,12 @@ def pixels(image: Image.Image, size: int, channels: int) -> Tensor:
     return values[None] if channels == 1 else values.permute(2, 0, 1)
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in KNOWN if name in Image.OPEN)
+
+
 class Pictures(Dataset[Tensor]):
     """Encoded pictures; `pictures[row]` is one of them, uint8 [channels, size, size]."""
 
@@ -57,8 +69,10 @@ class Pictures(Dataset[Tensor]):
         """Raises DataError, naming the picture, where it cannot be decoded."""
         name, file = self.locate(row)
         try:
-            with Image.open(file) as image:
-                return pixels(image, self.size, self.channels)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(file, formats=_formats()) as image:
+                    return pixels(image, self.size, self.channels)
         except Exception as error:  # decoders raise many types for damaged files
             reason = (
                 "not a picture" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
@@ -81,10 +95,11 @@ class Files(Pictures):
 
 
 class Column(Pictures):
-    """Pictures in a column of a table of the `datasets` library, as bytes or as paths."""
+    """Pictures in a column of a table of the `datasets` library, as bytes, or as paths of files below `folder`."""
 
-    def __init__(self, rows: Any, column: str, part: str, size: int, channels: int) -> None:
+    def __init__(self, rows: Any, column: str, part: str, size: int, channels: int, folder: Path | None = None) -> None:
         super().__init__(size, channels)
+        self.folder = folder
         self.rows = rows
         self.column = column
         self.part = part
@@ -95,4 +110,10 @@ class Column(Pictures):
     def locate(self, row: int) -> tuple[str, Any]:
         cell = self.rows[row][self.column] or {}
         name = f"row {row} of {self.part}, column {self.column}"
-        return name, BytesIO(cell["bytes"]) if cell.get("bytes") else cell.get("path")
+        if cell.get("bytes"):
+            return name, BytesIO(cell["bytes"])
+        # A table from elsewhere may name any file of this machine, or a pipe that would never end.
+        path = Path(cell.get("path") or "").resolve()
+        if self.folder is None or not path.is_relative_to(self.folder.resolve()) or not path.is_file():
+            raise DataError(f"{name} cannot be decoded (it holds no picture, nor the path of one below data.path)")
+        return name, str(path)

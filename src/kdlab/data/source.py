@@ -12,7 +12,17 @@ from typing import Any
 
 import torch
 
-from kdlab.data.check import PARTS, DataError, class_folders, existing, folder_parts, pictures, subfolders
+from kdlab.data.check import (
+    PARTS,
+    DataError,
+    check_names,
+    class_folders,
+    existing,
+    folder_parts,
+    parquet_files,
+    pictures,
+    subfolders,
+)
 from kdlab.data.decode_cache import LIMIT, Tables, digest_of, fingerprint, keep, kept
 from kdlab.data.images import Files, pixels
 from kdlab.data.split import held_out, without
@@ -66,7 +76,7 @@ class Hub(Source):
         if folder is not None:
             origin |= {
                 "path": str(folder.resolve()),
-                "files": [_stamp(f, folder) for f in sorted(folder.rglob("*.parquet"))],
+                "files": [_stamp(f, folder) for f in parquet_files(folder)],
             }
 
         def encoded() -> Tables:
@@ -163,6 +173,7 @@ def _decoded(
 
 
 def _fields(tables: Tables, size: int, channels: int) -> dict[str, Any]:
+    check_names(tables.classes)
     parts = dict(tables.parts)
     if "test" not in parts:
         labelled = int((parts["train"].labels >= 0).sum())

@@ -157,11 +157,18 @@ def make_terms(heads: Mapping[str, HeadConfig], allow: Sequence[str] = ()) -> tu
 
 
 def make_network(config: Component, key: str = "model", allow: Sequence[str] = ()) -> nn.Module:
-    """A network from its config or from that of a `student.yaml`, with untrained weights."""
+    """A network from its config or from that of a `student.yaml`, with untrained weights.
+
+    Raises:
+        UsageError: where the settings do not make one, or one too large for this machine.
+    """
     settings = {name: value for name, value in config.items() if name != "taps"}
     if str(settings.get("_target_")).startswith("kdlab.models."):
         refuse_giant(settings, key)
-    return build(settings, nn.Module, key, allow=allow)
+    try:
+        return build(settings, nn.Module, key, allow=allow)
+    except (RuntimeError, ArithmeticError, MemoryError, TypeError) as error:
+        raise UsageError(f"{key} cannot be built with its settings: {type(error).__name__}: {error}") from error
 
 
 def taps_of(

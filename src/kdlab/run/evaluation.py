@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from kdlab.config.schema import RunConfig
+from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Batch
 from kdlab.core.reading import ask
 from kdlab.data.dataset import Data
@@ -65,7 +68,7 @@ def measure(
     for name, student in students.items():
         weights = {"last": {key: value.detach().clone() for key, value in student.state_dict().items()}}
         if keep is not None and keep.file(name).is_file():
-            weights["best"] = load_file(keep.file(name))
+            weights["best"] = _best(keep.file(name))
         measured.weights[name] = weights
         for which, state in weights.items():
             judged[name, which] = _copied(student, state).to(device).float()
@@ -166,3 +169,10 @@ def _copied(student: nn.Module, state: StateDict) -> nn.Module:
     copy = deepcopy(student)
     copy.load_state_dict(state)
     return copy
+
+
+def _best(file: Path) -> StateDict:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{file} is damaged; delete {file.parent / 'checkpoints'} to train from the start") from error

@@ -167,7 +167,8 @@ def _fitting(
         devices=1 if one_device else settings.devices,  # type: ignore[arg-type]  # a sequence is a list
         num_nodes=1 if one_device else settings.num_nodes,
         strategy="auto" if one_device else _strategy(settings, parts),
-        plugins=[*([LightningEnvironment()] if one_device else []), *([io] if io else [])],
+        # One rank is one rank, also within a job of several tasks.
+        plugins=[*([LightningEnvironment()] if ranks == 1 else []), *([io] if io else [])],
         logger=metrics,
         callbacks=watching,
         enable_checkpointing=write,

@@ -11,6 +11,9 @@ from kdlab.config.instantiate import build
 from kdlab.config.schema import Component
 from kdlab.core.errors import UsageError
 
+ORDINARY = {"width": 16, "depth": 500}
+"""Up to these, every network of kdlab's fits into any machine."""
+
 
 def refuse_giant(settings: Component, key: str) -> None:
     """Refuses a network whose weights do not fit into the machine, by building it without memory for them.
@@ -18,6 +21,8 @@ def refuse_giant(settings: Component, key: str) -> None:
     Raises:
         UsageError: with both sizes.
     """
+    if all(float(settings.get(name) or 0) <= most for name, most in ORDINARY.items()):
+        return
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         parameters = build(settings, nn.Module, key).parameters()
     needed = sum(parameter.numel() * parameter.element_size() for parameter in parameters)

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -19,9 +20,10 @@ from kdlab.config.schema import Component, RunConfig, TeacherConfig, TrainerConf
 from kdlab.core.distributed import processes
 from kdlab.core.errors import UsageError
 from kdlab.core.paths import home
-from kdlab.run.builder import Made, assemble, kept, untrained
+from kdlab.run.builder import Made, assemble, example_batch, kept, untrained
 from kdlab.run.contradictions import check_settings
 from kdlab.run.derive import teacher_run, uses
+from kdlab.run.smallest_share import check_share, smallest_share, try_share
 from kdlab.training.freezing import freeze
 from kdlab.training.lr_schedule import make_scheduler
 from kdlab.training.objective import Objective
@@ -36,10 +38,15 @@ MakeScheduler = Callable[[Optimizer, int, int], tuple[LRScheduler, str]]
 
 
 class Preflight:
-    """Checks runs. One instance builds each teacher once, however many runs it teaches."""
+    """Checks runs. One instance builds each teacher once, however many runs it teaches.
 
-    def __init__(self) -> None:
+    Args:
+        labels: of the training set [samples], once it is loaded.
+    """
+
+    def __init__(self, labels: Tensor | None = None) -> None:
         self._teachers: dict[str, Made] = {}
+        self._labels = labels
 
     def check(self, config: RunConfig) -> Parts:
         """Refuses an impossible run.
@@ -59,6 +66,8 @@ class Preflight:
             parts = self._assembled(config)
         except ValueError as error:
             raise UsageError(" ".join(str(error).split())) from error
+        except (RuntimeError, ArithmeticError, MemoryError, TypeError) as error:  # of parts made with odd settings
+            raise UsageError(f"the run cannot be put together: {type(error).__name__}: {error}") from error
         parts.close()
         check_home()
         return parts
@@ -70,8 +79,12 @@ class Preflight:
                 f"{key}mode=supervised"
             )
         keys = teacher_keys(config.teacher, f"{key}teacher")
-        teachers = [self._teacher(config, teacher, key) for teacher, key in zip(config.teachers, keys, strict=True)]
-        parts = assemble(config, teachers=teachers, key=key)
+        teachers = [self._teacher(config, own, where) for own, where in zip(config.teachers, keys, strict=True)]
+        samples = config.data.subset if self._labels is None else len(self._labels)
+        if check_share(config, samples, ranks := _ranks(config, key), key):
+            tried = assemble(config, teachers=teachers, key=key, labels=self._labels)
+            try_share(config, tried, example_batch(config.data, samples=1), samples, ranks, key)
+        parts = assemble(config, teachers=teachers, key=key, labels=self._labels)
         if config.trainer.precision == "16-mixed" and any(setup.optimizers for setup in parts.setups):
             raise UsageError(f"{key}trainer.precision=16-mixed scales one optimizer's gradients; type bf16-mixed")
         check_phases(config, parts, key)
@@ -85,6 +98,35 @@ class Preflight:
                 untrained(config, teacher, key) if teacher.checkpoint else kept(self._assembled(run, f"{key}."))
             )
         return self._teachers[name]
+
+
+def check_samples(config: RunConfig, labels: Tensor) -> None:
+    """Refuses what only the loaded data show: a run that its training set is too small for, or of one class.
+
+    Args:
+        config: a run that passed its preflight.
+        labels: of its training samples [samples], -1 where unlabelled.
+
+    Raises:
+        UsageError: in one line, naming the key.
+    """
+    if _small(config, len(labels)) or bool((labels == labels[0]).all()):
+        Preflight(labels).check(config)
+
+
+def _small(config: RunConfig, samples: int, key: str = "") -> bool:
+    """Whether a part of a batch has fewer than two samples, of a run or of those that train its teachers."""
+    return smallest_share(config.trainer, samples, _ranks(config, key)) < 2 or any(
+        _small(teacher_run(config, teacher), samples, "teacher.")
+        for teacher in config.teachers
+        if not teacher.checkpoint
+    )
+
+
+def _ranks(config: RunConfig, key: str) -> int:
+    """How many processes share a batch; a run that another one waits for, whose keys have a prefix, is on one."""
+    trainer = config.trainer
+    return 1 if key else processes(trainer.accelerator, trainer.devices, trainer.num_nodes)
 
 
 def check_phases(config: RunConfig, parts: Parts, key: str = "") -> None:

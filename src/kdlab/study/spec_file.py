@@ -88,7 +88,8 @@ def with_overrides(given: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         if not equals:
             raise UsageError(f"{override}: expected KEY=VALUE")
         if head not in KEYS:
-            changed["overrides"] = [*changed.get("overrides", []), override]
+            held = changed.get("overrides", [])
+            changed["overrides"] = [*held, override] if isinstance(held, list | tuple) else held  # which is refused
         elif rest:
             default = KEYS[head].get_default(call_default_factory=True)
             held = default if changed.get(head) is None else changed[head]

@@ -6,6 +6,7 @@ The warm process imports this file and, with it, torch and Lightning; see `kdlab
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import os
 import sys
@@ -19,6 +20,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from safetensors.torch import save
+from torch import Tensor
 
 from kdlab.config.schema import RunConfig
 from kdlab.core.errors import UsageError, nearest
@@ -30,7 +32,7 @@ from kdlab.run.derive import drop_unused
 from kdlab.run.execute import Resources, run
 from kdlab.run.fit import fit_trial
 from kdlab.run.folder import write_config
-from kdlab.run.preflight import Preflight
+from kdlab.run.preflight import Preflight, check_samples
 from kdlab.run.store import Store
 from kdlab.study.process_pool import (
     Assignment,
@@ -62,7 +64,7 @@ class Distillation(TrialRunner):
         self._loaded: dict[str, StateDict] = {}
 
     def check(self, plan: Plan) -> None:
-        """Checks every run that the study can reach, in every arm, and every metric that it reads.
+        """Checks every run that the study can reach, in every arm, with its data, and every metric that it reads.
 
         Raises:
             UsageError: where one is impossible.
@@ -223,15 +225,20 @@ def _named(config: RunConfig, plan: Plan, assignment: Assignment, tags: Sequence
 
 def _check(plan: Plan) -> dict[str, Any]:
     preflight = Preflight()
+    known: dict[str, Tensor] = {}
     for arm in plan.arms:
         for point in (arm.default, *options(arm.space)):
-            config = plan.compose([*arm.overrides, *written(point)])
+            config = drop_unused(plan.compose([*arm.overrides, *written(point)]))
             try:
-                parts = preflight.check(drop_unused(config))
-                known = [f"validation.{name}" for name in parts.task.metrics()]
+                parts = preflight.check(config)
+                written_by = [f"validation.{name}" for name in parts.task.metrics()]
                 for metric in plan.metrics:
-                    if metric.startswith("validation.") and metric not in known:
-                        raise UsageError(f"no run writes {metric}{nearest(metric, known)}")
+                    if metric.startswith("validation.") and metric not in written_by:
+                        raise UsageError(f"no run writes {metric}{nearest(metric, written_by)}")
+                data = config.data.plain()
+                if (name := json.dumps(data, sort_keys=True)) not in known:
+                    known[name] = load(data, config.allow).labels
+                check_samples(config, known[name])
             except UsageError as error:
                 whose = f"compare {arm.option}: " if arm.option else ""
                 raise UsageError(f"{whose}{error}") from error
