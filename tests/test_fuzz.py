@@ -78,6 +78,10 @@ def judge(command: Callable[[], int]) -> int:
 
 @ci
 @given(arguments())
+@example(["teacher.model.classes={epochs: [[0.5],[],[]]}"])
+@example(["teacher.model.width=5.4e+16"])
+@example(["++teacher.loss=epoch", "teacher.teacher.mode=kdcl"])
+@example(["loss.heads.kd.task_weight=HEAD"])
 def test_any_command_line_is_trained_or_refused_in_one_line(words: list[str]) -> None:
     judge(lambda: main([*TINY, *words]))
 
@@ -86,6 +90,7 @@ def test_any_command_line_is_trained_or_refused_in_one_line(words: list[str]) ->
 @given(studies(), study_overrides())
 @example({"name": "a", "overrides": list(TINY), "space": {"seed": {"low": 0, "high": 1}}}, ["overrides=null", "seed=1"])
 @example({"overrides": None}, ["model=resnet8"])
+@example({"name": "a", "overrides": list(TINY), "compare": {"teacher": [{"x": 1}, [{}]]}}, [])
 def test_any_study_is_planned_or_refused_in_one_line(study: dict[str, Any], words: list[str]) -> None:
     file = Path("study.yaml")
     file.write_text(yaml.safe_dump(study, allow_unicode=False))

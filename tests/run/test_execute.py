@@ -16,7 +16,7 @@ from kdlab.data.dataset import prepare
 from kdlab.data.source import Digits
 from kdlab.models.resnet import ResNet
 from kdlab.run.derive import compose_run
-from kdlab.run.execute import new_folder, run
+from kdlab.run.execute import run
 from kdlab.run.loggers import read_metrics
 from kdlab.run.result import SCHEMA
 from support.tiny_runs import TINY, Told, files, folders, machine, train
@@ -271,12 +271,3 @@ def test_a_run_is_named_after_what_it_is_and_none_is_overwritten(tmp_path):
     named = train(*own, "name=mine", "seed=3", runs=tmp_path / "runs")
     assert re.fullmatch(r"\d{8}-mine-[0-9a-f]{6}", named.folder.name)
     assert named.result["seeds"] == {"run": 3, "teachers": [], "split": 0}
-
-
-def test_processes_of_one_slurm_job_agree_on_the_folder_and_a_requeued_job_makes_another(tmp_path, monkeypatch):
-    for name, value in (("JOB_ID", "77"), ("RESTART_COUNT", "0"), ("JOB_START_TIME", "86400")):
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    first = new_folder(tmp_path, "kd")
-    assert new_folder(tmp_path, "kd") == first
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert new_folder(tmp_path, "kd").name.endswith("-kd-77-1")

@@ -17,8 +17,7 @@ SPACE = (Dimension("x", "x", optuna.distributions.FloatDistribution(0.0, 1.0), {
 
 
 def queue_on(file):
-    storage = open_storage(str(file))
-    return storage.exclusively(lambda: TrialQueue(storage, "kd", ["maximize"], space=SPACE))
+    return TrialQueue(open_storage(str(file)), "kd", ["maximize"], space=SPACE)
 
 
 def finish(queue, most):
@@ -159,4 +158,4 @@ def test_a_full_disk_is_a_line_and_leaves_the_journal_whole(journal):
 def test_a_journal_or_lock_that_is_no_file_is_a_line(tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(UsageError, match=rf"{name}: Is a directory; the study needs to read and write it"):
-        queue_on(tmp_path / "journal.log")
+        queue_on(tmp_path / "journal.log").take(1)

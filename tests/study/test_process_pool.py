@@ -43,6 +43,11 @@ def sleep(line):
     time.sleep(60)
 
 
+def quiet(line):
+    time.sleep(4)
+    return {}
+
+
 def heard(pool, seconds=20):
     """All that is heard until nothing runs, by slot."""
     found, end = {}, time.monotonic() + seconds
@@ -162,3 +167,25 @@ def _runs(pid):
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("within", [True, False], ids=["while it is told something", "between"])
+def test_a_process_is_not_taken_for_hung_while_nobody_listens(tmp_path, within):
+    pool = ProcessPool(2, hang_seconds=2.5)
+    pool.start(0, tmp_path / "a", talk)
+    pool.start(1, tmp_path / "b", quiet)
+    end, found = time.monotonic() + 20, []
+    away = 3.0
+    while pool.jobs:
+        assert time.monotonic() < end
+        for job, message in pool.wait(0.2):
+            found.append(message)
+            if isinstance(message, Epoch):
+                if within:
+                    time.sleep(away)
+                    away = 0.0
+                job.answer(False)
+        if not within:
+            time.sleep(away)
+            away = 0.0
+    assert found[-1] == Done({})

@@ -76,8 +76,10 @@ def set_task_weight(config: Config) -> None:
     for _, teacher in _teachers(config):
         set_task_weight(teacher)
     loss = config.get("loss")
-    if loss and loss.get("task_weight") is None:
-        loss["task_weight"] = round(math.prod(head.get("task_weight", 1.0) for head in loss["heads"].values()), 12)
+    if isinstance(loss, dict) and isinstance(heads := loss.get("heads"), dict) and loss.get("task_weight") is None:
+        weights = [head.get("task_weight", 1.0) for head in heads.values() if isinstance(head, dict)]
+        if all(isinstance(weight, int | float) for weight in weights):  # else they are refused later
+            loss["task_weight"] = round(math.prod(weights), 12)
 
 
 def _teachers(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

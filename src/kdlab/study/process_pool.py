@@ -183,17 +183,25 @@ class ProcessPool:
 
     def wait(self, seconds: float) -> Iterator[tuple[Job, Message]]:
         """The messages within `seconds`, as soon as there are any. The end of a process comes last."""
-        for job in self.jobs:  # time in which nobody listened is no silence of theirs
-            job.seen += max(0.0, time.monotonic() - max(self._left, job.seen))
+        self._excuse()
         waited: dict[Any, Job] = {job.connection: job for job in self.jobs}
         waited |= {job.process.sentinel: job for job in self.jobs}
         ready = wait(list(waited), seconds)
         for job in dict.fromkeys(waited[thing] for thing in ready):
-            yield from self._receive(job)
+            for message in self._receive(job):
+                self._left = time.monotonic()
+                yield job, message
+                self._excuse()
         for job in self._hung():
             self.kill(job)
             yield job, Failed(f"hung: it showed no sign of life for {self.hang_seconds:g} s", again=True)
         self._left = time.monotonic()
+
+    def _excuse(self) -> None:
+        """Time in which nobody listened, because the storage was out of reach, is no silence of the processes."""
+        now = time.monotonic()
+        for job in self.jobs:
+            job.seen += max(0.0, now - max(self._left, job.seen))
 
     def kill(self, job: Job) -> None:
         """Ends a process at once."""
@@ -207,7 +215,7 @@ class ProcessPool:
             self.kill(job)
         return jobs
 
-    def _receive(self, job: Job) -> Iterator[tuple[Job, Message]]:
+    def _receive(self, job: Job) -> Iterator[Message]:
         job.seen = time.monotonic()
         try:
             while job in self.jobs and job.connection.poll():
@@ -216,13 +224,13 @@ class ProcessPool:
                     continue
                 if isinstance(message, (Done, Failed, Diverged)):
                     self._forget(job)
-                yield job, message
+                yield message
         except (EOFError, OSError):
             pass
         if job in self.jobs and job.process.exitcode is not None:
             reason = _ended(job.process.exitcode)
             self._forget(job)
-            yield job, Failed(reason, again=True)
+            yield Failed(reason, again=True)
 
     def _hung(self) -> list[Job]:
         if self.hang_seconds is None:

@@ -178,7 +178,7 @@ def _options(compare: object, folders: Sequence[Path]) -> list[tuple[str, str] |
     if not isinstance(compare, Mapping) or len(compare) != 1 or next(iter(compare)) not in known:
         raise UsageError(f"compare={compare}: expected one group and its options, {{loss: [kd, dkd]}}")
     group, given = next(iter(compare.items()))
-    if not isinstance(given, list):
+    if not isinstance(given, list) or not all(isinstance(option, str) for option in given):
         raise UsageError(f"compare.{group}={given}: expected a list of options, or [all]")
     options = list(dict.fromkeys(name for option in given for name in (known[group] if option == "all" else [option])))
     if len(options) < 2:
