@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
@@ -21,15 +20,15 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from kdlab.config.ranges import check
 from kdlab.core.errors import UsageError
-from kdlab.core.knowledge import Batch, Context
+from kdlab.core.knowledge import Batch, Context, samples_of
 from kdlab.core.rng import seed_all, seed_of
 from kdlab.data.adapter import Foreign, smallest
 from kdlab.heads.head import Head
 from kdlab.modes.mode import Cast
 from kdlab.modes.offline import Offline
-from kdlab.networks.observer import find_taps
+from kdlab.networks.observer import ROW_PER_SAMPLE, find_taps
 from kdlab.networks.teacher import Observed, Teacher
-from kdlab.run.evaluation import predict, score, student_of
+from kdlab.run.evaluation import TEACHER, judge, prediction_of
 from kdlab.run.preflight import check_steps, check_trains
 from kdlab.run.smallest_share import try_steps
 from kdlab.tasks.classification import Classification
@@ -68,7 +67,8 @@ def distill(
     """Trains `student`, in place, with the labels and with `teacher`.
 
     Args:
-        student, teacher: any modules from a batch [B, ...] to logits [B, C]. A frozen copy of the teacher is used; the
+        student, teacher: any modules from an input, a tensor or a mapping of named ones, to logits that the task reads:
+            [B, C], unless it says otherwise. A frozen copy of the teacher is used; the
             teacher itself does not change.
         train, validation: DataLoaders, or anything with a length that yields (input, target) pairs or dicts of them.
         loss: one head, with weight `alpha` and labels of weight 1 - alpha; or Terms with their own weights, and
@@ -100,17 +100,18 @@ def distill(
     batches = _counted("train", train)
     held_out = None if validation is None else _counted("validation", validation)
     first: Batch = next(iter(Foreign(train)))
-    example = {**first, "input": first["input"][:2]}
-    frozen = Teacher("teacher", copy := deepcopy(teacher).cpu(), find_taps(copy, example["input"]))
-    classes = frozen.example(example["input"]).knowledge.logits.shape[1]
+    example = samples_of(first, 0, 2)
+    copy = deepcopy(teacher).cpu()
+    frozen = Teacher("teacher", copy, find_taps(copy, example["input"]), task or ROW_PER_SAMPLE)
+    classes = frozen.example(example).knowledge.logits.shape[1]
     task = task or Classification(classes)
     if validation is not None:
-        _refuse_shares(task, next(iter(Foreign(validation)))["target"])
+        _refuse_shares(task, task.targets(next(iter(Foreign(validation)))))
     context = Context(classes, len(batches) * len(first["index"]))
     task_weight = 1 - alpha if isinstance(loss, Head) else 1.0
 
     def together(network: nn.Module) -> Parts:
-        learner = Observed("student", network.cpu().train(), find_taps(network, example["input"]))
+        learner = Observed("student", network.cpu().train(), find_taps(network, example["input"]), task)
         mode = Offline(Cast(lambda place=0: learner, (frozen,), context, example))
         try:
             objective = Objective(mode, task, terms, task_weight, context)
@@ -157,10 +158,9 @@ def distill(
 
 
 def _try_single(parts: Parts, first: Batch) -> None:
-    one = {name: value[:1] for name, value in first.items() if isinstance(value, Tensor)}
     with closing(parts):
         try:
-            try_steps(parts, one)
+            try_steps(parts, samples_of(first, 0, 1))
         except (ValueError, RuntimeError) as error:  # torch raises both
             raise UsageError(
                 f"train: a batch has a single sample: {' '.join(str(error).split())}; type drop_last=True in its "
@@ -206,26 +206,16 @@ def _sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
     return SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
 
 
-def _answers(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    # With precision="64-true" and similar the student keeps another type than the batches.
-    ask, dtype = student_of(network), next(network.parameters()).dtype
-    return lambda input: ask(input.to(dtype) if input.is_floating_point() else input)
-
-
 def _validated(
     student: nn.Module, teacher: nn.Module, batches: Foreign, task: Task, best: KeepBest, keep: str
 ) -> dict[str, Any]:
     finest = deepcopy(student)
     if (file := best.file("student")).is_file():
         finest.load_state_dict(load_file(file))
-    # In one pass, because a loader that shuffles has another order in the next.
-    answers = [_answers(network) for network in (teacher, student, finest)]
-    logits, targets = predict(lambda input: torch.stack([ask(input).float() for ask in answers], dim=1), batches)
+    # With precision="64-true" and similar the student has another type than the batches.
+    ours = {"last": student, "best": finest}
+    networks = {name: prediction_of(deepcopy(network).float(), task) for name, network in ours.items()}
+    found = judge(task, networks, batches, prediction_of(teacher.float(), task))
     if keep == "best":
         student.load_state_dict(finest.state_dict())
-    return {
-        "teacher": score(task, logits[:, 0], targets),
-        "last": score(task, logits[:, 1], targets, logits[:, 0]),
-        "best": score(task, logits[:, 2], targets, logits[:, 0]),
-        "best_epoch": best.of["student"].epoch,
-    }
+    return {**found, "teacher": found[TEACHER], "best_epoch": best.of["student"].epoch}

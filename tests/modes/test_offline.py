@@ -30,7 +30,7 @@ WHOLE = Counts(6.0, 6.0)
 def heard(combine, terms, teachers=2, **options):
     mode, objective = put_together(terms, teachers, mode=lambda cast: Offline(cast, combine=combine, **options))
     lessons = mode(batch(), Progress())
-    said = [teacher(batch()["input"]).logits for teacher in mode.teachers]
+    said = [teacher(batch()).logits for teacher in mode.teachers]
     return mode, objective, lessons, said
 
 
@@ -98,9 +98,7 @@ def test_separate_teachers_have_weights_of_their_own():
 
 def test_the_reference_of_several_teachers_is_their_ensemble():
     mode, _, _, said = heard("probabilities", [])
-    torch.testing.assert_close(
-        mode.reference(batch()["input"]).softmax(1), torch.stack([t.softmax(1) for t in said]).mean(0)
-    )
+    torch.testing.assert_close(mode.reference(batch()).softmax(1), torch.stack([t.softmax(1) for t in said]).mean(0))
 
 
 def test_teachers_may_be_shown_another_view():
@@ -170,7 +168,7 @@ def test_a_teacher_of_other_classes_is_heard_in_those_that_both_know():
     assert seen["labels"].tolist() == [0, -1, 1, 2, -1, -1]
     every = cross_entropy(lessons[0].learner.logits, whole["target"], ignore_index=-1, reduction="sum") / 6
     torch.testing.assert_close(task, every.detach())
-    spread = mode.reference(input).softmax(1)
+    spread = mode.reference({"input": input}).softmax(1)
     torch.testing.assert_close(spread[:, [0, 3, 9]], t.softmax(1))
     assert spread[:, [1, 2, 4, 5, 6, 7, 8]].max() < 1e-20
     with pytest.raises(UsageError, match="teachers with other classes cannot be combined; type separate"):
@@ -183,7 +181,7 @@ def test_a_teachers_classifier_is_handed_over_in_the_students_classes(classes):
     network, input = Net(classes=12), batch()["input"]
     teacher = Teacher("teacher", network, find_taps(network, input), classes=classes)
     teacher.listen(Fields(embedding=True, classifier=True))
-    example = teacher.example(input)
+    example = teacher.example({"input": input})
     torch.testing.assert_close(example.knowledge.logits, network(input)[:, classes])
     torch.testing.assert_close(example.classifier(example.knowledge.vector()), example.knowledge.logits)
     assert not example.classifier.weight.requires_grad
@@ -215,7 +213,7 @@ def test_a_view_that_a_head_reads_and_one_that_the_teacher_is_shown_go_together(
     (lesson,) = parts.mode(whole, Progress())
     teacher, student = parts.mode.teachers[0].network, parts.mode.learners[0]
     assert [*lesson.views] == ["strong"]
-    torch.testing.assert_close(lesson.views["strong"].teachers[0].logits, teacher(clean["input"]))
+    torch.testing.assert_close(lesson.views["strong"].teachers[0].logits, teacher(clean))
     torch.testing.assert_close(lesson.views["strong"].learner.logits, student(strong["input"]))
 
 

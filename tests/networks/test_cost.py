@@ -1,10 +1,12 @@
 """What a network costs, counted by hand."""
 
+from itertools import groupby
+
 import pytest
 import torch
 from torch import nn
 
-from kdlab.networks.cost import cost, latency_ms, multiply_accumulates, parameters
+from kdlab.networks.cost import costs, latencies_ms, multiply_accumulates, parameters
 
 
 def network(groups=1):
@@ -34,12 +36,50 @@ def test_counting_and_timing_leave_a_network_as_it_was(training):
     made = network().train(training)
     input = torch.randn(1, 2, 8, 8)
     multiply_accumulates(made, input)
-    assert latency_ms(made, input, seconds=0.001) > 0
+    assert latencies_ms({"made": (made, input)}, seconds=0.001)["made"] > 0
     assert all(module.training is training for module in made.modules())
     assert made[1].num_batches_tracked == 0
 
 
 def test_a_cost_is_of_one_sample_whatever_the_batch_and_type():
-    found = cost(network().double(), torch.zeros(3, 2, 8, 8, dtype=torch.float64))
+    found = costs({"made": (network().double(), torch.zeros(3, 2, 8, 8, dtype=torch.float64))})["made"]
     assert (found["parameters"], found["multiply_accumulates"]) == (105, 4628)
     assert found.keys() == {"parameters", "multiply_accumulates", "latency_ms"}
+
+
+class Attention(nn.Module):
+    """One head over 5 tokens of 8, fused, and a classifier; takes its tokens by name, with a mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.inward, self.classifier = nn.Linear(8, 24), nn.Linear(8, 3)
+
+    def forward(self, tokens, mask):
+        query, key, value = self.inward(tokens)[:, None].chunk(3, dim=-1)
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value)
+        return self.classifier((mixed[:, 0] * mask[..., None]).mean(1))
+
+
+def test_attention_counts_and_an_input_may_be_named_tensors():
+    input = {"tokens": torch.zeros(4, 5, 8), "mask": torch.ones(4, 5, dtype=torch.long)}
+    # 5 tokens from 8 to 24; scores of 5 × 5 pairs over 8, and their mixture; 8 to 3.
+    assert multiply_accumulates(Attention(), input) == 5 * 8 * 24 + 2 * 5 * 5 * 8 + 8 * 3
+    assert costs({"made": (Attention(), input)})["made"]["parameters"] == 8 * 24 + 24 + 8 * 3 + 3
+
+
+def test_the_networks_of_a_table_are_timed_in_turns(monkeypatch):
+    """A machine that is busy for a while slows all of them down, not one."""
+    order = []
+
+    class Named(nn.Module):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+
+        def forward(self, input):
+            order.append(self.name)
+            return input
+
+    monkeypatch.setattr("kdlab.networks.cost.TURNS", 4)
+    latencies_ms({name: (Named(name), torch.zeros(1)) for name in "ab"}, seconds=1e-9)
+    assert "".join(name for name, _ in groupby(order))[-8:] == "abababab"

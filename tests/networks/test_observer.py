@@ -96,7 +96,7 @@ def hooks(network: nn.Module) -> int:
 def test_what_is_observed_is_what_the_network_computed(network: Net, taps: Taps, images: Tensor) -> None:
     stages, before, embedding = by_hand(network, images)
     with Observer(network, taps, ALL) as observer:
-        knowledge = observer(images)
+        knowledge = observer({"input": images})
     for position in range(2):
         torch.testing.assert_close(knowledge.stage(position), stages[position])
         torch.testing.assert_close(knowledge.preactivation(position), before[position])
@@ -127,7 +127,7 @@ def test_positions_are_fixed_and_nothing_is_observed_that_nobody_asked_for(
 ) -> None:
     with Observer(network, taps, fields) as observer:
         assert hooks(network) == sum((*stages, *before, embedding))
-        knowledge = observer(images)
+        knowledge = observer({"input": images})
     assert tuple(stage is not None for stage in knowledge.stages) == stages
     assert tuple(stage is not None for stage in knowledge.preactivations) == before
     assert (knowledge.embedding is not None) is embedding
@@ -135,21 +135,21 @@ def test_positions_are_fixed_and_nothing_is_observed_that_nobody_asked_for(
 
 def test_the_caller_decides_on_mode_and_gradients(network: Net, taps: Taps, images: Tensor) -> None:
     with Observer(network, taps, ALL) as observer:
-        observer(images)
+        observer({"input": images})
         assert network.layer1.bn1.num_batches_tracked == 0
         network.train()
-        knowledge = observer(images)
+        knowledge = observer({"input": images})
         assert network.layer1.bn1.num_batches_tracked == 1
         knowledge.preactivation(0).sum().backward()
         assert network.layer1.conv1.weight.grad is not None
         assert network.layer2.conv1.weight.grad is None
         with torch.no_grad():
-            assert not observer(images).stage(0).requires_grad
+            assert not observer({"input": images}).stage(0).requires_grad
 
 
 def test_an_observer_is_empty_after_each_call(network: Net, taps: Taps, images: Tensor) -> None:
     with Observer(network, taps, ALL) as observer:
-        knowledge = observer(images)
+        knowledge = observer({"input": images})
         seen = [weakref.ref(tensor) for tensor in (*knowledge.stages, *knowledge.preactivations, knowledge.embedding)]
         del knowledge
         gc.collect()
@@ -164,17 +164,17 @@ def test_hooks_do_nothing_outside_a_call(network: Net, taps: Taps, images: Tenso
         network(images)
         gc.collect()
         assert kept[0]() is None
-        observer(images)  # and still does what it is for
+        observer({"input": images})  # and still does what it is for
 
 
 def test_hooks_are_gone_afterwards_even_where_the_network_failed(network: Net, taps: Taps, images: Tensor) -> None:
     observer = Observer(network, taps, ALL)
     with pytest.raises(RuntimeError, match="channels"), observer:
-        observer(images.expand(5, 2, 8, 8))
+        observer({"input": images.expand(5, 2, 8, 8)})
     assert hooks(network) == 0
     with observer:
         assert hooks(network) == 5
-        assert observer(images).stage(1).shape == (5, 6, 4, 4)
+        assert observer({"input": images}).stage(1).shape == (5, 6, 4, 4)
     assert hooks(network) == 0
 
 
@@ -185,7 +185,7 @@ def test_an_example_is_a_dry_run_with_the_modules_that_were_asked_for(network: N
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     state = torch.get_rng_state()
     with Observer(network, taps, ALL) as observer:
-        example = observer.example(images)
+        example = observer.example({"input": images})
     torch.testing.assert_close(example.knowledge.stage(1), stages[1])
     assert not example.knowledge.logits.requires_grad
     assert example.classifier is network.fc
@@ -201,7 +201,7 @@ def test_an_example_is_a_dry_run_with_the_modules_that_were_asked_for(network: N
 
 def test_an_example_holds_no_module_that_nobody_asked_for(network: Net, taps: Taps, images: Tensor) -> None:
     with Observer(network, taps, Fields(embedding=True)) as observer:
-        example = observer.example(images)
+        example = observer.example({"input": images})
     assert example.classifier is None
     assert example.normalisations == ()
 
@@ -220,7 +220,7 @@ class Again(nn.Module):
 def test_of_a_module_that_runs_several_times_the_last_run_counts() -> None:
     network, input = Again(), torch.randn(2, 3)
     with Observer(network, find_taps(network, input), Fields(embedding=True)) as observer:
-        knowledge = observer(input)
+        knowledge = observer({"input": input})
     torch.testing.assert_close(knowledge.vector(), network.layer(network.layer(input)))
     torch.testing.assert_close(network.layer(knowledge.vector()), knowledge.logits)
 
@@ -233,7 +233,7 @@ def test_a_transformers_network_is_observed_as_it_comes() -> None:
     pixels = torch.randn(2, 1, 32, 32)
     taps = find_taps(network, pixels, {"stages": ["resnet.encoder.stages.0", "resnet.encoder.stages.1"]})
     with Observer(network, taps, Fields(embedding=True, stages="all")) as observer:
-        knowledge = observer(pixels)
+        knowledge = observer({"input": pixels})
     expected = network(pixels, output_hidden_states=True)
     torch.testing.assert_close(knowledge.logits, expected.logits)
     torch.testing.assert_close(knowledge.stage(0), expected.hidden_states[1])
@@ -243,7 +243,7 @@ def test_a_transformers_network_is_observed_as_it_comes() -> None:
 
 def test_autocast_is_the_callers_too(network: Net, taps: Taps, images: Tensor) -> None:
     with Observer(network, taps, ALL) as observer, torch.autocast("cpu", torch.bfloat16):
-        knowledge = observer(images)
+        knowledge = observer({"input": images})
     assert knowledge.logits.dtype == torch.bfloat16
     assert knowledge.preactivation(0).min() < 0
 
@@ -252,10 +252,10 @@ def test_rows_first_made_in_inference_mode_serve_training_too(network: Net, taps
     images = torch.randn(11, 1, 8, 8)
     with Observer(network, taps, Fields()) as observer:
         with torch.inference_mode():
-            observer(images)
-        knowledge = observer(images)
+            observer({"input": images})
+        knowledge = observer({"input": images})
         torch.ones(11, requires_grad=True)[knowledge.rows].sum().backward()
-        assert knowledge.rows is observer(images).rows  # made once, not in every step
+        assert knowledge.rows is observer({"input": images}).rows  # made once, not in every step
 
 
 class Step(nn.Module):
@@ -267,7 +267,7 @@ class Step(nn.Module):
         self.observer = observer
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        knowledge = self.observer(images)
+        knowledge = self.observer({"input": images})
         return knowledge.logits, knowledge.stage(0)
 
 
@@ -306,14 +306,15 @@ def test_a_compiled_network_says_the_same_in_one_graph(mode: str, network: Net, 
     with Observer(network, taps, ALL) as observer:
         made = graphs(network, fullgraph=True)
         for _ in range(2):
-            knowledge = observer(images)
+            knowledge = observer({"input": images})
             for position in range(2):
                 torch.testing.assert_close(knowledge.stage(position), stages[position])
                 torch.testing.assert_close(knowledge.preactivation(position), before[position])
             torch.testing.assert_close(knowledge.vector(), embedding)
         assert len(made) == 1
         network.eval()
-        torch.testing.assert_close(observer.example(images).knowledge.stages, observer(images).stages)
+        batch = {"input": images}
+        torch.testing.assert_close(observer.example(batch).knowledge.stages, observer(batch).stages)
     assert list(network.state_dict()) == keys
 
 
@@ -324,7 +325,7 @@ def test_inductor_says_the_same(network: Net, taps: Taps, images: Tensor) -> Non
     stages, before, _ = by_hand(network, images)
     with Observer(network, taps, ALL) as observer:
         network.compile()
-        knowledge = observer(images)
+        knowledge = observer({"input": images})
     torch.testing.assert_close(knowledge.stages, tuple(stages))
     torch.testing.assert_close(knowledge.preactivations, tuple(before))
 
@@ -344,7 +345,7 @@ def test_hooks_set_after_compiling_are_an_error_that_says_so(network: Net, taps:
         Observer(network, taps, Fields(stages="all")) as observer,
         pytest.raises(RuntimeError, match=r"layer1, layer2 did not fire.*enter the Observer first, then"),
     ):
-        observer(images)
+        observer({"input": images})
 
 
 @pytest.mark.parametrize(
@@ -368,7 +369,7 @@ def test_what_the_taps_do_not_offer_is_refused_with_what_they_do(fields: Fields,
 def test_all_preactivations_are_those_that_there_are(network: Net, images: Tensor) -> None:
     taps = Taps(("layer1", "layer2"), (None, "layer2.bn2"), (None, None))
     with Observer(network, taps, Fields(preactivations="all")) as observer:
-        before = observer(images).preactivations
+        before = observer({"input": images}).preactivations
     assert before[0] is None
     assert before[1] is not None
 
@@ -389,11 +390,11 @@ def test_a_tap_that_never_fires_is_an_error_with_those_that_do(network: Net, ima
         Observer(network, Taps(("layer1", "layer3")), Fields(stages="all")) as observer,
         pytest.raises(RuntimeError, match=r"'layer3' never fires: Net runs without it; did you mean.*layer2"),
     ):
-        observer(images)
+        observer({"input": images})
 
 
 def test_an_observer_without_its_hooks_says_how_to_set_them(network: Net, taps: Taps, images: Tensor) -> None:
     observer = Observer(network, taps, Fields(stages="all"))
     with pytest.raises(RuntimeError, match=r"with Observer\(\.\.\.\) as observer"):
-        observer(images)
-    assert Observer(network, taps, Fields())(images).logits.shape == (5, 3)  # has nothing to hook
+        observer({"input": images})
+    assert Observer(network, taps, Fields())({"input": images}).logits.shape == (5, 3)  # has nothing to hook

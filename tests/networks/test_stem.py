@@ -26,7 +26,7 @@ STEMS = {
 
 def stem_of(network: nn.Module, input: torch.Tensor, taps: object = None) -> torch.Tensor | None:
     with Observer(network, find_taps(network, input, taps), Fields(stem=True)) as observer:
-        return observer.example(input).knowledge.stem
+        return observer.example({"input": input}).knowledge.stem
 
 
 @pytest.mark.parametrize("name", STEMS)
@@ -55,4 +55,4 @@ def test_nothing_is_kept_of_the_stem_unless_it_is_asked_for():
     network = make_network(compose(["model=resnet8", "data=cifar100"]).model)
     input = torch.randn(2, 3, 32, 32)
     with Observer(network, find_taps(network, input), Fields(stages="all")) as observer:
-        assert observer(input).stem is None
+        assert observer({"input": input}).stem is None

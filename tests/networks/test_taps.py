@@ -127,7 +127,8 @@ def _one_thread() -> Iterator[None]:
 
 def shapes(network: nn.Module, taps: Taps, input: Tensor) -> list[tuple[int, ...]]:
     with Observer(network, taps, Fields(stages="all")) as observer:
-        return [tuple(stage.shape[1:]) for stage in observer.example(input).knowledge.stages if stage is not None]
+        stages = observer.example({"input": input}).knowledge.stages
+    return [tuple(stage.shape[1:]) for stage in stages if stage is not None]
 
 
 @pytest.mark.parametrize(("channels", "side"), [(3, 32), (1, 8)])
@@ -474,7 +475,7 @@ def test_the_final_map_is_what_is_pooled_for_the_classifier(family: str, side: i
     taps = find_taps(network, input)
     assert taps.final_map == FINAL[family] == expected["stages"][-1]
     with Observer(network, taps, Fields(embedding=True, final_map=True)) as observer:
-        knowledge = observer(input)
+        knowledge = observer({"input": input})
     assert torch.equal(knowledge.before_pooling(), caught["map"])
     torch.testing.assert_close(knowledge.before_pooling().mean((2, 3)), knowledge.vector())
 
@@ -594,5 +595,6 @@ class Returning(nn.Module):
     ],
 )
 def test_networks_without_one_row_of_logits_per_sample_are_refused(make: Any, message: str) -> None:
+    network, batch = Returning(make), {"input": torch.randn(2, 4)}
     with pytest.raises(UsageError, match=message):
-        find_taps(Returning(make), torch.randn(2, 4))
+        Observer(network, find_taps(network, batch["input"]), Fields())(batch)

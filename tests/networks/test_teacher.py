@@ -16,4 +16,4 @@ def test_a_teacher_sees_its_own_resolution_in_the_precision_of_the_run(dtype):
     seen = teacher.prepared(torch.full((2, 1, 8, 8), 0.5, dtype=dtype))
     assert (seen.dtype, tuple(seen.shape)) == (dtype, (2, 1, 4, 4))
     assert torch.equal(seen, torch.full_like(seen, 0.5))
-    assert teacher(seen).logits.dtype == dtype
+    assert teacher({"input": seen}).logits.dtype == dtype

@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
+from torchmetrics import Metric
 
 from kdlab.models.resnet import ResNet
-from kdlab.run.evaluation import score
+from kdlab.run.evaluation import judge
 from kdlab.run.store import Store
 from kdlab.tasks.classification import Classification
 from kdlab.training.loss_buffer import DivergedError, refuse_broken_weights
@@ -20,7 +21,7 @@ ONE_STEP = (*NETWORKS, "trainer.max_epochs=1", "trainer.max_steps=1", "teacher.t
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["optimizer.lr=1e25"], "logits of student became NaN or infinite"),  # finite weights, too large to use
+        (["optimizer.lr=1e25"], "logits of student last became NaN or infinite"),  # finite weights, too large to use
         (["optimizer.lr=1e25", "trainer.max_steps=2"], "became NaN or infinite at step 2"),
         (["teacher.trainer.max_steps=1", "teacher.optimizer.lr=1e30"], "became NaN or infinite"),
     ],
@@ -58,11 +59,25 @@ def test_a_teacher_whose_weights_hold_nan_is_refused_before_anything_trains(tmp_
     assert "fc.bias holds NaN" in told.err
 
 
-def test_a_metric_that_is_nan_is_left_out_unless_a_student_is_judged_by_it():
-    task, targets = Classification(2), torch.tensor([0, 1])
-    logits = torch.tensor([[1.0, 0.0], [0.0, float("inf")]])
-    assert "accuracy" in score(task, logits, targets)
-    assert "cross_entropy" not in score(task, logits, targets)
-    task.primary = "cross_entropy"
-    with pytest.raises(DivergedError, match="test cross_entropy became NaN"):
-        score(task, logits, targets)
+class Undefined(Metric):
+    """A metric of a class that has no samples."""
+
+    def update(self, logits, targets):
+        pass
+
+    def compute(self):
+        return torch.tensor(float("nan"))
+
+
+def test_a_metric_that_is_nan_is_left_out_unless_a_student_is_judged_by_it(monkeypatch):
+    task = Classification(2)
+    known = task.metrics()
+    known.add_metrics({"recall": Undefined()})
+    monkeypatch.setattr(task, "metrics", lambda: known)
+    batch = {"input": torch.eye(2), "target": torch.tensor([0, 1])}
+    found = judge(task, {"student": lambda batch: batch["input"]}, [batch])["student"]
+    assert found["accuracy"] == 1.0
+    assert "recall" not in found
+    task.primary = "recall"
+    with pytest.raises(DivergedError, match="test recall of student became NaN"):
+        judge(task, {"student": lambda batch: batch["input"]}, [batch])

@@ -13,8 +13,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+Input = Tensor | Mapping[str, Tensor]
+"""What a network receives: a tensor [B, ...], or its keyword arguments, each [B, ...]."""
+
 Batch = dict[str, Any]
-"""`input` [B, ...], `target`, `index` [B], `view` [B]; further views under `views`: name -> Batch."""
+"""`input` (see Input), `target`, `index` [B], `view` [B]; further views under `views`: name -> Batch."""
 
 Positions = tuple[int, ...] | Literal["all"]
 """Stages, counted from shallow to deep; negative numbers count from the deepest."""
@@ -212,7 +215,7 @@ class Example:
     layers: tuple[str, ...] = ()
     name: str = "network"
     final_layer: str | None = None
-    input: Tensor | None = None
+    input: Input | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,11 +284,12 @@ def shares(batch: Batch, count: int) -> Iterator[Batch]:
         yield batch
         return
     edges = [round(place * len(batch["index"]) / count) for place in range(count + 1)]
-    yield from (_share(batch, start, stop) for start, stop in pairwise(edges))
+    yield from (samples_of(batch, start, stop) for start, stop in pairwise(edges))
 
 
-def _share(batch: Batch, start: int, stop: int) -> Batch:
+def samples_of(batch: Mapping[str, Any], start: int, stop: int) -> Batch:
+    """The samples of a batch from `start` up to `stop`."""
     return {
-        key: {name: _share(view, start, stop) for name, view in value.items()} if key == "views" else value[start:stop]
+        key: samples_of(value, start, stop) if isinstance(value, Mapping) else value[start:stop]
         for key, value in batch.items()
     }

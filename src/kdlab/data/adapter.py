@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from kdlab.core.knowledge import Batch
+from kdlab.core.reading import first_of
 from kdlab.data.check import DataError
 
 
@@ -19,7 +20,8 @@ class Foreign:
     every epoch, and heads that remember samples are refused.
 
     Args:
-        batches: yields (input, target) pairs, or dicts with `input`, `target` and possibly `index`.
+        batches: yields (input, target) pairs, or dicts with `input`, `target` and possibly `index`; an input may be a
+            mapping of tensors, the network's keyword arguments.
         indexed: the batches come in the same order in every epoch, or bring an `index`.
     """
 
@@ -99,6 +101,6 @@ def as_batch(given: Any, first: int, epoch: int) -> Batch:
     else:
         many = f" of {len(given)}" if isinstance(given, (tuple, list)) else ""
         raise DataError(f"a batch is a {type(given).__name__}{many}; expected a pair (input, target) or a dict of them")
-    place = torch.arange(first, first + len(batch["target"]), device=batch["input"].device)
+    place = torch.arange(first, first + len(batch["target"]), device=first_of(batch["input"]).device)
     batch.setdefault("index", place)
     return {**batch, "view": torch.full_like(batch["index"], epoch)}

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from kdlab.core.knowledge import Fields
+from kdlab.core.reading import logits_of
 from kdlab.networks.observer import Observer, Taps
-from kdlab.networks.trace import logits_of
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ class Branches(nn.Module):
         """A batch [B, ...] to the mixed logits [B, C]."""
         first, *others = self.networks
         with Observer(first, Taps(stages=(self._tap,)), Fields(stages="all")) as observer:
-            asks = [partial(observer, input), *(partial(network, input) for network in others)]
+            asks = [partial(observer, {"input": input}), *(partial(network, input) for network in others)]
             student, *answers = self.each(asks)
         logits = (student.logits, *(logits_of(answer) for answer in answers))
         mixed: Tensor = self.gate(student.stage(0), logits)

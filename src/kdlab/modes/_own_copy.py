@@ -24,7 +24,7 @@ class OwnCopy(Mode):
         student = cast.learners()
         super().__init__(student)
         self.copy = deepcopy(student.network)
-        self.copied = Teacher(name, self.copy, student.taps)
+        self.copied = Teacher(name, self.copy, student.taps, student.reader)
 
     @property
     def sources(self) -> tuple[Observed, ...]:

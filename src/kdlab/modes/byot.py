@@ -79,11 +79,11 @@ class ExitOf(Observed):
         before = (*body.preactivations[:last], *own.preactivations)
         return replace(own, stages=(*body.stages[:last], *own.stages), preactivations=before, rows=body.rows)
 
-    def __call__(self, input: Tensor) -> Knowledge:
-        return self.of(self.body(input))
+    def __call__(self, batch: Batch) -> Knowledge:
+        return self.of(self.body(batch))
 
-    def example(self, input: Tensor) -> Example:
-        body, last = self.body.example(input), self.stage + 1
+    def example(self, batch: Batch) -> Example:
+        body, last, input = self.body.example(batch), self.stage + 1, batch["input"]
         with dry_run(self.exit, input):
             knowledge = self.of(body.knowledge)
         norms = (*body.normalisations[:last], self.exit.normalisation) if self._fields.normalisations else ()
@@ -100,13 +100,14 @@ class BYOT(Mode):
     """
 
     wants_teacher = False
+    wants_row_per_sample = True
 
     def __init__(self, cast: Cast, exit_task: float) -> None:
         student = cast.learners()
         super().__init__(student)
         self._exit_task = exit_task
         student.listen(Fields(stages="all" if student.offers.stages else ()))
-        stages = student.example(cast.batch["input"]).knowledge.stages
+        stages = student.example(cast.batch).knowledge.stages
         student.close()
         if len(stages) < 2:
             raise UsageError(f"mode=byot needs a network of two stages or more, but {student.name} has {len(stages)}")
@@ -144,7 +145,7 @@ class BYOT(Mode):
         self.observed[0].listen(union(student))
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
-        student = self.observed[0](batch["input"])
+        student = self.observed[0](batch)
         deepest, target, index = student.detach(), batch["target"], batch["index"]
         return [
             Lesson(student, (), target, index),

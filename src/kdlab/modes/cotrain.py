@@ -33,7 +33,7 @@ class CoTrain(Mode):
         return self.observed[1]
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
-        student, teacher = (learner(batch["input"]) for learner in self.observed)
+        student, teacher = (learner(batch) for learner in self.observed)
         return [
             Lesson(student, (teacher.detach(),), batch["target"], batch["index"]),
             Lesson(teacher, (), batch["target"], batch["index"]),

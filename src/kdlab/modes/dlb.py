@@ -35,6 +35,7 @@ class DLB(Mode):
     """
 
     wants_teacher = False
+    wants_row_per_sample = True
     input: Tensor
     target: Tensor
     index: Tensor
@@ -61,7 +62,7 @@ class DLB(Mode):
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
         target, index = batch["target"], batch["index"]
-        learner = self.observed[0](batch["input"])
+        learner = self.observed[0](batch)
         if not len(self.logits):
             nothing = learner.logits.new_zeros(1, len(learner.logits))
             return [
@@ -69,7 +70,7 @@ class DLB(Mode):
                 Lesson(learner, (Knowledge(learner.logits.detach(), rows=learner.rows),), target, index, nothing, 0.0),
             ]
         before = self._before()
-        again = self.observed[0](before["input"])
+        again = self.observed[0](before)
         past = Knowledge(before["logits"], rows=again.rows)
         new, old = len(index), len(before["index"])
         # The objective divides by the new half's rows.

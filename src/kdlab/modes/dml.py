@@ -24,7 +24,7 @@ class DML(Peers):
         super().__init__(*(cast.learners(place) for place in range(1 + cast.peers)))
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
-        outputs = [peer(batch["input"]) for peer in self.observed]
+        outputs = [peer(batch) for peer in self.observed]
         return [
             Lesson(own, tuple(outputs[other].detach() for other in self.others(place)), batch["target"], batch["index"])
             for place, own in enumerate(outputs)

@@ -53,8 +53,8 @@ class EMA(OwnCopy):
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
         shown = batch if self._view is None else batch["views"][self._view]
-        taught = self.copied(shown["input"])
-        return [Lesson(self.observed[0](batch["input"]), (taught,), batch["target"], batch["index"])]
+        taught = self.copied(shown)
+        return [Lesson(self.observed[0](batch), (taught,), batch["target"], batch["index"])]
 
     def after_step(self, progress: Progress) -> None:
         """The average follows the student."""

@@ -99,8 +99,7 @@ class KDCL(TaughtTogether):
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
         views = [batch, *(batch["views"][name] for name in self._views)]
-        shown = [view["input"] for view in views] or [batch["input"]]
-        outputs = [peer(shown[place % len(shown)]) for place, peer in enumerate(self.observed)]
+        outputs = [peer(views[place % len(views)]) for place, peer in enumerate(self.observed)]
         ensemble = self._together([knowledge.detach() for knowledge in outputs], batch["target"])
         return [
             Lesson(own, (*(outputs[other].detach() for other in self.others(place)), ensemble), batch["target"],

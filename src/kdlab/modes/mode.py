@@ -57,6 +57,7 @@ class Mode(nn.Module):
 
     Class attributes: `wants_teacher`: it uses a network of the store; `wants_peers`: it trains networks with
     the student; `wants_heads`: it uses distillation losses; `wants_labels`: it reads hard class labels;
+    `wants_row_per_sample`: it keeps or mixes one prediction for each sample;
     `views`: the further views of a sample that it provides.
     `kept`, which the run sets, names the student to be kept: one of `students`, or `best`, by validation, of
     those built like the first.
@@ -66,6 +67,7 @@ class Mode(nn.Module):
     wants_peers: ClassVar[bool] = False
     wants_heads: ClassVar[bool] = True
     wants_labels: ClassVar[bool] = False
+    wants_row_per_sample: ClassVar[bool] = False
     views: ClassVar[tuple[str, ...]] = ()
     kept: str = "student"
 
@@ -127,8 +129,8 @@ class Mode(nn.Module):
     def examples(self, edge: Edge, batch: Batch) -> tuple[Example, Example]:
         """A dry run of both sides of an edge, with the fields hooked by `listen`."""
         source = self.source(edge)
-        ours = self.learner(edge).example(batch["input"])
-        theirs = source.example(batch["input"]) if source is not None else Example(ours.knowledge.only(Fields()))
+        ours = self.learner(edge).example(batch)
+        theirs = source.example(batch) if source is not None else Example(ours.knowledge.only(Fields()))
         return ours, theirs
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
@@ -156,9 +158,9 @@ class Mode(nn.Module):
         lessons: list[Lesson] = self(batch, progress)
         return lessons
 
-    def reference(self, input: Tensor) -> Tensor | None:
+    def reference(self, batch: Batch) -> Tensor | None:
         """The teachers' combined prediction, logits [N, C]; None where no frozen network teaches."""
-        each = [teacher(input).logits for teacher in self.teachers]
+        each = [teacher(batch).logits for teacher in self.teachers]
         if len(each) < 2:
             return each[0] if each else None
         return torch.stack([logits.log_softmax(1) for logits in each]).logsumexp(0)

@@ -113,18 +113,18 @@ class Offline(Mode):
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
         (lesson,) = self.taught(batch, progress)
-        return [replace(lesson, learner=self.observed[0](batch["input"]), target=batch["target"])]
+        return [replace(lesson, learner=self.observed[0](batch), target=batch["target"])]
 
     def taught(self, batch: Batch, progress: Progress) -> list[Lesson]:
         """Skips the student, whose pass would cost time and change its batch statistics."""
         shown = batch if self._teacher_view is None else batch["views"][self._teacher_view]
-        outputs = tuple(teacher(shown["input"]) for teacher in self._teachers)
+        outputs = tuple(teacher(shown) for teacher in self._teachers)
         teachers = (*outputs, self._together(outputs)) if self._ensemble else outputs
         weight = self._weight(outputs, batch["target"])
         return [Lesson(Knowledge(outputs[0].logits[:0]), teachers, None, batch["index"], weight)]
 
-    def reference(self, input: Tensor) -> Tensor | None:
-        outputs = tuple(teacher(input) for teacher in self._teachers)
+    def reference(self, batch: Batch) -> Tensor | None:
+        outputs = tuple(teacher(batch) for teacher in self._teachers)
         if any(teacher.known is not None for teacher in self._teachers):
             return self._spread(outputs)
         return outputs[0].logits if len(outputs) == 1 else soft_logits(self._together(outputs))

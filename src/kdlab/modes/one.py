@@ -36,6 +36,8 @@ class ONE(TaughtTogether):
         branches: how many, including the student's own.
     """
 
+    wants_row_per_sample = True
+
     def __init__(self, cast: Cast, branches: int) -> None:
         if branches < 2:
             raise UsageError(f"mode.branches={branches}: expected 2 or more, such as 3")
@@ -46,7 +48,7 @@ class ONE(TaughtTogether):
             raise UsageError(f"mode=one needs a network of two stages or more, but {student.name} has {self._stages}")
         tap = student.taps.stages[-2]
         student.listen(Fields(stages=(-2,)))
-        stage = student.example(cast.batch["input"]).knowledge.stage(-2)
+        stage = student.example(cast.batch).knowledge.stage(-2)
         student.close()
         self._settings: dict[str, Any] = {
             "shared": list(split(student.network, cast.batch["input"], tap).before),
@@ -74,7 +76,7 @@ class ONE(TaughtTogether):
         self.observed[0].listen(union(student))
 
     def examples(self, edge: Edge, batch: Batch) -> tuple[Example, Example]:
-        student = self.observed[0].example(batch["input"]).knowledge
+        student = self.observed[0].example(batch).knowledge
         ours, theirs = (
             replace(example, knowledge=self._joined(example.knowledge, student))
             for example in super().examples(edge, batch)
@@ -82,8 +84,8 @@ class ONE(TaughtTogether):
         return ours, theirs
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
-        input, target, index = batch["input"], batch["target"], batch["index"]
-        student, *others = self._each([partial(branch, input) for branch in self.observed])
+        target, index = batch["target"], batch["index"]
+        student, *others = self._each([partial(branch, batch) for branch in self.observed])
         branches = [student, *(self._joined(branch, student) for branch in others)]
         mixed = Knowledge(self.gate(student.stage(-2), [branch.logits for branch in branches]), rows=student.rows)
         detached = [branch.detach() for branch in branches]

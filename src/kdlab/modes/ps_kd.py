@@ -29,6 +29,7 @@ class PSKD(Mode):
     """
 
     wants_teacher = False
+    wants_row_per_sample = True
     memory: Tensor
     filled: Tensor
 
@@ -48,7 +49,7 @@ class PSKD(Mode):
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
         index = batch["index"]
-        learner = self.observed[0](batch["input"])
+        learner = self.observed[0](batch)
         past = Knowledge(self.memory[index], rows=learner.rows)
         alpha = self.alpha(progress) * self.filled[index].to(past.logits.dtype)
         return [Lesson(learner, (past,), batch["target"], index, alpha[None], 1 - alpha)]

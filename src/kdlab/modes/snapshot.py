@@ -33,10 +33,10 @@ class Snapshot(OwnCopy):
         self._filled = False
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
-        taught = self.copied(batch["input"])
+        taught = self.copied(batch)
         weight = taught.logits.new_full((1, len(taught.logits)), float(self._filled))
         softened = replace(taught, logits=taught.logits / self._temperature)
-        return [Lesson(self.observed[0](batch["input"]), (softened,), batch["target"], batch["index"], weight)]
+        return [Lesson(self.observed[0](batch), (softened,), batch["target"], batch["index"], weight)]
 
     def after_step(self, progress: Progress) -> None:
         """Takes a snapshot where the learning rate is about to rise again."""

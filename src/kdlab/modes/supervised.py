@@ -16,4 +16,4 @@ class Supervised(Mode):
         super().__init__(cast.learners())
 
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
-        return [Lesson(self.observed[0](batch["input"]), (), batch["target"], batch["index"])]
+        return [Lesson(self.observed[0](batch), (), batch["target"], batch["index"])]

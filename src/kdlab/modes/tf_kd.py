@@ -54,7 +54,7 @@ class TfKD(Mode):
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
         target = batch["target"]
         hard = target if target.ndim == 1 else target.argmax(1)
-        learner = self.observed[0](batch["input"])
+        learner = self.observed[0](batch)
         virtual = virtual_logits(hard, self._classes, self._correct, self._temperature)
         weight = (hard >= 0).to(virtual.dtype)[None]
         return [Lesson(learner, (Knowledge(virtual, rows=learner.rows),), target, batch["index"], weight)]

@@ -5,7 +5,7 @@ keeps none of it.
 
     with Observer(network, find_taps(network, input), Fields(stages=(-1,))) as observer:
         network.compile()            # optional, but only after the hooks are set: later ones catch nothing
-        knowledge = observer(input)
+        knowledge = observer({"input": input})
 
 Copy a network before observing it: a later copy would have the same hooks.
 """
@@ -13,20 +13,22 @@ Copy a network before observing it: a later copy would have the same hooks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from types import TracebackType
 from typing import NoReturn, Self
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from kdlab.core.errors import UsageError
-from kdlab.core.knowledge import Example, Fields, Knowledge, Positions, positions
+from kdlab.core.knowledge import Batch, Example, Fields, Input, Knowledge, Positions, positions
+from kdlab.core.reading import Reader, RowPerSample, ask
 from kdlab.networks.taps import Taps, find_taps
-from kdlab.networks.trace import dry_run, first_tensor, logits_of, module_of, trace
+from kdlab.networks.trace import dry_run, first_tensor, module_of, trace
 
-__all__ = ["Observer", "Taps", "find_taps", "logits_of"]
+__all__ = ["Observer", "Taps", "find_taps"]
+
+
+ROW_PER_SAMPLE = RowPerSample()
 
 
 class Observer:
@@ -36,8 +38,9 @@ class Observer:
         UsageError: where the taps do not offer what `fields` request, or name no module.
     """
 
-    def __init__(self, network: nn.Module, taps: Taps, fields: Fields) -> None:
+    def __init__(self, network: nn.Module, taps: Taps, fields: Fields, reader: Reader = ROW_PER_SAMPLE) -> None:
         self._network = network
+        self._reader = reader
         self._taps = taps
         self._stages = self._chosen("stages", taps.stages, fields.stages)
         self._preactivations = self._chosen("preactivations", taps.preactivations, fields.preactivations)
@@ -67,38 +70,38 @@ class Observer:
         while self._hooks:
             self._hooks.pop().remove()
 
-    def __call__(self, input: Tensor) -> Knowledge:
-        """The network's knowledge of a batch [B, ...].
+    def __call__(self, batch: Batch) -> Knowledge:
+        """The network's knowledge of a batch, of which it receives the `input`.
 
         Raises:
             RuntimeError: where a tap does not fire.
-            UsageError: where the network does not return logits [B, C].
+            UsageError: where the network does not return what the reader expects.
         """
         caught: dict[str, Tensor] = {}
         self._caught = caught
         try:
-            logits = logits_of(self._network(input))
+            logits, rows = self._reader.read(ask(self._network, batch["input"]), batch)
         finally:
             self._caught = None
         if len(caught) < len(self._modules):
-            self._explain(input, caught)
+            self._explain(batch["input"], caught)
         return Knowledge(
             logits=logits,
-            embedding=None if self._embedding is None else caught[self._embedding],
+            embedding=None if self._embedding is None else self._reader.laid_out(caught[self._embedding], batch),
             stages=tuple(None if tap is None else caught[tap] for tap in self._stages),
             preactivations=tuple(None if tap is None else caught[tap] for tap in self._preactivations),
-            rows=_rows(len(logits), logits.device),
+            rows=rows,
             final_map=None if self._final_map is None else caught[self._final_map],
             stem=None if self._stem is None else caught[self._stem],
         )
 
-    def example(self, input: Tensor) -> Example:
+    def example(self, batch: Batch) -> Example:
         """The network's knowledge in a dry run, with its modules that `fields` request.
 
         Eval mode, no gradients, never compiled; modes, buffers and random numbers stay as they are.
         """
-        with dry_run(self._network, input):
-            knowledge = self(input)
+        with dry_run(self._network, batch["input"]):
+            knowledge = self(batch)
         modules = dict(self._network.named_modules(remove_duplicate=False))
         classifier = modules[self._taps.classifier] if self._fields.classifier and self._taps.classifier else None
         assert classifier is None or isinstance(classifier, nn.Linear)
@@ -110,7 +113,7 @@ class Observer:
             layers=self._taps.stages,
             name=type(self._network).__name__,
             final_layer=self._taps.final_map,
-            input=input,
+            input=batch["input"],
         )
 
     def _hook(self, tap: str) -> RemovableHandle:
@@ -154,7 +157,7 @@ class Observer:
             "choose another loss, or name more in the model's taps"
         )
 
-    def _explain(self, input: Tensor, caught: dict[str, Tensor]) -> NoReturn:
+    def _explain(self, input: Input, caught: dict[str, Tensor]) -> NoReturn:
         """Explains, by a dry run, why a tap did not fire."""
         if not self._hooks:
             raise RuntimeError("this Observer has no hooks: call it inside `with Observer(...) as observer:`")
@@ -166,10 +169,3 @@ class Observer:
             f"taps {', '.join(missing)} did not fire, but do in a run that is not compiled: "
             "enter the Observer first, then call network.compile()"
         )
-
-
-@lru_cache(maxsize=64)
-def _rows(count: int, device: torch.device) -> Tensor:
-    # A tensor made in inference mode could not be used in a backward pass later.
-    with torch.inference_mode(False):
-        return torch.arange(count, device=device)

@@ -7,8 +7,9 @@ from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain
 
-from torch import Tensor, nn
+from torch import nn
 
+from kdlab.core.knowledge import Input
 from kdlab.networks.trace import Call, Trace, module_of, trace
 
 
@@ -24,8 +25,8 @@ class Split:
     after: tuple[str, ...]
 
 
-def split(network: nn.Module, input: Tensor, tap: str) -> Split:
-    """How a tap divides a network, from a dry run on a batch [B, ...]. Modules on both sides are in neither."""
+def split(network: nn.Module, input: Input, tap: str) -> Split:
+    """How a tap divides a network, from a dry run. Modules on both sides are in neither."""
     seen = trace(network, input)
     moment = _moment(seen, tap)
 

@@ -33,11 +33,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import linear
 
 from kdlab.core.errors import UsageError
-from kdlab.core.knowledge import Fields
+from kdlab.core.knowledge import Fields, Input
 from kdlab.networks.maps import dimensions, final_map, is_final, stage_maps
 from kdlab.networks.stem import find_stem
 from kdlab.networks.trace import Call, Trace, Value, module_of, trace
@@ -81,12 +81,12 @@ class Taps:
         )
 
 
-def find_taps(network: nn.Module, input: Tensor, declared: Mapping[str, Any] | None = None) -> Taps:
+def find_taps(network: nn.Module, input: Input, declared: Mapping[str, Any] | None = None) -> Taps:
     """The taps of a network, from one dry run that leaves it unchanged.
 
     Args:
-        network: any module that returns logits [B, C]; see `logits_of`.
-        input: a small batch [B, ...], real or random, on the network's device.
+        network: any module that returns logits; see `kdlab.core.reading.logits_of`.
+        input: a small batch, real or random, on the network's device.
         declared: `stages`, `preactivations`, `final_map`, `classifier` and `stem`, as a model's YAML may name them;
             missing ones and None are found.
 

@@ -10,18 +10,20 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from kdlab.core.errors import UsageError
-from kdlab.core.knowledge import Example, Fields, Knowledge, raised
-from kdlab.networks.observer import Observer, Taps
+from kdlab.core.knowledge import Batch, Example, Fields, Input, Knowledge, raised
+from kdlab.core.reading import Reader
+from kdlab.networks.observer import ROW_PER_SAMPLE, Observer, Taps
 
 
 class Observed:
-    """A network with its taps. Not a Module: holding one registers nothing."""
+    """A network with its taps, and how its rows are read. Not a Module: holding one registers nothing."""
 
-    def __init__(self, name: str, network: nn.Module, taps: Taps) -> None:
+    def __init__(self, name: str, network: nn.Module, taps: Taps, reader: Reader = ROW_PER_SAMPLE) -> None:
         self.name = name
         self.network = network
         self.taps = taps
-        self._observer = Observer(network, taps, Fields())
+        self.reader = reader
+        self._observer = Observer(network, taps, Fields(), reader)
 
     @property
     def offers(self) -> Fields:
@@ -31,20 +33,20 @@ class Observed:
     def listen(self, fields: Fields) -> None:
         """Hooks what `fields` request, replacing earlier hooks. Before `network.compile()`, not after."""
         self.close()
-        self._observer = Observer(self.network, self.taps, fields)
+        self._observer = Observer(self.network, self.taps, fields, self.reader)
         self._observer.__enter__()
 
     def close(self) -> None:
         """Removes the hooks."""
         self._observer.__exit__(None, None, None)
 
-    def __call__(self, input: Tensor) -> Knowledge:
-        """The network's knowledge of a batch [B, ...]."""
-        return self._observer(input)
+    def __call__(self, batch: Batch) -> Knowledge:
+        """The network's knowledge of a batch."""
+        return self._observer(batch)
 
-    def example(self, input: Tensor) -> Example:
+    def example(self, batch: Batch) -> Example:
         """A dry run in eval mode, which changes no statistics and no random state."""
-        return replace(self._observer.example(input), name=self.name)
+        return replace(self._observer.example(batch), name=self.name)
 
 
 class Teacher(Observed):
@@ -62,13 +64,14 @@ class Teacher(Observed):
         name: str,
         network: nn.Module,
         taps: Taps,
+        reader: Reader = ROW_PER_SAMPLE,
         *,
         renormalise: tuple[Tensor, Tensor] | None = None,
         size: int | None = None,
         classes: Sequence[int | None] | None = None,
     ) -> None:
         network.eval().requires_grad_(False)
-        super().__init__(name, network, taps)
+        super().__init__(name, network, taps, reader)
         self._renormalise = renormalise
         self._size = size
         self.known: Tensor | None = None
@@ -98,20 +101,25 @@ class Teacher(Observed):
         if self._classifier is not None:
             self._classifier.to(device=device, dtype=dtype)
 
-    def __call__(self, input: Tensor) -> Knowledge:
+    def __call__(self, batch: Batch) -> Knowledge:
         with torch.no_grad():
-            return self._ordered(super().__call__(self.prepared(input)))
+            return self._ordered(super().__call__(self._own(batch)))
 
-    def example(self, input: Tensor) -> Example:
-        example = super().example(self.prepared(input))
+    def example(self, batch: Batch) -> Example:
+        example = super().example(self._own(batch))
         classifier = self._classifier if self._order is not None and example.classifier else example.classifier
         return replace(example, knowledge=self._ordered(example.knowledge), classifier=classifier)
 
     def _ordered(self, knowledge: Knowledge) -> Knowledge:
         return knowledge if self._order is None else replace(knowledge, logits=knowledge.logits[:, self._order])
 
-    def prepared(self, input: Tensor) -> Tensor:
-        """The batch in this teacher's normalisation and resolution."""
+    def _own(self, batch: Batch) -> Batch:
+        return {**batch, "input": self.prepared(batch["input"])}
+
+    def prepared(self, input: Input) -> Input:
+        """The input in this teacher's normalisation and resolution, where it is pictures."""
+        if not isinstance(input, Tensor):
+            return input
         if self._renormalise is not None:
             scale, shift = self._renormalise
             input = input * scale.to(input.dtype) + shift.to(input.dtype)

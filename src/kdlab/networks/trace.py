@@ -13,23 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from kdlab.core.errors import UsageError, nearest
-
-
-def logits_of(output: object) -> Tensor:
-    """The logits [B, C] of a network's output: a tensor, or an object or mapping with `logits`.
-
-    Raises:
-        UsageError: where there are none, or not one row per sample.
-    """
-    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
-    if not isinstance(logits, Tensor):
-        raise UsageError(
-            f"the network returns {type(output).__name__} without logits; "
-            "expected a tensor [B, C], or an object or mapping with one under `logits`"
-        )
-    if logits.ndim != 2:
-        raise UsageError(f"the network returns logits {tuple(logits.shape)}; expected [B, C], one row per sample")
-    return logits
+from kdlab.core.knowledge import Input
+from kdlab.core.reading import ask, first_of, logits_of
 
 
 def first_tensor(given: object) -> Tensor | None:
@@ -66,13 +51,14 @@ def uncompiled() -> AbstractContextManager[object]:
 
 
 @contextmanager
-def dry_run(network: nn.Module, input: Tensor) -> Iterator[None]:
+def dry_run(network: nn.Module, input: Input) -> Iterator[None]:
     """Eval mode, no gradients, no compiler; modes and random state are restored."""
     modes = {module: module.training for module in network.modules()}
+    device = first_of(input).device
     try:
         network.eval()
         with (
-            torch.random.fork_rng([input.device] if input.is_cuda else []),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
             torch.no_grad(),
             uncompiled(),
         ):
@@ -110,7 +96,11 @@ class Call:
 
 @dataclass(eq=False)
 class Trace:
-    """All runs of one dry run, in the order of starting. It keeps every tensor alive."""
+    """All runs of one dry run, in the order of starting. It keeps every tensor alive.
+
+    input: the first tensor that the network received.
+    logits: as the network returned them, not yet by row.
+    """
 
     network: nn.Module
     input: Tensor
@@ -160,11 +150,11 @@ class Trace:
         return f"{min(readers, key=lambda call: call.start).name}:input" if readers else None
 
 
-def trace(network: nn.Module, input: Tensor) -> Trace:
-    """A dry run on a batch [B, ...] with hooks on every module, which are always removed afterwards.
+def trace(network: nn.Module, input: Input) -> Trace:
+    """A dry run on a batch with hooks on every module, which are always removed afterwards.
 
     Raises:
-        UsageError: where the network does not return logits [B, C].
+        UsageError: where the network does not return logits.
     """
     calls: list[Call] = []
     running: list[Call] = []
@@ -188,8 +178,8 @@ def trace(network: nn.Module, input: Tensor) -> Trace:
             hooks.append(module.register_forward_pre_hook(partial(before, name), with_kwargs=True))
             hooks.append(module.register_forward_hook(after))
         with dry_run(network, input):
-            logits = logits_of(network(input))
+            logits = logits_of(ask(network, input))
     finally:
         for hook in hooks:
             hook.remove()
-    return Trace(network, input, calls, logits)
+    return Trace(network, first_of(input), calls, logits)

@@ -26,7 +26,8 @@ from kdlab.config.schema import (
     teacher_keys,
 )
 from kdlab.core.errors import UsageError
-from kdlab.core.knowledge import Batch, Context, Fields, Needs, Offer
+from kdlab.core.knowledge import Batch, Context, Fields, Input, Needs, Offer
+from kdlab.core.reading import Reader, ask
 from kdlab.core.rng import seed_of
 from kdlab.data.check import AGAIN
 from kdlab.heads.head import Head
@@ -34,7 +35,7 @@ from kdlab.modes.mode import Cast, Learners
 from kdlab.networks.observer import find_taps
 from kdlab.networks.taps import Taps
 from kdlab.networks.teacher import Observed, Teacher, renormalisation
-from kdlab.networks.trace import dry_run, logits_of
+from kdlab.networks.trace import dry_run
 from kdlab.networks.weights import load_checkpoint
 from kdlab.run.derive import teacher_run
 from kdlab.run.memory import refuse_giant
@@ -86,11 +87,11 @@ def assemble(
     if teachers is None:
         teachers = [untrained(config, own, where) for own, where in zip(config.teachers, keys, strict=True)]
     frozen = tuple(
-        _frozen(config, own, made, batch, where)
+        _frozen(config, own, made, batch, task, where)
         for own, made, where in zip(config.teachers, teachers, keys, strict=True)
     )
     terms = make_terms(config.loss.heads, allow)
-    networks = _Networks(config, terms, frozen, batch, key)
+    networks = _Networks(config, task, terms, frozen, batch, key)
 
     def setup(settings: ModeConfig, active: Set[str]) -> PhaseSetup:
         several = named_learners(config.model, settings)
@@ -115,10 +116,10 @@ class _Networks:
     """
 
     def __init__(
-        self, config: RunConfig, terms: Sequence[Term], teachers: Sequence[Teacher], batch: Batch, key: str
+        self, config: RunConfig, task: Task, terms: Sequence[Term], teachers: Sequence[Teacher], batch: Batch, key: str
     ) -> None:
         self.configs: dict[str, dict[str, Any]] = {}
-        self._config, self._terms, self._teachers = config, terms, teachers
+        self._config, self._task, self._terms, self._teachers = config, task, terms, teachers
         self._batch, self._key = batch, key
         self._built: dict[str, Observed] = {}
 
@@ -137,8 +138,8 @@ class _Networks:
             with torch.random.fork_rng():
                 torch.manual_seed(seed_of(self._config.seed, name))
                 network = make_network(model, where, self._config.allow)
-                taps = taps_of(network, model, self._batch, where, classes_of(self._config.data))
-                built, described = Observed(name, network, taps), dict(model)
+                taps = taps_of(network, model, self._batch, where, self._task, classes_of(self._config.data))
+                built, described = Observed(name, network, taps, self._task), dict(model)
                 for term in self._terms:
                     built, described = _grafted(term, built, described, self._teachers, self._batch)
             self._built[name], self.configs[name] = built, described
@@ -170,7 +171,9 @@ def make_network(config: Component, key: str = "model", allow: Sequence[str] = (
         raise UsageError(f"{key} cannot be built with its settings: {type(error).__name__}: {error}") from error
 
 
-def taps_of(network: nn.Module, config: Component, batch: Batch, key: str, classes: int | None = None) -> Taps:
+def taps_of(
+    network: nn.Module, config: Component, batch: Batch, key: str, reader: Reader, classes: int | None = None
+) -> Taps:
     """The taps of a network: those that its config names, else those that a dry run finds.
 
     Raises:
@@ -181,9 +184,9 @@ def taps_of(network: nn.Module, config: Component, batch: Batch, key: str, class
         raise UsageError(f"{key}.taps={declared}: expected names of layers, {{stages: [NAME, ...], classifier: NAME}}")
     try:
         with dry_run(network, input):
-            outputs = logits_of(network(input)).shape[1]
+            outputs = reader.read(ask(network, input), batch)[0].shape[1]
     except (RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(f"{key} does not take batches of {list(input.shape)}: {error}") from error
+        raise UsageError(f"{key} does not take batches of {_shape(input)}: {error}") from error
     if classes is not None and outputs != classes:
         raise UsageError(f"{key} has {outputs} outputs, but the data has {classes} classes; expected {classes} outputs")
     try:
@@ -249,14 +252,14 @@ def example_batch(data: DataConfig, samples: int = 2, size: int | None = None) -
     return {"input": input, "target": place % classes_of(data), "index": place, "view": torch.zeros_like(place)}
 
 
-def _frozen(config: RunConfig, teacher: TeacherConfig, made: Made, batch: Batch, key: str) -> Teacher:
+def _frozen(config: RunConfig, teacher: TeacherConfig, made: Made, batch: Batch, task: Task, key: str) -> Teacher:
     data = config.data
     adjust = renormalisation(data.mean, data.std, teacher.mean, teacher.std)
     own = batch if teacher.size is None else example_batch(data, size=teacher.size)
-    taps = taps_of(made.network, made.config, own, f"{key}.model")
+    taps = taps_of(made.network, made.config, own, f"{key}.model", task)
     name = str(teacher.model.get("_target_", "network")).rsplit(".", 1)[-1]
     if (classes := teacher.classes) is not None:
-        outputs = Observed(name, made.network, taps).example(own["input"]).knowledge.logits.shape[1]
+        outputs = Observed(name, made.network, taps, task).example(own).knowledge.logits.shape[1]
         places = (None, *range(outputs))
         fits = isinstance(classes, list) and len(classes) == data.classes and all(c in places for c in classes)
         if not fits or all(c is None for c in classes):
@@ -264,7 +267,7 @@ def _frozen(config: RunConfig, teacher: TeacherConfig, made: Made, batch: Batch,
                 f"{key}.classes={classes}: expected {data.classes} entries, for each class of the data the "
                 f"teacher's class from 0 to {outputs - 1} that means the same, or null"
             )
-    return Teacher(f"teacher {name}", made.network, taps, renormalise=adjust, size=teacher.size, classes=classes)
+    return Teacher(f"teacher {name}", made.network, taps, task, renormalise=adjust, size=teacher.size, classes=classes)
 
 
 def _grafted(
@@ -281,12 +284,13 @@ def _grafted(
         raise UsageError(f"loss={term.name} needs {' and '.join(unmet)}, which this run does not provide")
     for side in (student, teachers[0]):
         side.listen(replace(side.offers, preactivations=(), normalisations=False))
-    learner, teacher = student.example(batch["input"]), teachers[0].example(batch["input"])
+    learner, teacher = student.example(batch), teachers[0].example(batch)
     student.close()
     network = head.graft(student.network, learner, teacher)
     describe: Any = network.config
     rebuilt = describe({key: value for key, value in config.items() if key != "taps"})
-    return Observed(student.name, network, find_taps(network, batch["input"], getattr(network, "taps", None))), rebuilt
+    taps = find_taps(network, batch["input"], getattr(network, "taps", None))
+    return Observed(student.name, network, taps, student.reader), rebuilt
 
 
 def _names(taps: Any) -> bool:
@@ -294,3 +298,9 @@ def _names(taps: Any) -> bool:
         return False
     kinds = dict.fromkeys(("classifier", "final_map", "stem"), str)
     return all(names is None or isinstance(names, kinds.get(key, list)) for key, names in taps.items())
+
+
+def _shape(input: Input) -> str:
+    if isinstance(input, Tensor):
+        return str(list(input.shape))
+    return ", ".join(f"{name} {list(value.shape)}" for name, value in input.items())

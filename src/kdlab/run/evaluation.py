@@ -1,11 +1,12 @@
-"""Tests a trained network once, at the end: metrics, closeness to its teacher, size and speed."""
+"""Tests trained networks once, at the end: metrics, closeness to the teacher, size and speed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,9 +17,9 @@ from torchmetrics import MetricCollection
 from kdlab.config.schema import RunConfig
 from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Batch
+from kdlab.core.reading import ask
 from kdlab.data.dataset import Data
-from kdlab.networks.cost import cost
-from kdlab.networks.observer import logits_of
+from kdlab.networks.cost import costs
 from kdlab.networks.weights import StateDict
 from kdlab.run.builder import example_batch
 from kdlab.tasks.task import Task
@@ -26,60 +27,148 @@ from kdlab.training.callbacks import KeepBest
 from kdlab.training.loss_buffer import DivergedError
 from kdlab.training.setup import Parts
 
+Predict = Callable[[Batch], Tensor | None]
+"""From a batch to logits by row [N, C]; None where there are none."""
+
+TEACHER = "teacher"
+
 
 @dataclass
 class Measured:
     """The measurements of a run.
 
     rows: per student, its part of a result.json. weights: per student, of the `last` and the `best` epoch.
-    teacher, targets: the teacher's logits [N, C] on the test part, where there is one, and its targets [N].
+    teacher: test metrics of the teachers together; None where none teaches. teachers: the cost of each.
+    beside: per network that was tested with the students, its test metrics and its cost.
     """
 
-    rows: dict[str, dict[str, Any]]
-    weights: dict[str, dict[str, StateDict]]
-    teacher: Tensor | None
-    targets: Tensor
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    weights: dict[str, dict[str, StateDict]] = field(default_factory=dict)
+    teacher: dict[str, float] | None = None
+    teachers: list[dict[str, Any]] = field(default_factory=list)
+    beside: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def measure(config: RunConfig, data: Data, parts: Parts, keep: KeepBest | None, device: torch.device) -> Measured:
-    """Tests the last and the best epoch of every student, once each, and measures the students' cost.
+def measure(
+    config: RunConfig, data: Data, parts: Parts, keep: KeepBest | None, device: torch.device,
+    beside: Mapping[str, nn.Module] | None = None,
+) -> Measured:  # fmt: skip
+    """Tests, in one pass, the last and the best epoch of every student and whatever stands beside them, and measures
+    what they cost.
+
+    Args:
+        beside: further networks for the same table, by name.
 
     Raises:
         DivergedError: where a logit is NaN or infinite.
     """
-    loader = data.eval_loader("test", 256, rank=0, world=1, device=device)
-    reference = cast("Callable[[Tensor], Tensor]", parts.mode.reference)
-    teacher = predict(reference, loader)[0] if parts.mode.teachers else None
-    measured = Measured({}, {}, teacher, torch.empty(0))
+    beside, measured = beside or {}, Measured()
     students = parts.mode.validated()
+    judged: dict[tuple[str, str], nn.Module] = {(name, ""): network.to(device) for name, network in beside.items()}
     for name, student in students.items():
-        student.to(device).float()
         weights = {"last": {key: value.detach().clone() for key, value in student.state_dict().items()}}
         if keep is not None and keep.file(name).is_file():
             weights["best"] = _best(keep.file(name))
-        test = {}
-        for which, state in weights.items():
-            student.load_state_dict(state)
-            logits, measured.targets = predict(student_of(student), loader)
-            if not logits.isfinite().all():
-                raise DivergedError(f"logits of {name} became NaN or infinite, {which} epoch")
-            test[which] = score(parts.task, logits, measured.targets, teacher)
-        student.load_state_dict(weights["last"])
-        seen = None if keep is None else keep.of[name]
         measured.weights[name] = weights
+        for which, state in weights.items():
+            judged[name, which] = _copied(student, state).to(device).float()
+    predicts = {" ".join(key).strip(): prediction_of(network, parts.task) for key, network in judged.items()}
+    scores = judge(parts.task, predicts, data.eval_loader("test", 256, rank=0, world=1, device=device),
+                   parts.mode.reference if parts.mode.teachers else None)  # fmt: skip
+    measured.teacher = scores.pop(TEACHER, None)
+    parts.close()
+    example = example_batch(config.data)
+    teachers = parts.mode.teachers
+    for teacher in teachers:
+        teacher.to(torch.device("cpu"))
+    spent = costs(
+        {name: (network, example["input"]) for name, network in {**students, **beside}.items()}
+        | {f"{TEACHER}{place}": (teacher.network, teacher.prepared(example["input"])) for place, teacher in
+           enumerate(teachers)}
+    )  # fmt: skip
+    measured.teachers = [spent[f"{TEACHER}{place}"] for place in range(len(teachers))]
+    measured.beside = {name: {"test": scores[name], **spent[name]} for name in beside}
+    for name in students:
+        seen = None if keep is None else keep.of[name]
         measured.rows[name] = {
-            "test": test,
+            "test": {which: scores[f"{name} {which}"] for which in measured.weights[name]},
             "validation": None
             if seen is None
             else {"metric": parts.task.primary, "best": seen.best, "best_epoch": seen.epoch, "last": seen.last},
-            "bytes": len(save({key: value.cpu().contiguous() for key, value in weights["last"].items()})),
+            "bytes": len(
+                save({key: value.cpu().contiguous() for key, value in measured.weights[name]["last"].items()})
+            ),
             "network": parts.networks[name],
+            **spent[name],
         }
-    parts.close()
-    one = example_batch(config.data)["input"]
-    for name, student in students.items():
-        measured.rows[name] |= cost(student, one)
     return measured
+
+
+def judge(
+    task: Task, networks: Mapping[str, Predict], batches: Iterable[Batch], reference: Predict | None = None
+) -> dict[str, dict[str, float]]:
+    """The task's metrics of each network and, with a teacher, those of closeness to it, in one pass over the batches.
+
+    A metric that is NaN or infinite, as one of a class without samples may be, is left out.
+
+    Args:
+        networks: by name, as `prediction_of` makes them.
+        reference: the teacher, whose own metrics are returned as `teacher`.
+
+    Raises:
+        DivergedError: where a logit of a network, or its primary metric, is NaN or infinite.
+    """
+    every = {**networks, TEACHER: reference} if reference is not None else dict(networks)
+    own = {name: _collected(task.metrics()) for name in every}
+    close = {name: _collected(task.comparisons()) for name in networks} if reference is not None else {}
+    with torch.no_grad():
+        for batch in batches:
+            targets = task.targets(batch).cpu()
+            # The teacher first, so that the others can be compared with it.
+            taught = _logits(reference, batch, TEACHER)
+            for name, predict in every.items():
+                logits = taught if name == TEACHER else _logits(predict, batch, name)
+                if logits is None:
+                    continue
+                own[name].update(logits, targets)
+                if name in close and taught is not None:
+                    close[name].update(logits, taught)
+    found = {name: _finite(metrics) | (_finite(close[name]) if name in close else {}) for name, metrics in own.items()}
+    for name, metrics in found.items():
+        if task.primary not in metrics:
+            raise DivergedError(f"test {task.primary} of {name} became NaN or infinite")
+    return found
+
+
+def prediction_of(network: nn.Module, task: Task) -> Predict:
+    """A network in eval mode, as a function from a batch to logits by row [N, C]."""
+    network.eval()
+    return lambda batch: task.read(ask(network, batch["input"]), batch)[0]
+
+
+def _logits(predict: Predict | None, batch: Batch, name: str) -> Tensor | None:
+    if predict is None or (logits := predict(batch)) is None:
+        return None
+    logits = logits.float().cpu()
+    if not logits.isfinite().all():
+        raise DivergedError(f"logits of {name} became NaN or infinite")
+    return logits
+
+
+def _collected(metrics: MetricCollection) -> MetricCollection:
+    for metric in metrics.values():
+        metric.distributed_available_fn = lambda: False  # one rank tests the whole set
+    return metrics
+
+
+def _finite(metrics: MetricCollection) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.compute().items() if value.isfinite()}
+
+
+def _copied(student: nn.Module, state: StateDict) -> nn.Module:
+    copy = deepcopy(student)
+    copy.load_state_dict(state)
+    return copy
 
 
 def _best(file: Path) -> StateDict:
@@ -87,45 +176,3 @@ def _best(file: Path) -> StateDict:
         return load_file(file)
     except (OSError, SafetensorError) as error:
         raise UsageError(f"{file} is damaged; delete {file.parent / 'checkpoints'} to train from the start") from error
-
-
-def predict(ask: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-    """(logits [N, C], targets [N]) of every batch in turn, on the CPU.
-
-    Args:
-        ask: from input [B, ...] to logits.
-        batches: of one part of the data.
-    """
-    logits, targets = [], []
-    with torch.no_grad():
-        for batch in batches:
-            logits.append(ask(batch["input"]).float().cpu())
-            targets.append(batch["target"].cpu())
-    return torch.cat(logits), torch.cat(targets)
-
-
-def student_of(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """A network in eval mode, as a function from input to logits."""
-    network.eval()
-    return lambda input: logits_of(network(input))
-
-
-def score(task: Task, logits: Tensor, targets: Tensor, teacher: Tensor | None = None) -> dict[str, float]:
-    """The task's metrics of predictions and, where a teacher's logits are given, of closeness to it.
-
-    One that is NaN or infinite, as a metric of a class without samples may be, is left out.
-
-    Raises:
-        DivergedError: where that is the primary one.
-    """
-    found = _computed(task.metrics(), logits, targets)
-    if task.primary not in found:
-        raise DivergedError(f"test {task.primary} became NaN or infinite")
-    return found if teacher is None else found | _computed(task.comparisons(), logits, teacher)
-
-
-def _computed(metrics: MetricCollection, logits: Tensor, others: Tensor) -> dict[str, float]:
-    for metric in metrics.values():
-        metric.distributed_available_fn = lambda: False  # one rank tests the whole set
-    metrics.update(logits, others)
-    return {name: float(value) for name, value in metrics.compute().items() if value.isfinite()}

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import nn
 
 from kdlab.config.schema import RunConfig, TeacherConfig
 from kdlab.data.dataset import Data, load
-from kdlab.networks.cost import cost
 from kdlab.networks.weights import StateDict, hash_file
-from kdlab.run.builder import Made, example_batch, make_network, trained
+from kdlab.run.builder import Made, make_network, trained
 from kdlab.run.derive import alone_run, teacher_run
-from kdlab.run.evaluation import predict, score, student_of
 from kdlab.run.fit import Trained, fit
 from kdlab.run.folder import FOLDER, named, new_folder, write_config
 from kdlab.run.recipe import Recipe, key_of, recipe_of
@@ -25,6 +23,8 @@ from kdlab.run.result import gap_closed, provenance, write_json
 from kdlab.run.resume import last_good
 from kdlab.run.saved import write_student
 from kdlab.run.store import Entry, Store
+
+ALONE = "alone"
 
 Row = dict[str, Any]
 
@@ -133,15 +133,16 @@ def _run(config: RunConfig, data: Data, folder: Path, store: Store, resume: bool
         last_good(folder, recipe)
     teachers = shared.teachers(config)
     alone = shared.obtain(alone_run(config), "alone") if config.alone and config.distils else None
+    if alone is None and config.distils:
+        alone = store.find(shared.recipe(alone_run(config).replace(keep="last")))
+    beside = {} if alone is None else {ALONE: _network(alone, config.allow)}
     found = fit(
         config, data, folder, job=config.names.mode, group=shared.group, recipe=recipe, resume=resume,
-        teachers=shared.networks(config, teachers),
+        teachers=shared.networks(config, teachers), beside=beside,
     )  # fmt: skip
     if found is None:
         return None
     store.put(recipe, found.weights, found.result, {"data": config.names.data})
-    if alone is None and config.distils:
-        alone = store.find(shared.recipe(alone_run(config).replace(keep="last")))
     result = _result(config, data, found, teachers, alone, key_of(recipe))
     result["chain"] = shared.chain(config)
     write_student(folder, config.data, data.classes, found.result["network"])
@@ -161,10 +162,10 @@ def _result(
 ) -> Row:
     task = found.task
     rows: dict[str, Any] = {"teacher": None, "alone": None, "student": found.result}
-    if found.teacher is not None:
-        rows["teacher"] = _teacher_row(config, found, teachers)
+    if found.teachers:
+        rows["teacher"] = _teacher_row(found, teachers)
     if alone is not None:
-        rows["alone"] = _alone_row(config, data, found, alone)
+        rows["alone"] = _alone_row(found, alone)
     return {
         "version": RESULT_VERSION,
         "status": "completed",
@@ -187,29 +188,27 @@ def _result(
     }  # fmt: skip
 
 
-def _alone_row(config: RunConfig, data: Data, found: Trained, alone: Entry) -> Row:
+def _network(entry: Entry, allow: Sequence[str]) -> nn.Module:
+    network = make_network(entry.result["network"], allow=allow)
+    network.load_state_dict(entry.weights())
+    return network
+
+
+def _alone_row(found: Trained, alone: Entry) -> Row:
     """The figures of the student alone, with its closeness to this run's teacher."""
-    network = make_network(alone.result["network"], allow=config.allow)
-    network.load_state_dict(alone.weights())
-    costs = cost(network, example_batch(config.data)["input"])
-    loader = data.eval_loader("test", 256, device=found.device)
-    tested = score(found.task, *predict(student_of(network.to(found.device)), loader), found.teacher)
-    return {**alone.result, **costs, "test": {**alone.result["test"], "last": tested}}
+    tested = found.measured.beside[ALONE]
+    return {**alone.result, **tested, "test": {**alone.result["test"], "last": tested["test"]}}
 
 
-def _teacher_row(config: RunConfig, found: Trained, entries: Sequence[Entry | None]) -> Row:
+def _teacher_row(found: Trained, entries: Sequence[Entry | None]) -> Row:
     """The figures of the teacher; for several, of their ensemble and their summed cost."""
-    batch = example_batch(config.data)
     rows: list[Row] = []
-    for teacher, entry in zip(found.teachers, entries, strict=True):
-        teacher.to(torch.device("cpu"))
-        costs = cost(teacher.network, teacher.prepared(batch["input"]))
+    for teacher, costs, entry in zip(found.teachers, found.measured.teachers, entries, strict=True):
         state = teacher.network.state_dict().values()
         size = sum(value.numel() * value.element_size() for value in state)
         stored: Row = entry.result if entry else {"seconds": None, "samples_per_second": None, "bytes": size}
         rows.append({**stored, **costs})
-    assert found.teacher is not None
-    tested = {"last": score(found.task, found.teacher, found.targets)}
+    tested = {"last": found.measured.teacher or {}}
     if len(rows) == 1:
         return {**rows[0], "test": {**rows[0].get("test", {}), **tested}}
     sums = ("parameters", "multiply_accumulates", "latency_ms", "bytes")

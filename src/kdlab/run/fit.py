@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -25,7 +25,7 @@ from kdlab.data.dataset import Data
 from kdlab.networks.teacher import Teacher
 from kdlab.networks.weights import StateDict, save_weights
 from kdlab.run.builder import Made, assemble
-from kdlab.run.evaluation import measure
+from kdlab.run.evaluation import Measured, measure
 from kdlab.run.loggers import MetricsFile, wandb_run
 from kdlab.run.recipe import Recipe
 from kdlab.run.resume import last_good
@@ -46,18 +46,15 @@ ADVICE = "Try a lower optimizer.lr or trainer.gradient_clip=1"
 class Trained:
     """A trained network: the weights to keep and the measurements.
 
-    teacher, targets: the teacher's logits [N, C] on the test part, where there is one, and its targets [N].
     teachers: the frozen networks that it learned from.
-    device: where it was trained and tested.
+    measured: also what was measured of them, and of the networks beside it.
     """
 
     weights: StateDict
     result: dict[str, Any]
     task: Task
-    teacher: Tensor | None
-    targets: Tensor
     teachers: tuple[Teacher, ...]
-    device: torch.device
+    measured: Measured
 
 
 @dataclass
@@ -88,6 +85,7 @@ def fit(
     resume: bool = False,
     one_device: bool = False,
     callbacks: Sequence[pl.Callback] = (),
+    beside: Mapping[str, nn.Module] | None = None,
 ) -> Trained | None:
     """Trains the student of a run and tests it once, at the end.
 
@@ -102,6 +100,7 @@ def fit(
         resume: from the last good checkpoint in the folder.
         one_device: whatever the config says, for a run that another one waits for.
         callbacks: further ones, of Lightning.
+        beside: networks to be tested and measured with the student, by name.
 
     Returns:
         None on ranks other than the first.
@@ -117,7 +116,7 @@ def fit(
         if not fitting.trainer.is_global_zero:
             return None
         try:
-            trained = _tested(config, data, folder, fitting)
+            trained = _tested(config, data, folder, fitting, beside)
         except DivergedError as error:
             raise DivergedError(f"{config.name}: {error}. {ADVICE}") from error
         fitting.summary |= {f"test/{key}": value for key, value in trained.result["test"]["last"].items()}
@@ -245,12 +244,14 @@ def _columns(parts: Parts) -> list[str]:
     return columns
 
 
-def _tested(config: RunConfig, data: Data, folder: Path, fitting: Fit) -> Trained:
+def _tested(
+    config: RunConfig, data: Data, folder: Path, fitting: Fit, beside: Mapping[str, nn.Module] | None
+) -> Trained:
     """The result of a trained run: the student that is kept, and its peers."""
     parts, distiller, keep = fitting.parts, fitting.distiller, fitting.keep
     device = distiller.trainer.strategy.root_device
     parts.mode.move(device, torch.float32)
-    measured = measure(config, data, parts, keep, device)
+    measured = measure(config, data, parts, keep, device, beside)
     name = _chosen(parts, keep, config.keep)
     result = {
         **measured.rows[name],
@@ -263,7 +264,7 @@ def _tested(config: RunConfig, data: Data, folder: Path, fitting: Fit) -> Traine
     weights = measured.weights[name].get(config.keep, measured.weights[name]["last"])
     with replacing(folder / "student.safetensors") as aside:
         save_weights(weights, aside)
-    return Trained(weights, result, parts.task, measured.teacher, measured.targets, parts.mode.teachers, device)
+    return Trained(weights, result, parts.task, parts.mode.teachers, measured)
 
 
 def _last(folder: Path) -> Path:

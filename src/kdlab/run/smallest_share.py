@@ -70,7 +70,7 @@ def try_share(config: RunConfig, parts: Parts, batch: Batch, samples: int | None
 
 def try_steps(parts: Parts, batch: Batch) -> None:
     """Computes, in every phase, loss and gradients of steps as training does, and leaves the random state alone."""
-    seen: Batch = {**batch, "views": dict.fromkeys(parts.views, batch)} if parts.views else batch
+    seen = parts.task.by_row({**batch, "views": dict.fromkeys(parts.views, batch)} if parts.views else batch)
     can_train = {
         parameter
         for setup in parts.setups
@@ -87,7 +87,8 @@ def try_steps(parts: Parts, batch: Batch) -> None:
             mode, objective = setup.mode.train(), setup.objective.train()
             task_weight = objective.task_weight if phase.task_weight is None else phase.task_weight
             ask = mode.taught if phase.prepare and not task_weight else mode
-            counts = Counts(float(len(seen["index"])), parts.task.labelled(seen["target"]).sum().clamp(min=1))
+            labelled = parts.task.labelled(seen["target"])
+            counts = Counts(float(len(labelled)), labelled.sum().clamp(min=1))
             mode.begin_epoch(Progress(epochs=phase.epochs))
             for step in range(STEPS):
                 progress = Progress(0, step, phase.epochs, phase.epochs * STEPS)

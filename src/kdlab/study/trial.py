@@ -174,7 +174,7 @@ class Report(pl.Callback):
             "student.bytes": len(save({name: value.clone() for name, value in student.state_dict().items()})),
         }
         if "student.latency_ms" in self.plan.metrics:
-            self._known["student.latency_ms"] = cost.latency_ms(student, one)
+            self._known["student.latency_ms"] = cost.latencies_ms({"student": (student, one)})["student"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._report(trainer, Known(self._known, trainer.max_epochs or 0))

@@ -8,18 +8,39 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor
 
+from kdlab.core.knowledge import Batch
+from kdlab.core.reading import RowPerSample
+
 if TYPE_CHECKING:  # torchmetrics takes seconds to import; a typo should be reported before
     from torchmetrics import MetricCollection
 
 
-class Task(ABC):
-    """The supervision of a network. `primary` decides which epoch, and which run, is best."""
+class Task(RowPerSample, ABC):
+    """The supervision of a network. `primary` decides which epoch, and which run, is best.
+
+    A task reads rows from what a network returns (`read`, `laid_out`: see `kdlab.core.reading.Reader`), by default one
+    for each sample.
+    """
 
     primary: ClassVar[str]
     directions: ClassVar[Mapping[str, Literal["max", "min"]]]
     titles: ClassVar[Mapping[str, str]]
     has_labels: ClassVar[bool] = False
     """Whether targets have hard class labels, which some heads need."""
+    row_per_sample: ClassVar[bool] = True
+    """Whether each sample has exactly one row, which some modes need."""
+
+    def targets(self, batch: Batch) -> Tensor:
+        """The targets of a batch, by row: [N] or [N, ...]."""
+        target: Tensor = batch["target"]
+        return target
+
+    def by_row(self, batch: Batch) -> Batch:
+        """A batch, and its further views, with the targets by row."""
+        made = {**batch, "target": self.targets(batch)}
+        if views := batch.get("views"):
+            made["views"] = {name: self.by_row(view) for name, view in views.items()}
+        return made
 
     @abstractmethod
     def labelled(self, target: Tensor) -> Tensor:

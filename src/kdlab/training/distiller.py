@@ -194,13 +194,13 @@ class Distiller(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step over this rank's share of one batch."""
         phase, progress, world = self.phases[self._phase], self.progress(), self.trainer.world_size
-        rows, labelled = self._count(batch)
+        rows, labelled = self._count(self.task.labelled(self.task.targets(batch)))
         task_weight = self.objective.task_weight if phase.task_weight is None else phase.task_weight
         ask = self.mode.taught if phase.prepare and not task_weight else self.mode
-        parts = list(shares(batch, self._accumulate))
+        parts = [self.task.by_row(part) for part in shares(batch, self._accumulate)]
         for place, part in enumerate(parts):
             counts = Counts(rows, labelled, len(part["index"]) / (len(batch["index"]) * world))
-            if self._channels_last:
+            if self._channels_last and isinstance(part["input"], Tensor) and part["input"].ndim == 4:
                 part["input"] = part["input"].contiguous(memory_format=torch.channels_last)
             lessons = ask(part, progress)
             loss, terms = self.objective(
@@ -238,13 +238,13 @@ class Distiller(pl.LightningModule):
         if self._clip is not None:
             nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self._clip)
 
-    def _count(self, batch: Batch) -> tuple[Tensor | float, Tensor | float]:
-        target = batch["target"]
-        labelled = self.task.labelled(target)
-        rows, count = float(len(labelled) * self.trainer.world_size), labelled.sum()
-        if self.trainer.world_size > 1:
-            dist.all_reduce(count)
-        return rows, count.clamp(min=1)
+    def _count(self, labelled: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """How many rows the batch has on all ranks, which need not have as many each, and how many are labelled."""
+        if self.trainer.world_size == 1:
+            return float(len(labelled)), labelled.sum().clamp(min=1)
+        counts = torch.stack([labelled.new_tensor(len(labelled), dtype=torch.long), labelled.sum()])
+        dist.all_reduce(counts)
+        return counts[0], counts[1].clamp(min=1)
 
     # ---- what is logged
 

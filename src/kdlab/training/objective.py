@@ -116,6 +116,11 @@ class Objective(nn.Module):
             raise UsageError(
                 f"mode {type(mode).__name__} reads class labels, which {type(self.task).__name__} does not have"
             )
+        if mode.wants_row_per_sample and not self.task.row_per_sample:
+            raise UsageError(
+                f"mode {type(mode).__name__} keeps or mixes one prediction for each sample, where "
+                f"{type(self.task).__name__} has several"
+            )
         for view in mode.shows:
             if view not in views:
                 raise UsageError(

@@ -8,8 +8,8 @@ from torch import nn
 from torchmetrics import MetricCollection
 
 from kdlab.core.knowledge import Batch
+from kdlab.core.reading import ask
 from kdlab.modes.mode import Mode
-from kdlab.networks.observer import logits_of
 from kdlab.tasks.task import Task
 
 
@@ -23,12 +23,15 @@ class Validation(nn.Module):
 
     def __init__(self, task: Task, students: Iterable[str]) -> None:
         super().__init__()
+        self.task = task
         self.metrics = nn.ModuleDict({name: task.metrics() for name in sorted(students)})
 
     def update(self, mode: Mode, batch: Batch) -> None:
         """Runs only the students of a mode, in eval mode; no teacher."""
+        targets = self.task.targets(batch)
         for name, network in mode.validated().items():
-            self._of(name).update(logits_of(network(batch["input"])).detach(), batch["target"])
+            logits, _ = self.task.read(ask(network, batch["input"]), batch)
+            self._of(name).update(logits.detach(), targets)
 
     def compute(self, mode: Mode) -> dict[str, float]:
         """`validation/accuracy` and so on, over all ranks; then resets."""

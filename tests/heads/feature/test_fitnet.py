@@ -92,7 +92,7 @@ def test_the_hint_is_the_third_map_of_published_networks(name, hint):
     network = make_network(config.model)
     (place,) = FitNet(config.loss.heads["fitnet"].options["stage"]).needs().learner.stages
     with Observer(network, find_taps(network, batch, config.model["taps"]), Fields(stages=(place,))) as observer:
-        assert observer.example(batch).knowledge.stage(place).shape[1:] == hint
+        assert observer.example({"input": batch}).knowledge.stage(place).shape[1:] == hint
 
 
 def test_a_network_without_that_stage_is_refused_by_name():

@@ -31,7 +31,7 @@ each_student = pytest.mark.parametrize("name", PUBLISHED)
 
 def example(network: Observed) -> Example:
     network.listen(Fields(stages="all", embedding=True, classifier=True, final_map=True))
-    found = network.example(images())
+    found = network.example({"input": images()})
     network.close()
     return found
 

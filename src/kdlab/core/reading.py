@@ -1,0 +1,77 @@
+"""Asking a network, and reading rows of logits from whatever it returns.
+
+A row is one prediction: a picture's, a token's, a step's, an anchor's. The task (`kdlab.tasks`) is a Reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kdlab.core.errors import UsageError
+from kdlab.core.knowledge import Batch, Input
+
+
+class Reader(Protocol):
+    """Reads rows from what a network returned for a batch."""
+
+    def read(self, output: object, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(logits [N, C], rows [N]: the sample of the batch that each belongs to)."""
+
+    def laid_out(self, values: Tensor, batch: Batch) -> Tensor:
+        """Values [B, ..., D] at the network's positions, such as what its classifier reads, by row: [N, D]."""
+
+
+class RowPerSample:
+    """Reads one row for each sample of a batch."""
+
+    def read(self, output: object, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(logits [B, C], 0 to B - 1).
+
+        Raises:
+            UsageError: where the network did not return such logits.
+        """
+        logits = logits_of(output)
+        if logits.ndim != 2:
+            raise UsageError(f"the network returns logits {tuple(logits.shape)}; expected [B, C], one row per sample")
+        return logits, _places(len(logits), logits.device)
+
+    def laid_out(self, values: Tensor, batch: Batch) -> Tensor:
+        """The values as they are."""
+        return values
+
+
+def ask(network: nn.Module, input: Input) -> Any:
+    """What a network returns for an input; a mapping is its keyword arguments."""
+    return network(**input) if isinstance(input, Mapping) else network(input)
+
+
+def logits_of(output: object) -> Tensor:
+    """The logits of a network's output: a tensor, or an object or mapping with `logits`.
+
+    Raises:
+        UsageError: where there are none.
+    """
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
+    if not isinstance(logits, Tensor):
+        raise UsageError(
+            f"the network returns {type(output).__name__} without logits; "
+            "expected a tensor [B, C], or an object or mapping with one under `logits`"
+        )
+    return logits
+
+
+def first_of(input: Input) -> Tensor:
+    """The tensor of an input; the first one of a mapping."""
+    return next(iter(input.values())) if isinstance(input, Mapping) else input
+
+
+@lru_cache(maxsize=64)
+def _places(count: int, device: torch.device) -> Tensor:
+    # A tensor made in inference mode could not be used in a backward pass later.
+    with torch.inference_mode(False):
+        return torch.arange(count, device=device)
