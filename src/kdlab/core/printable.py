@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from urllib.parse import unquote
-
-_STEERING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Unicode's categories of what is not seen but obeyed: control characters, directions, half characters, breaks."""
 
 _SECRET = re.compile("pass|pwd|secret|token|key", re.IGNORECASE)
 
@@ -33,7 +29,7 @@ def masked(text: str) -> str:
 
 
 def _seen(character: str) -> str:
-    if unicodedata.category(character) not in _STEERING:
+    if character.isprintable():
         return character
     return " " if character in "\t\n\r" else character.encode("unicode_escape").decode()
 

@@ -284,8 +284,8 @@ class Distiller(pl.LightningModule):
         if self._clock is not None:
             self.seconds += time.perf_counter() - self._clock
             self._clock = None
-            self._refuse_broken()
         self.write_losses()
+        self._refuse_broken()
 
     def _refuse_broken(self) -> None:
         """What the last update did to the weights: the loss shows it one step later."""
