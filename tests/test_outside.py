@@ -74,9 +74,9 @@ class Patient(Mode):
         return self.frozen[0]
 
     def lessons(self, batch, progress):
-        said = self.frozen[0](batch["input"])
+        said = self.frozen[0](batch)
         weight = torch.full((1, len(batch["target"])), float(progress.epoch >= self.silent))
-        return [Lesson(self.observed[0](batch["input"]), (said,), batch["target"], batch["index"], weight)]
+        return [Lesson(self.observed[0](batch), (said,), batch["target"], batch["index"], weight)]
 '''
 
 CONFIGS = {

@@ -214,7 +214,7 @@ class Silent(Mode):
         return (self._edge,)
 
     def lessons(self, batch, progress):
-        learner = self.observed[0](batch["input"])
+        learner = self.observed[0](batch)
         teacher = Knowledge(torch.zeros_like(learner.logits))
         return [Lesson(learner, (teacher,), batch["target"], batch["index"])]
 
