@@ -59,7 +59,7 @@ def seen(name: str) -> tuple[nn.Module, Taps, Knowledge]:
     network = observed(name)
     network.listen(Fields(embedding=True, stages="all", preactivations="all", final_map=True))
     with torch.no_grad():
-        knowledge = network(images())
+        knowledge = network({"input": images()})
     network.close()
     return network.network, network.taps, knowledge
 
@@ -127,7 +127,7 @@ def test_the_final_map_is_the_one_that_the_classifier_reads_pooled(name: str) ->
 def test_the_mobilenet_for_digits_is_tapped_as_its_published_kin_before_the_last_convolution() -> None:
     network = observed("mobilenet", side=8)
     network.listen(Fields(stages="all", final_map=True))
-    knowledge = network(images(side=8))
+    knowledge = network({"input": images(side=8)})
     assert [tuple(stage.shape[1:]) for stage in knowledge.stages] == [(3, 8, 8), (5, 4, 4), (6, 2, 2)]
     assert knowledge.before_pooling().shape == (2, 256, 2, 2)
 

@@ -18,7 +18,7 @@ def lesson_plan():
 def test_the_first_batch_has_the_labels_alone():
     mode, objective = lesson_plan()
     given = batch(6)
-    logits = mode.observed[0](given["input"]).logits.detach()
+    logits = mode.observed[0](given).logits.detach()
     loss, terms = step(mode, objective, given, Progress())
     torch.testing.assert_close(loss, cross_entropy(logits, given["target"]))
     assert terms[1] == 0
@@ -31,7 +31,7 @@ def test_half_of_the_next_batch_is_the_half_before_taught_by_what_was_said_then(
     before = mode.logits.clone()
     for previous, present in ((first, second), (second, third)):
         # Two passes, each with its own batch statistics: Meta-knowledge-Lab/DLB dlb.py:75 and :82.
-        whole = torch.cat([mode.observed[0](half["input"]).logits.detach() for half in (present, previous)])
+        whole = torch.cat([mode.observed[0](half).logits.detach() for half in (present, previous)])
         task = cross_entropy(whole, torch.cat((present["target"], previous["target"])))
         teacher, student = (before / 3).softmax(1), (whole[6:] / 3).log_softmax(1)
         loss, terms = step(mode, objective, present, Progress())
@@ -47,7 +47,7 @@ def test_each_half_is_a_mean_over_its_own_labels():
     first, second = batch(6, 1, first=0), batch(6, 2, first=20)
     second["target"][1:] = -1
     step(mode, objective, first, Progress())
-    said = [mode.observed[0](half["input"]).logits.detach() for half in (second, first)]
+    said = [mode.observed[0](half).logits.detach() for half in (second, first)]
     new, again = cross_entropy(said[0][:1], second["target"][:1]), cross_entropy(said[1], first["target"])
     _, terms = objective(mode(second, Progress()), Counts(6.0, torch.tensor(1.0)), Progress())
     torch.testing.assert_close(terms[0], (new + again) / 2)
@@ -71,7 +71,7 @@ def test_the_repeated_half_may_be_shown_in_another_view():
     step(mode, objective, first, Progress())
     assert torch.equal(mode.input, first["views"]["again"]["input"])
     lessons = mode(second, Progress())
-    repeated = mode.observed[0](first["views"]["again"]["input"]).logits
+    repeated = mode.observed[0](first["views"]["again"]).logits
     torch.testing.assert_close(lessons[1].learner.logits, repeated)
     assert lessons[0].views == {}
 
@@ -93,7 +93,7 @@ def test_halves_of_two_sizes_are_one_mean_over_all_their_samples(sizes, parts):
         return total
 
     terms(first)
-    before, said = mode.logits, [mode.observed[0](half["input"]).logits.detach() for half in (second, first)]
+    before, said = mode.logits, [mode.observed[0](half).logits.detach() for half in (second, first)]
     task = cross_entropy(torch.cat(said), torch.cat((second["target"], first["target"])))
     kd = 9 * kl_div((said[1] / 3).log_softmax(1), (before / 3).softmax(1), reduction="batchmean")
     resumed = DLB(cast(Plainest))

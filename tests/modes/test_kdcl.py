@@ -96,8 +96,8 @@ def test_each_peer_may_see_a_view_of_its_own():
     assert mode.shows == ("again",)
     given, again = batch(4), batch(4, 5)
     lessons = mode({**given, "views": {"again": again}}, Progress())
-    assert torch.equal(lessons[0].learner.logits, mode.observed[0](given["input"]).logits)
-    assert torch.equal(lessons[1].learner.logits, mode.observed[1](again["input"]).logits)
+    assert torch.equal(lessons[0].learner.logits, mode.observed[0](given).logits)
+    assert torch.equal(lessons[1].learner.logits, mode.observed[1](again).logits)
     with pytest.raises(UsageError, match=r"mode.views=\['a', 'b'\]: expected one for each of the 1 peers"):
         KDCL(cast(peers=1), "mean", views=["a", "b"])
     with pytest.raises(UsageError, match=r"mode\.combine=median: expected linear or naive or min_logit or mean"):

@@ -106,8 +106,8 @@ def test_teachers_may_be_shown_another_view():
     assert mode.shows == ("clean",)
     clean = {**batch(), "input": batch()["input"] * 0.5}
     (lesson,) = mode.lessons({**batch(), "views": {"clean": clean}}, Progress())
-    torch.testing.assert_close(lesson.teachers[0].logits, mode.teachers[0](clean["input"]).logits)
-    torch.testing.assert_close(lesson.learner.logits, mode.observed[0](batch()["input"]).logits)
+    torch.testing.assert_close(lesson.teachers[0].logits, mode.teachers[0](clean).logits)
+    torch.testing.assert_close(lesson.learner.logits, mode.observed[0](batch()).logits)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_view_that_a_head_reads_and_one_that_the_teacher_is_shown_go_together(
     (lesson,) = parts.mode(whole, Progress())
     teacher, student = parts.mode.teachers[0].network, parts.mode.learners[0]
     assert [*lesson.views] == ["strong"]
-    torch.testing.assert_close(lesson.views["strong"].teachers[0].logits, teacher(clean))
+    torch.testing.assert_close(lesson.views["strong"].teachers[0].logits, teacher(clean["input"]))
     torch.testing.assert_close(lesson.views["strong"].learner.logits, student(strong["input"]))
 
 

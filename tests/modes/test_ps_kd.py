@@ -17,7 +17,7 @@ def test_a_sample_that_was_not_seen_has_the_labels_alone():
     mode = PSKD(cast(), 0.8)
     objective = taught(mode, Term("kd", lambda: KD(1.0), 1.0))
     given = batch(6)
-    logits = mode.observed[0](given["input"]).logits.detach()
+    logits = mode.observed[0](given).logits.detach()
     loss, terms = step(mode, objective, given, Progress(0, 0, 2, 2), rate=0.0)
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, given["target"]))
     assert terms[1] == 0
@@ -27,9 +27,9 @@ def test_the_gradient_is_that_of_cross_entropy_with_the_mixed_targets():
     mode = PSKD(cast(dtype=torch.float64), 0.8).double()
     objective = taught(mode, Term("kd", lambda: KD(1.0), 1.0))
     given, progress = batch(6, dtype=torch.float64), Progress(1, 1, 4, 4)
-    past = mode.observed[0](given["input"]).logits.detach().softmax(1)
+    past = mode.observed[0](given).logits.detach().softmax(1)
     step(mode, objective, given, Progress(0, 0, 4, 4), rate=5.0)
-    said = mode.observed[0](given["input"]).logits
+    said = mode.observed[0](given).logits
     alpha = 0.8 * 2 / 4
     mixed = (1 - alpha) * torch.nn.functional.one_hot(given["target"], 10).double() + alpha * past
     mean = torch.nn.functional.cross_entropy(said, mixed)
@@ -44,7 +44,7 @@ def test_the_memory_holds_the_last_answer_by_place_and_survives_a_checkpoint():
     objective = taught(mode, Term("kd", lambda: KD(1.0), 1.0))
     for seed, first in ((1, 7), (2, 20), (3, 7)):
         given = batch(6, seed, first=first)
-        said = mode.observed[0](given["input"]).logits.detach()
+        said = mode.observed[0](given).logits.detach()
         step(mode, objective, given, Progress(0, 0, 4, 4))
         torch.testing.assert_close(mode.memory[first : first + 6], said)
     assert mode.filled.nonzero().flatten().tolist() == [*range(7, 13), *range(20, 26)]

@@ -66,12 +66,13 @@ def measure(
     students = parts.mode.validated()
     judged: dict[tuple[str, str], nn.Module] = {(name, ""): network.to(device) for name, network in beside.items()}
     for name, student in students.items():
+        student.to(device).float()
         weights = {"last": {key: value.detach().clone() for key, value in student.state_dict().items()}}
         if keep is not None and keep.file(name).is_file():
             weights["best"] = _best(keep.file(name))
         measured.weights[name] = weights
         for which, state in weights.items():
-            judged[name, which] = _copied(student, state).to(device).float()
+            judged[name, which] = _copied(student, state)
     predicts = {" ".join(key).strip(): prediction_of(network, parts.task) for key, network in judged.items()}
     scores = judge(parts.task, predicts, data.eval_loader("test", 256, rank=0, world=1, device=device),
                    parts.mode.reference if parts.mode.teachers else None)  # fmt: skip
