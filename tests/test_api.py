@@ -260,3 +260,14 @@ def test_a_student_of_other_classes_is_refused_with_both_numbers(train, teacher)
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
     with pytest.raises(ValueError, match=r"7 .* 10"):
         kdlab.distill(other, teacher, train, loss=kdlab.KD(4.0), epochs=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_networks_and_batches_of_another_type_are_judged_after_training(dtype, digits):
+    images, labels = digits[0].tensors
+    batches = [(images[start : start + 50].to(dtype), labels[start : start + 50]) for start in (0, 50)]
+    _, result = kdlab.distill(
+        network(4, 1).to(dtype), network(8).to(dtype), batches, batches, loss=kdlab.KD(4.0), epochs=1,
+        accelerator="cpu", precision={torch.float64: "64-true", torch.bfloat16: "bf16-true"}[dtype],
+    )  # fmt: skip
+    assert 0 <= result["last"]["accuracy"] <= 1

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, example, given, settings
 
 import kdlab.data.dataset
 import kdlab.run.execute
+import kdlab.run.folder
 from kdlab.core.errors import one_line
 from kdlab.study.spec_file import make_plan, read_plan
 from kdlab.train import main
@@ -56,7 +57,7 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             return read(config, allow) if digits else SimpleNamespace(labels=torch.arange(1000) % 2)
 
         patch.setattr(kdlab.data.dataset, "load", load)
-        patch.setattr(kdlab.run.execute, "new_folder", lambda *_: place / "run")
+        patch.setattr(kdlab.run.folder, "new_folder", lambda *_: place / "run")
         patch.setattr(kdlab.run.execute, "run", lambda *_, **__: None)
         yield place
 

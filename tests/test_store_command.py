@@ -50,7 +50,7 @@ def test_verify_names_what_is_damaged_and_prune_removes_that_alone(store, capsys
     (bad.folder / "weights.safetensors").write_bytes(b"")
     assert main(["verify"]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        f"{bad.folder} is damaged: its weights are missing or cannot be read",
+        f"{bad.folder} is damaged: its weights are missing or are not what was written",
         "2 entries, 1 damaged; prune removes them",
     ]
     assert main(["list"]) == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
@@ -21,6 +22,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from kdlab.config.ranges import check
 from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Batch, Context, samples_of
+from kdlab.core.reading import cast
 from kdlab.core.rng import seed_all, seed_of
 from kdlab.data.adapter import Foreign, smallest
 from kdlab.heads.head import Head
@@ -28,7 +30,7 @@ from kdlab.modes.mode import Cast
 from kdlab.modes.offline import Offline
 from kdlab.networks.observer import ROW_PER_SAMPLE, find_taps
 from kdlab.networks.teacher import Observed, Teacher
-from kdlab.run.evaluation import TEACHER, judge, prediction_of
+from kdlab.run.evaluation import TEACHER, Predict, judge, prediction_of
 from kdlab.run.preflight import check_steps, check_trains
 from kdlab.run.smallest_share import try_steps
 from kdlab.tasks.classification import Classification
@@ -212,10 +214,15 @@ def _validated(
     finest = deepcopy(student)
     if (file := best.file("student")).is_file():
         finest.load_state_dict(load_file(file))
-    # With precision="64-true" and similar the student has another type than the batches.
     ours = {"last": student, "best": finest}
-    networks = {name: prediction_of(deepcopy(network).float(), task) for name, network in ours.items()}
-    found = judge(task, networks, batches, prediction_of(teacher.float(), task))
+    networks = {name: _judged(deepcopy(network), task) for name, network in ours.items()}
+    found = judge(task, networks, batches, _judged(teacher, task))
     if keep == "best":
         student.load_state_dict(finest.state_dict())
     return {**found, "teacher": found[TEACHER], "best_epoch": best.of["student"].epoch}
+
+
+def _judged(network: nn.Module, task: Task) -> Predict:
+    # Networks and batches may be of any type, and with precision="64-true" not of the same one.
+    predict = prediction_of(network.float(), task)
+    return lambda batch: predict({**batch, "input": cast(batch["input"], torch.float32)})

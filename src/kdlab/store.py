@@ -10,10 +10,9 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
-from rich.text import Text
 
 from kdlab.core.errors import one_line
+from kdlab.core.terminal import PlainTable, terminal
 from kdlab.run.store import DamagedError, Store
 from kdlab.run.store_prune import prune
 
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     store = Store()
     if given.job == "list":
-        _list(store, Console())
+        _list(store, terminal())
     elif given.job == "verify":
         return _verify(store)
     else:
@@ -43,11 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _list(store: Store, console: Console) -> None:
-    table = Table(title=str(store.root), title_justify="left")
+    table = PlainTable(str(store.root))
     for column in ("key", "model", "data", "trained by", "epochs", "size", "date"):
         table.add_column(column, justify="right" if column in ("epochs", "size") else "left", no_wrap=column == "key")
     for folder in store.folders():
-        table.add_row(*(Text(cell) for cell in (folder.name[:SHORT], *_cells(store, folder))))
+        table.add_row(folder.name[:SHORT], *_cells(store, folder))
     console.print(table)
 
 

@@ -127,6 +127,8 @@ def train(config: RunConfig, resume: Path | None = None, notes: Sequence[str] = 
     except KeyboardInterrupt:
         print(f"kdlab: stopped; resume with {resume_command(folder, config.allow)}", file=sys.stderr)
         return 130
+    except UsageError:
+        raise
     except Exception as error:
         if (refused := system_error(error)) is None:
             raise

@@ -42,7 +42,7 @@ def test_an_experiment_that_is_no_settings_is_refused_at_once_and_named(tmp_path
 
 def test_an_experiment_that_is_a_folder_is_refused(tmp_path):
     (tmp_path / "experiment" / "x.yaml").mkdir(parents=True)
-    with pytest.raises(UsageError, match=r"x\.yaml cannot be read: Is a directory"):
+    with pytest.raises(UsageError, match=r"x\.yaml cannot be read: it is a folder"):
         compose(["experiment=x"], [tmp_path])
 
 

@@ -81,5 +81,5 @@ def test_the_networks_of_a_table_are_timed_in_turns(monkeypatch):
             return input
 
     monkeypatch.setattr("kdlab.networks.cost.TURNS", 4)
-    latencies_ms({name: (Named(name), torch.zeros(1)) for name in "ab"}, seconds=1e-9)
+    latencies_ms({name: (Named(name), torch.zeros(1)) for name in "ab"}, seconds=0.01)
     assert "".join(name for name, _ in groupby(order))[-8:] == "abababab"

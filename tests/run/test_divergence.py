@@ -5,9 +5,13 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from torchmetrics import Metric
 
+import kdlab
+from kdlab.heads.response.kd import KD
 from kdlab.models.resnet import ResNet
+from kdlab.networks.weights import load_checkpoint
 from kdlab.run.evaluation import judge
 from kdlab.run.store import Store
 from kdlab.tasks.classification import Classification
@@ -81,3 +85,23 @@ def test_a_metric_that_is_nan_is_left_out_unless_a_student_is_judged_by_it(monke
     task.primary = "recall"
     with pytest.raises(DivergedError, match="test recall of student became NaN"):
         judge(task, {"student": lambda batch: batch["input"]}, [batch])
+
+
+def test_an_infinite_buffer_is_no_divergence_and_no_bad_teacher(tmp_path):
+    """The mask of a causal network is minus infinity above its diagonal."""
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+            self.register_buffer("mask", torch.full((2, 2), float("-inf")).triu(1))
+
+        def forward(self, input):
+            return self.linear(input)
+
+    network = Masked()
+    save_file(network.state_dict(), tmp_path / "masked.safetensors")
+    load_checkpoint(tmp_path / "masked.safetensors", Masked())
+    batches = [{"input": torch.eye(2), "target": torch.tensor([0, 1])}] * 2
+    _, result = kdlab.distill(Masked(), network, batches, batches, loss=KD(4.0), epochs=1, accelerator="cpu")
+    assert 0 <= result["last"]["accuracy"] <= 1

@@ -219,3 +219,13 @@ def test_a_whole_metrics_csv_stays_byte_for_byte_what_it_was(tmp_path):
     before = file.file.read_bytes()
     file.forget_after(10)
     assert file.file.read_bytes() == before
+
+
+def test_names_of_any_letters_and_commas_survive_a_resume(tmp_path):
+    """A head or a peer may be called so, and with it a column."""
+    columns = ["loss/größe", "loss/a,b"]
+    made = MetricsFile(tmp_path / "metrics.csv", columns)
+    made.log_metrics({"epoch": 1.0, "loss/größe": 0.5, "loss/a,b": 0.25}, 10)
+    made.log_metrics({"epoch": 2.0, "loss/größe": 0.4, "loss/a,b": 0.2}, 20)
+    made.forget_after(10)
+    assert read_metrics(made.file) == [{"step": 10, "epoch": 1.0, "loss/größe": 0.5, "loss/a,b": 0.25}]

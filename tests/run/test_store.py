@@ -268,3 +268,19 @@ def test_the_place_of_a_process_that_was_killed_is_taken(race):
     assert not (place / f"got-{killed}").exists()
     entry = Store(place / "store").find(RECIPE)
     assert json.loads((entry.folder / "result.json").read_text())["trained_by"] != killed
+
+
+def test_an_entry_that_cannot_be_read_now_is_not_damaged_and_stays(store, monkeypatch):
+    """A network file system with a hiccup, files of another user: nothing is trained again over them, or pruned."""
+    folder = store.put(RECIPE, WEIGHTS, {}).folder
+
+    def hiccup(*_, **__):
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kdlab.run.store, "hash_file", hiccup)
+        with pytest.raises(OSError, match="Stale"):
+            store.find(RECIPE)
+        with pytest.raises(OSError, match="Stale"):
+            store.discard_damaged(folder)
+    assert store.get(RECIPE, never).weights()["count"] == 7

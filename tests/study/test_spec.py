@@ -258,3 +258,10 @@ def test_every_study_that_ships_is_right(file):
     plan = read_plan(file)
     assert plan.name == file.stem
     assert all(arm.first[0] == arm.default for arm in plan.arms)
+
+
+@pytest.mark.parametrize("given", [{"overrides": 5}, {"first": 3}, {"space": 5}, {"first": [5]}])
+def test_keys_of_another_shape_are_refused_in_a_line(given, tmp_path):
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({"space": {"loss.alpha": {"low": 0.1, "high": 0.9}}, **given}))
+    with pytest.raises(UsageError, match=f"^{next(iter(given))}"):
+        read_plan(tmp_path / "study.yaml")

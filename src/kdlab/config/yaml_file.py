@@ -5,6 +5,7 @@ A few lines of aliases stand for more values than fit into memory, and brackets 
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,26 @@ def read_yaml(file: Path) -> Any:
     Raises:
         UsageError: where it cannot be read, is no YAML, or is no settings by its size.
     """
+    return parse_yaml(read_text(file), str(file))
+
+
+def read_text(file: Path) -> str:
+    """The text of a file of settings.
+
+    Raises:
+        UsageError: where it is no file, is too large, or is not UTF-8.
+    """
     try:
-        content = file.read_bytes() if file.stat().st_size <= LARGEST else None
+        status = file.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise UsageError(f"{file} cannot be read: it is a folder")
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would never end
+            raise UsageError(f"{file} cannot be read: it is a pipe or a device")
+        if status.st_size > LARGEST:
+            raise UsageError(f"{file}: expected a file of settings, of {LARGEST // 1_000_000} MB at most")
+        return file.read_bytes().decode()
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from error
-    if content is None:
-        raise UsageError(f"{file}: expected settings, in {LARGEST // 1_000_000} MB at most")
-    try:
-        return parse_yaml(content.decode(), str(file))
     except UnicodeDecodeError as error:
         raise UsageError(f"{file}: expected text in UTF-8; its byte {error.start} is not") from error
 

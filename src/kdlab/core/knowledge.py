@@ -288,8 +288,11 @@ def shares(batch: Batch, count: int) -> Iterator[Batch]:
 
 
 def samples_of(batch: Mapping[str, Any], start: int, stop: int) -> Batch:
-    """The samples of a batch from `start` up to `stop`."""
-    return {
-        key: samples_of(value, start, stop) if isinstance(value, Mapping) else value[start:stop]
-        for key, value in batch.items()
-    }
+    """The samples of a batch from `start` up to `stop`; an entry that is of no sample, a number, stays as it is."""
+
+    def part(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return samples_of(value, start, stop)
+        return value[start:stop] if isinstance(value, list) or (isinstance(value, Tensor) and value.ndim) else value
+
+    return {key: part(value) for key, value in batch.items()}

@@ -24,7 +24,7 @@ def masked(text: str) -> str:
     A password may hold an `@` that should have been written `%40`, so all up to the last one counts as the password,
     but not what a message says after the URL.
     """
-    text = re.sub(r"(://[^:/@\s]*):(?:(?!: ).)*@", r"\1:***@", text, flags=re.DOTALL)
+    text = re.sub(r"(://[^:/@\s]*):(?:(?!: ).){0,300}@", r"\1:***@", text, flags=re.DOTALL)
     return re.sub(r"([?&])([^=&\s]+)=([^&\s]*)", _without_secret, text) if "://" in text else text
 
 

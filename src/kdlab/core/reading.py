@@ -65,6 +65,13 @@ def logits_of(output: object) -> Tensor:
     return logits
 
 
+def cast(input: Input, dtype: torch.dtype) -> Input:
+    """An input whose floating tensors are of a type."""
+    if isinstance(input, Mapping):
+        return {name: value.to(dtype) if value.is_floating_point() else value for name, value in input.items()}
+    return input.to(dtype) if input.is_floating_point() else input
+
+
 def first_of(input: Input) -> Tensor:
     """The tensor of an input; the first one of a mapping."""
     return next(iter(input.values())) if isinstance(input, Mapping) else input

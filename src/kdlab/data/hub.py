@@ -45,7 +45,8 @@ def read(name: str, folder: Path | None, image: str, label: str, size: int, chan
     for part, rows in parts.items():
         if part == "train" or any(number >= 0 for number in labels[part]):  # a part without labels measures nothing
             encoded = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
-            images = Column(encoded, image, part, size, channels, folder)
+            home = folder or Path(datasets.config.HF_CACHE_HOME)  # where the library puts files of the hub
+            images = Column(encoded, image, part, size, channels, home)
             tables[part] = Table(images, torch.tensor(labels[part]), (channels, size, size))
     files = [file["filename"] for rows in parts.values() for file in rows.cache_files]
     identity = digest_of([name, classes, size, channels, [(Path(f).name, os.path.getsize(f)) for f in files]])

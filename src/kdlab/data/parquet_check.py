@@ -6,13 +6,17 @@ columns and names; `datasets` would write all of it out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from kdlab.config.yaml_file import parse_yaml, read_text
+from kdlab.core.errors import UsageError
 from kdlab.data.check import DataError
+
+_HEADER = re.compile(r"\s*---[\r\n]+(.*?)[\r\n]+---(?:\r\n|\r|\n|$)", re.DOTALL)
+"""The YAML at the start of a README.md, between lines of three dashes."""
 
 COLUMNS = 4096
 """The most columns of a table."""
@@ -54,22 +58,23 @@ def check_tables(files: Sequence[Path]) -> None:
 
 
 def check_card(folder: Path) -> None:
-    """Refuses a README.md whose configurations name files that are not in the folder: `datasets` would fetch them.
+    """Refuses descriptions of a data set that name files outside its folder: `datasets` would fetch them.
 
     Raises:
         DataError: naming the file.
     """
-    card = folder / "README.md"
-    if not card.is_file():
-        return
-    try:
-        _, front, *_ = card.read_text(encoding="utf-8").split("---", 2)
-        about = yaml.safe_load(front)
-    except (ValueError, OSError, RecursionError, yaml.YAMLError):
-        return  # without a header, or with one that the library refuses too
-    for name in _texts(about.get("configs") if isinstance(about, dict) else None):
-        if "://" in name or name.startswith(("/", "~")) or ".." in name.split("/"):
-            raise DataError(f"data.path: {card} names {name}, which is not in {folder}; remove README.md")
+    for card in (folder / "README.md", folder / ".huggingface.yaml"):
+        if not card.exists():
+            continue
+        try:
+            header = _HEADER.match(read_text(card)) if card.suffix == ".md" else None
+            text = header[1] if header else "" if card.suffix == ".md" else read_text(card)
+            about = parse_yaml(text, str(card))
+        except UsageError as error:
+            raise DataError(f"data.path: {error}; remove it") from error
+        for name in _texts(about.get("configs") if isinstance(about, dict) else None):
+            if "://" in name or name.startswith(("/", "~")) or ".." in name.split("/"):
+                raise DataError(f"data.path: {card} names {name}, which is not in {folder}; remove {card.name}")
 
 
 def _texts(value: Any) -> Iterator[str]:

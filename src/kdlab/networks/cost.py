@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdlab.core.knowledge import Input
 from kdlab.core.reading import ask, first_of
 from kdlab.networks.trace import uncompiled
 
+K = TypeVar("K")
+
 TURNS = 20
 """How often each network is timed, in turn with the others."""
 
 
-def costs(networks: Mapping[str, tuple[nn.Module, Input]]) -> dict[str, dict[str, Any]]:
+def costs(networks: Mapping[K, tuple[nn.Module, Input]]) -> dict[K, dict[str, Any]]:
     """Of each network: parameters, multiply-accumulates per sample, and latency of one sample on one CPU thread.
 
     Measured on the CPU, without hooks, compiler or channels-last format, so that settings of training do not count.
@@ -58,27 +60,44 @@ def multiply_accumulates(network: nn.Module, input: Input) -> int:
     return int(counter.get_total_flops() // 2 // len(first_of(input)))
 
 
-def latencies_ms(networks: Mapping[str, tuple[nn.Module, Input]], *, seconds: float = 0.3) -> dict[str, float]:
+def latencies_ms(networks: Mapping[K, tuple[nn.Module, Input]], *, seconds: float = 0.3) -> dict[K, float]:
     """The median time of one forward pass of each network on one CPU thread, in milliseconds; they run in turns.
 
     Args:
         networks: by name, each with its input.
-        seconds: about how long each is measured.
+        seconds: about how long each is measured; at least one turn.
     """
     modes = {name: network.training for name, (network, _) in networks.items()}
-    timers = {}
-    for name, (network, input) in networks.items():
-        network.eval()
-        timers[name] = Timer("ask(network, input)", globals={"ask": ask, "network": network, "input": input})
-    found: dict[str, list[float]] = {name: [] for name in timers}
-    with torch.no_grad():
-        passes = {name: max(1, int(seconds / TURNS / timer.timeit(2).mean)) for name, timer in timers.items()}
-        for _ in range(TURNS):
-            for name, timer in timers.items():
-                found[name].append(timer.timeit(passes[name]).mean * 1e3)
+    found: dict[K, list[float]] = {name: [] for name in networks}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            passes = {name: _passes(*made, seconds / TURNS) for name, made in networks.items()}
+            for _ in range(TURNS):
+                for name, made in networks.items():
+                    if sum(found[name]) < 3 * seconds * 1e3:  # a large network has fewer turns
+                        found[name].append(_time(*made, passes[name]) * 1e3)
+    finally:
+        torch.set_num_threads(threads)
     for name, (network, _) in networks.items():
         network.train(modes[name])
     return {name: median(times) for name, times in found.items()}
+
+
+def _passes(network: nn.Module, input: Input, seconds: float) -> int:
+    """How many passes take about so long, after one to warm up."""
+    network.eval()
+    _time(network, input, 1)
+    return max(1, int(seconds / _time(network, input, 1)))
+
+
+def _time(network: nn.Module, input: Input, passes: int) -> float:
+    """Seconds of a pass."""
+    start = time.perf_counter()
+    for _ in range(passes):
+        ask(network, input)
+    return (time.perf_counter() - start) / passes
 
 
 def _plain(network: nn.Module) -> nn.Module:

@@ -58,7 +58,8 @@ def load_checkpoint(file: Path, network: nn.Module, key: str = "teacher.checkpoi
             f"{key}={file}: not weights of this {what}: {len(missing)} entries are missing "
             f"({', '.join(missing[:3])}), {len(unknown)} unknown ({', '.join(unknown[:3])})"
         )
-    if broken := [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
+    trained = dict(network.named_parameters())  # a buffer may be infinite, as the mask of a causal network
+    if broken := [name for name, value in state.items() if name in trained and not value.isfinite().all()]:
         raise UsageError(f"{key}={file}: {broken[0]} holds NaN or infinity; expected the weights of a trained network")
     network.load_state_dict(state, strict=False)
 

@@ -83,12 +83,13 @@ def measure(
     for teacher in teachers:
         teacher.to(torch.device("cpu"))
     spent = costs(
-        {name: (network, example["input"]) for name, network in {**students, **beside}.items()}
-        | {f"{TEACHER}{place}": (teacher.network, teacher.prepared(example["input"])) for place, teacher in
+        {("student", name): (network, example["input"]) for name, network in students.items()}
+        | {("beside", name): (network, example["input"]) for name, network in beside.items()}
+        | {(TEACHER, str(place)): (teacher.network, teacher.prepared(example["input"])) for place, teacher in
            enumerate(teachers)}
     )  # fmt: skip
-    measured.teachers = [spent[f"{TEACHER}{place}"] for place in range(len(teachers))]
-    measured.beside = {name: {"test": scores[name], **spent[name]} for name in beside}
+    measured.teachers = [spent[TEACHER, str(place)] for place in range(len(teachers))]
+    measured.beside = {name: {"test": scores[name], **spent["beside", name]} for name in beside}
     for name in students:
         seen = None if keep is None else keep.of[name]
         measured.rows[name] = {
@@ -100,7 +101,7 @@ def measure(
                 save({key: value.cpu().contiguous() for key, value in measured.weights[name]["last"].items()})
             ),
             "network": parts.networks[name],
-            **spent[name],
+            **spent["student", name],
         }
     return measured
 

@@ -100,7 +100,8 @@ def _joined(folder: Path, config: RunConfig) -> Path:
         if folder.is_symlink():
             raise UsageError(f"{folder} is a link, which a new run does not follow; remove it") from error
         written = folder / "config.yaml"
-        if (folder / "result.json").exists() or (written.exists() and written.read_text() != _text(config)):
+        begun = any((folder / name).exists() for name in ("result.json", "metrics.csv", "checkpoints"))
+        if begun or (written.exists() and written.read_text() != _text(config)):
             raise UsageError(
                 f"{folder} is of an earlier launch; type name=NAME, or torchrun --rdzv-id=ID, with another each time"
             ) from error

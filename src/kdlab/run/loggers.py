@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import secrets
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,7 +52,7 @@ class MetricsFile(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Adds one row."""
         fresh = not self.file.is_file() or not self.file.stat().st_size
-        with self.file.open("a", newline="") as stream:
+        with self.file.open("a", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, self.columns, restval="", extrasaction="ignore")
             if fresh:
                 writer.writeheader()
@@ -76,11 +77,11 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
 
 def _rows(file: Path, columns: Sequence[str] = ()) -> Iterator[dict[str, str]]:
     """The whole rows of a metrics.csv, by column; `columns`: where its header cannot be read."""
-    for line in file.read_bytes().decode("ascii", errors="replace").splitlines(keepends=True):
-        cells = line.strip().split(",")
-        if cells[:2] == ["step", "epoch"] and line.endswith("\n"):
+    for line in file.read_bytes().decode(errors="replace").split("\n")[:-1]:  # what follows the last break is not whole
+        cells = next(csv.reader([line.replace("\0", "?")]), [])
+        if cells[:2] == ["step", "epoch"]:
             columns = cells
-        elif line.endswith("\n") and len(cells) == len(columns) and cells[0].isdecimal() and _numbers(cells):
+        elif len(cells) == len(columns) and re.fullmatch(r"[0-9]+", cells[0]) and _numbers(cells):
             yield dict(zip(columns, cells, strict=True))
 
 

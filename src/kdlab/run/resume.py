@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,9 @@ def read_stopped_run(folder: Path, allow: Sequence[str] = ()) -> RunConfig:
 
 def resume_command(folder: Path, allow: Sequence[str] = ()) -> str:
     """What to type to resume a run, with the packages of the user's own that it needs."""
-    return f"python -m kdlab.train resume={folder}" + (f" 'allow=[{','.join(allow)}]'" if allow else "")
+    return f"python -m kdlab.train {shlex.quote(f'resume={folder}')}" + (
+        f" 'allow=[{','.join(allow)}]'" if allow else ""
+    )
 
 
 @dataclass(frozen=True)

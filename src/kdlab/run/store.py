@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from kdlab.config.yaml_file import parse_yaml
 from kdlab.core.errors import UsageError
 from kdlab.core.files import flush
 from kdlab.core.paths import home
@@ -36,6 +37,13 @@ PATIENCE = 0.5
 
 WRITING, DISCARDED = ".writing-", ".discarded-"
 """Prefixes of folders that are no entries: not yet, or no longer."""
+
+
+_PARSERS = (
+    FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, KeyError, TypeError, AttributeError,
+    RecursionError, SafetensorError,
+)  # fmt: skip
+"""What reading a damaged entry raises. A disk that cannot be read now says nothing about the entry."""
 
 
 class DamagedError(ValueError):
@@ -188,12 +196,12 @@ class Store:
         try:
             result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
             digest = result.pop("weights_sha256")
-        except Exception as error:  # whatever a damaged file makes of the parsers
-            raise DamagedError("its result.json is missing or cannot be read") from error
+        except _PARSERS as error:
+            raise DamagedError("its result.json is missing or is not what was written") from error
         try:
-            own = key_of(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
-        except Exception as error:
-            raise DamagedError("its recipe.yaml is missing or cannot be read") from error
+            own = key_of(parse_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"), "recipe.yaml"))
+        except _PARSERS as error:
+            raise DamagedError("its recipe.yaml is missing or is not what was written") from error
         if own != key:
             raise DamagedError("its recipe.yaml is that of another network")
         if (loaded := self._loaded.get(key)) is None:
@@ -215,8 +223,8 @@ class Store:
         try:
             with safe_open(folder / "weights.safetensors", "pt") as file:
                 return dict(file.metadata() or {})
-        except (OSError, SafetensorError) as error:
-            raise DamagedError("its weights are missing or cannot be read") from error
+        except _PARSERS as error:
+            raise DamagedError("its weights are missing or are not what was written") from error
 
     @contextmanager
     def _aside(self) -> Iterator[Path]:

@@ -26,7 +26,7 @@ def prune(store: Store, keys: Sequence[str] = ()) -> list[str]:
         UsageError: where a key is not that of one entry.
     """
     if keys:
-        for folder in [_entry(store, key) for key in keys]:
+        for folder in dict.fromkeys(_entry(store, key) for key in keys):
             store.discard(folder)
     else:
         for folder in store.folders():

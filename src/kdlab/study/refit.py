@@ -213,7 +213,8 @@ def _described(one: Comparison, direction: str) -> dict[str, Any]:
 
 
 def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    return {name: [row[name] for row in rows] for name in rows[0]}
+    """The metrics that every row has: one that became NaN is left out of its own."""
+    return {name: [row[name] for row in rows] for name in rows[0] if all(name in row for row in rows)}
 
 
 def _short(value: Any) -> str:

@@ -66,7 +66,8 @@ def read_plan(file: Path, overrides: Sequence[str] = (), folders: Sequence[Path]
 
 def _refuse_code(given: Mapping[str, Any], file: Path) -> None:
     """Refuses a study that names packages whose code may run: only the command line does."""
-    overrides, first = (list(given.get(key) or ()) for key in ("overrides", "first"))
+    # What is not a list or a group of keys is refused by the schema.
+    overrides, first = (held if isinstance(held := given.get(key), list) else [] for key in ("overrides", "first"))
     for override in overrides:
         if (packages := packages_of(str(override))) is not None:
             named = ",".join(packages)
@@ -74,7 +75,7 @@ def _refuse_code(given: Mapping[str, Any], file: Path) -> None:
                 f"{file}: overrides: {override}: packages whose code may run are named on the command line alone; to "
                 f"run them leave it out and type python -m kdlab.sweep {file} 'allow=[{named}]'"
             )
-    for key in (key for point in ((given.get("space") or {}), *first) for key in point):
+    for key in (key for point in (given.get("space"), *first) if isinstance(point, Mapping) for key in point):
         if group_of(str(key).partition("@")[0].strip()) == "allow":
             raise UsageError(f"{file}: {key}: packages are named on the command line alone, 'allow=[mypackage]'")
 

@@ -49,7 +49,7 @@ class CheckpointFiles(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Writes a checkpoint; the one that it replaces is kept as `previous.ckpt`."""
-        file = Path(path)
+        file = Path(path).resolve()
         file.parent.mkdir(parents=True, exist_ok=True)
         archive = io.BytesIO()  # in memory, because torch does not pass on why it could not write
         torch.save({**checkpoint, "recipe": self._recipe}, archive)
@@ -66,7 +66,7 @@ class CheckpointFiles(CheckpointIO):
     def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: Any = True) -> dict[str, Any]:
         """A checkpoint, on the CPU, after checking its digest."""
         checkpoint = read(Path(path))
-        self._good.add(Path(path))
+        self._good.add(Path(path).resolve())
         return checkpoint
 
     def remove_checkpoint(self, path: str | Path) -> None:

@@ -242,7 +242,7 @@ class Distiller(pl.LightningModule):
         """How many rows the batch has on all ranks, which need not have as many each, and how many are labelled."""
         if self.trainer.world_size == 1:
             return float(len(labelled)), labelled.sum().clamp(min=1)
-        counts = torch.stack([labelled.new_tensor(len(labelled), dtype=torch.long), labelled.sum()])
+        counts = torch.stack([labelled.new_full((), len(labelled), dtype=torch.long), labelled.sum()])
         dist.all_reduce(counts)
         return counts[0], counts[1].clamp(min=1)
 
@@ -289,7 +289,7 @@ class Distiller(pl.LightningModule):
 
     def _refuse_broken(self) -> None:
         """What the last update did to the weights: the loss shows it one step later."""
-        refuse_broken_weights((*self.parameters(), *self.buffers()), self.steps, self.steps_per_epoch)
+        refuse_broken_weights(self.parameters(), self.steps, self.steps_per_epoch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The students alone, in eval mode; no teacher runs."""

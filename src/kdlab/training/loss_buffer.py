@@ -17,7 +17,7 @@ def refuse_broken_weights(weights: Iterable[Tensor], step: int, steps_per_epoch:
     """Stops where a weight became NaN or infinite. Waits for the device.
 
     Args:
-        weights: parameters and buffers.
+        weights: parameters; buffers may be infinite, as the mask of a causal network.
         step: the last.
         steps_per_epoch: of the run.
 
