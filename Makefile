@@ -10,7 +10,7 @@ JOBS ?= auto
 # One thread for each test process: two pools on the same cores wait for each other.
 TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS)
 
-.PHONY: train sweep test test-all check bench clean
+.PHONY: train sweep test test-all check fuzz bench clean
 
 train: $(READY)  ## distil on the handwritten digits, beside the teacher and the student alone
 	$(RUN) -m kdlab.train model=mobilenet loss=kd
@@ -29,6 +29,9 @@ check: $(READY)
 	$(VENV)/bin/ruff check src tests
 	$(VENV)/bin/ruff format --check src tests
 	$(VENV)/bin/mypy
+
+fuzz: $(READY)  ## a thousand new command lines and studies: each is trained or refused in one line
+	KDLAB_FUZZ=1000 $(TEST) tests/test_fuzz.py
 
 bench: $(READY)  ## the training step against a loop written by hand
 	$(RUN) -m kdlab.bench
