@@ -33,6 +33,7 @@ for _message in (
     "The dirpath has changed from .*",
     "Using ModelCheckpoint with manual optimization",
     ".*in eval mode at the start of training",
+    "The `srun` command is available",
 ):
     warnings.filterwarnings("ignore", message=_message)
 
