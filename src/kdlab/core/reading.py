@@ -77,6 +77,13 @@ def first_of(input: Input) -> Tensor:
     return next(iter(input.values())) if isinstance(input, Mapping) else input
 
 
+def shape_of(input: Input) -> str:
+    """The shape of an input in words, `[2, 3, 32, 32]` or `tokens [2, 6], mask [2, 6]`."""
+    if isinstance(input, Tensor):
+        return str(list(input.shape))
+    return ", ".join(f"{name} {list(value.shape)}" for name, value in input.items())
+
+
 @lru_cache(maxsize=64)
 def _places(count: int, device: torch.device) -> Tensor:
     # A tensor made in inference mode could not be used in a backward pass later.

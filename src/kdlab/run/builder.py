@@ -26,8 +26,8 @@ from kdlab.config.schema import (
     teacher_keys,
 )
 from kdlab.core.errors import UsageError
-from kdlab.core.knowledge import Batch, Context, Fields, Input, Needs, Offer
-from kdlab.core.reading import Reader, ask
+from kdlab.core.knowledge import Batch, Context, Fields, Needs, Offer
+from kdlab.core.reading import Reader, ask, shape_of
 from kdlab.core.rng import seed_of
 from kdlab.data.check import AGAIN
 from kdlab.heads.head import Head
@@ -186,7 +186,7 @@ def taps_of(
         with dry_run(network, input):
             outputs = reader.read(ask(network, input), batch)[0].shape[1]
     except (RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(f"{key} does not take batches of {_shape(input)}: {error}") from error
+        raise UsageError(f"{key} does not take batches of {shape_of(input)}: {error}") from error
     if classes is not None and outputs != classes:
         raise UsageError(f"{key} has {outputs} outputs, but the data has {classes} classes; expected {classes} outputs")
     try:
@@ -298,9 +298,3 @@ def _names(taps: Any) -> bool:
         return False
     kinds = dict.fromkeys(("classifier", "final_map", "stem"), str)
     return all(names is None or isinstance(names, kinds.get(key, list)) for key, names in taps.items())
-
-
-def _shape(input: Input) -> str:
-    if isinstance(input, Tensor):
-        return str(list(input.shape))
-    return ", ".join(f"{name} {list(value.shape)}" for name, value in input.items())
