@@ -18,6 +18,7 @@ from kdlab.config.ranges import leaves
 from kdlab.config.schema import EnsembleConfig, RunConfig, TeacherConfig
 from kdlab.config.settings import parse
 from kdlab.core.errors import UsageError
+from kdlab.run.loggers import read_metrics
 from kdlab.run.recipe import Recipe, key_of, recipe_of
 
 Curve = Sequence[tuple[float, float]]
@@ -195,8 +196,7 @@ def read_curve(file: Path, metric: str) -> Curve:
     """(epoch, value) of a metric in a metrics.csv, in order; empty where there is none."""
     if not file.is_file():
         return []
-    with file.open(newline="") as stream:
-        return [(float(row["epoch"]), float(row[metric])) for row in csv.DictReader(stream) if row.get(metric)]
+    return [(row["epoch"], row[metric]) for row in read_metrics(file) if metric in row]
 
 
 def loss_curves(file: Path) -> dict[str, Curve]:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from kdlab.config.schema import Component, DataConfig
+from kdlab.config.yaml_file import read_yaml
 from kdlab.core.errors import UsageError
 from kdlab.core.files import write_text
 from kdlab.networks.weights import hash_file
@@ -39,7 +40,7 @@ def load_student(folder: Path | str, allow: Sequence[str] = ()) -> nn.Module:
         UsageError: where a class is not allowed, or the weights are not those that were written.
     """
     folder = Path(folder)
-    described = yaml.safe_load((folder / "student.yaml").read_text())
+    described = read_yaml(folder / "student.yaml")
     network = make_network(described["network"], allow=allow)
     if hash_file(folder / "student.safetensors") != described["weights_sha256"]:
         raise UsageError(f"{folder / 'student.safetensors'} is damaged: its weights are not those of student.yaml")
