@@ -11,6 +11,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from kdlab.config import data_defaults
 from kdlab.config.loss_settings import open_dials, set_dials, set_task_weight, tune
 from kdlab.config.mode_defaults import holds, modes_of, proposals
 from kdlab.config.overlay import set_by
@@ -107,6 +108,12 @@ def _composed(
     keys += set_by(experiments_of(choices), (conf_folder(), *folders))
     written = _plain(base.phases) if base.phases else None
     asked = next((o.value() for o in values if o.key_or_group == "phases"), written)
+    suits = _plain(base.data).get("proposes", {})
+    teacher = _plain(base.teacher) if base.teacher else None
+    suiting, suited = data_defaults.proposals(suits, teacher, keys, known)
+    if suiting:
+        choices = [*choices, *suiting]
+        base = composed(choices)
     modes = {}
     for name in modes_of(asked, own):
         is_choice("mode", name, known)
@@ -122,11 +129,15 @@ def _composed(
     shape = _plain(base)
     for override in values:
         _set(base, override, shape)
+    for key, value in suited.items():
+        check_known(key, shape)
+        OmegaConf.update(base, key, value)
     for key, value in proposed.items():
         if holds(key, _plain(base), lookup(shape, key), keys):
             check_known(key, shape)
             OmegaConf.update(base, key, value)
     config = _plain(base)
+    config["data"].pop("proposes", None)
     phases = [] if config["phases"] is None else config["phases"]
     if not isinstance(phases, list) or not all(isinstance(phase, dict) for phase in phases):
         raise UsageError(f"phases={phases}: expected a list of groups of keys, [{{epochs: 10}}]")
