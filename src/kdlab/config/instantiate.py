@@ -65,7 +65,7 @@ def build(
         UsageError: where the target is missing, not allowed, of another type, or refuses its arguments.
     """
     target = resolve(config.get("_target_"), kind, key, allow=allow, nested=nested)
-    given = {name: _nested(value, kind, f"{key}.{name}", allow) for name, value in config.items() if name != "_target_"}
+    given = build_nested({name: value for name, value in config.items() if name != "_target_"}, kind, key, allow)
     try:
         with nullcontext() if _within(str(getattr(target, "__module__", "")), allow) else _weights_alone():
             result: T = target(**given, **arguments)
@@ -82,6 +82,12 @@ def build(
     if not nested and not isinstance(result, kind):
         raise UsageError(f"{key}._target_={config['_target_']} made a {type(result).__name__}, not a {kind.__name__}")
     return result
+
+
+def build_nested(config: Mapping[str, Any], kind: type, key: str, allow: Sequence[str] = ()) -> dict[str, Any]:
+    """A config in which every group of keys with a `_target_` is the object that it describes; see `build`."""
+    return {name: value if name == "_target_" else _nested(value, kind, f"{key}.{name}", allow)
+            for name, value in config.items()}  # fmt: skip
 
 
 def resolve(path: object, kind: type, key: str, *, allow: Sequence[str] = (), nested: bool = False) -> Any:
@@ -184,6 +190,8 @@ def _find(path: str, key: str) -> object:
 def _nested(value: Any, kind: type, key: str, allow: Sequence[str]) -> Any:
     if isinstance(value, Mapping):
         if "_target_" in value:
+            if value["_target_"] is None:  # a group that waits for its class
+                return None
             return build(value, kind, key, allow=allow, nested=True)
         return {name: _nested(entry, kind, f"{key}.{name}", allow) for name, entry in value.items()}
     if isinstance(value, list):

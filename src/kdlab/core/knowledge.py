@@ -19,6 +19,9 @@ Input = Tensor | Mapping[str, Tensor]
 Batch = dict[str, Any]
 """`input` (see Input), `target`, `index` [B], `view` [B]; further views under `views`: name -> Batch."""
 
+Kind = Literal["categorical", "real"]
+"""Of a network's outputs: logits of a distribution over classes, or real values."""
+
 Positions = tuple[int, ...] | Literal["all"]
 """Stages, counted from shallow to deep; negative numbers count from the deepest."""
 

@@ -5,7 +5,7 @@ A row is one prediction: a picture's, a token's, a step's, an anchor's. The task
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -70,6 +70,20 @@ def cast(input: Input, dtype: torch.dtype) -> Input:
     if isinstance(input, Mapping):
         return {name: value.to(dtype) if value.is_floating_point() else value for name, value in input.items()}
     return input.to(dtype) if input.is_floating_point() else input
+
+
+def collated(inputs: Sequence[Any]) -> Any:
+    """The inputs of several samples, tensors or mappings of tensors, as one of a batch."""
+    if isinstance(inputs[0], Mapping):
+        return {name: torch.stack([input[name] for input in inputs]) for name in inputs[0]}
+    return torch.stack([*inputs])
+
+
+def moved(input: Any, device: torch.device | str) -> Any:
+    """An input, or a column of rows, on a device; does not wait for it where the memory is pinned."""
+    if isinstance(input, Mapping):
+        return {name: moved(value, device) for name, value in input.items()}
+    return input.to(device, non_blocking=True) if isinstance(input, Tensor) else input.to(device)
 
 
 def first_of(input: Input) -> Tensor:

@@ -19,6 +19,9 @@ SETTINGS = (
 )  # fmt: skip
 """The keys of a data config that `prepare` reads. All others are arguments of its source."""
 
+REAL = ("kdlab.data.torch_dataset.TorchDataset",)
+"""Sources whose targets may be real values, of which one is enough."""
+
 AGAIN = "again"
 """The view that every data set has: another draw of `data.augment`, unless `data.views` redefines it."""
 
@@ -65,7 +68,8 @@ def check_settings(config: Mapping[str, Any]) -> None:
     channels = config.get("channels")
     if channels not in (None, 1, 3):
         raise DataError(f"data.channels={channels}: expected 1 (grey) or 3 (colour)")
-    if (classes := config.get("classes")) is not None and classes < 2:
+    real = config.get("_target_") in REAL
+    if (classes := config.get("classes")) is not None and classes < 2 and not real:
         raise DataError(f"data.classes={classes}: expected 2 or more")
     if (resident := config.get("resident", "auto")) not in ("auto", True, False):
         raise DataError(f"data.resident={resident}: expected auto, true or false")

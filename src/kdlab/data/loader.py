@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kdlab.core.knowledge import Batch
+from kdlab.core.reading import collated, moved
 from kdlab.data.check import DataError
 from kdlab.data.counter_rng import order
 from kdlab.data.decode_cache import LIMIT, decode
@@ -207,13 +208,13 @@ class Streaming(Loader):
 
     def _batches(self, plan: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
         self._coming[:] = plan
-        for images, rows, errors in self._fetch:
+        for inputs, rows, errors in self._fetch:
             for error in errors:
                 if self.on_corrupt != "skip" or not len(rows):
                     raise DataError(f"{error}; repair or remove it, or type data.on_corrupt=skip")
                 warnings.warn(f"{error} and is left out", stacklevel=2)
             index = rows.to(self.device, non_blocking=True)
-            yield self._batch(images.to(self.device, non_blocking=True), index, self._draws(index, epoch), epoch)
+            yield self._batch(moved(inputs, self.device), index, self._draws(index, epoch), epoch)
 
 
 _Fetched = tuple[Any, Tensor, list[str]]
@@ -227,14 +228,14 @@ class _Decoder(Dataset[_Fetched]):
     def __getitem__(self, rows: Tensor) -> _Fetched:
         if not isinstance(self.inputs, Dataset):
             return self.inputs[rows], rows, []
-        pictures, errors = dict[int, Tensor](), list[str]()
+        pictures, errors = dict[int, Any](), list[str]()
         for row in rows.tolist():
             try:
                 pictures[row] = self.inputs[row]
             except DataError as error:
                 errors.append(str(error))
-        images = torch.stack([*pictures.values()]) if pictures else torch.empty(0)
-        return images, torch.tensor([*pictures], dtype=torch.long), errors
+        inputs = collated([*pictures.values()]) if pictures else torch.empty(0)
+        return inputs, torch.tensor([*pictures], dtype=torch.long), errors
 
 
 def make_loader(

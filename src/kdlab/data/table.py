@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class Table:
     labels: [n] int64, the class of each sample, -1 where it has no target. Parts are cut evenly by them; where samples
         have no classes they are all 0.
     targets: [n, ...], where they are not the labels.
-    shape: of one input that is still to be decoded, (C, H, W); other inputs tell theirs.
+    shape: of one picture that is still to be decoded, (C, H, W), and can be held decoded; other inputs tell theirs.
     """
 
     inputs: Column
@@ -63,7 +64,6 @@ class Table:
     def __post_init__(self) -> None:
         if isinstance(self.inputs, Tensor):
             object.__setattr__(self, "shape", tuple(self.inputs.shape[1:]))
-        assert self.shape or not isinstance(self.inputs, Dataset), "inputs that are encoded do not tell their shape"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,8 +71,8 @@ class Table:
     @property
     def bytes(self) -> int:
         """The size of all inputs in memory, decoded."""
-        if isinstance(self.inputs, Dataset):
-            return len(self) * prod(self.shape)
+        if isinstance(self.inputs, Dataset):  # of a size that cannot be told: never held in memory
+            return len(self) * prod(self.shape) if self.shape else sys.maxsize
         return self.inputs.nbytes if isinstance(self.inputs, Tensor) else self.inputs.bytes
 
     @property

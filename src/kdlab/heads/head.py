@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from kdlab.core.knowledge import Context, Example, Knowledge, Lesson, Needs, Progress
+from kdlab.core.knowledge import Context, Example, Kind, Knowledge, Lesson, Needs, Progress
 from kdlab.core.soft_targets import soft_logits, soft_targets, standardize
 
 
@@ -20,6 +20,7 @@ class Head(nn.Module):
 
     Class attributes describe the method in tables and messages: `kind` as in the survey of Gou et al.
     (2021), the `paper` (authors, title, venue, year), a `link` to it and what it `compares`, in a few words.
+    `outputs`: the kinds of networks' outputs that it makes sense for.
     """
 
     kind: ClassVar[Literal["response", "feature", "relation"]]
@@ -27,6 +28,7 @@ class Head(nn.Module):
     link: ClassVar[str]
     compares: ClassVar[str]
     grafts: ClassVar[bool] = False
+    outputs: ClassVar[tuple[Kind, ...]] = ("categorical", "real")
 
     def needs(self) -> Needs:
         """What this head reads; it receives exactly that. Default: the two networks' logits."""
@@ -72,6 +74,7 @@ class ResponseHead(Head):
     """
 
     kind = "response"
+    outputs: ClassVar[tuple[Kind, ...]] = ("categorical",)
 
     def __init__(self, *temperatures: float, standardize: bool = False) -> None:
         super().__init__()
@@ -81,10 +84,10 @@ class ResponseHead(Head):
                 raise ValueError(f"temperature={temperature}: expected a number above 0")
 
     def build(self, learner: Example, teacher: Example, context: Context) -> None:
-        """Refuses networks with different numbers of classes."""
+        """Refuses networks with different numbers of outputs."""
         ours, theirs = learner.knowledge.logits.shape[1], teacher.knowledge.logits.shape[1]
         if ours != theirs:
-            raise ValueError(f"{learner.name} has {ours} classes and {teacher.name} {theirs}: expected the same")
+            raise ValueError(f"{learner.name} has {ours} outputs and {teacher.name} {theirs}: expected the same")
 
     def scale(self, logits: Tensor) -> Tensor:
         """Logits [N, C] as this head reads them: standardised where asked."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kdlab.config.instantiate import build
+from kdlab.config.instantiate import build, build_nested
 from kdlab.config.schema import (
     Component,
     HeadConfig,
@@ -30,6 +30,7 @@ from kdlab.core.reading import Reader, ask, shape_of
 from kdlab.core.rng import seed_of
 from kdlab.data.check import AGAIN
 from kdlab.data.data import target_of
+from kdlab.data.table import Source
 from kdlab.heads.head import Head
 from kdlab.modes.mode import Cast, Learners
 from kdlab.networks.observer import find_taps
@@ -243,7 +244,8 @@ def outputs_of(config: RunConfig) -> int:
 def example_batch(config: RunConfig, samples: int = 2, size: int | None = None) -> Batch:
     """A batch of noise with the shapes of a run's data, the same each time; `size`: of pictures, if not the data's."""
     data = config.data.plain() | ({} if size is None else {"size": size})
-    return target_of(data, config.allow).example(data, samples)
+    target = target_of(data, config.allow)
+    return target.example(build_nested(data, Source, "data", config.allow), samples)
 
 
 def _frozen(config: RunConfig, teacher: TeacherConfig, made: Made, batch: Batch, task: Task, key: str) -> Teacher:

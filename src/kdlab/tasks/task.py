@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor
 
-from kdlab.core.knowledge import Batch
+from kdlab.core.knowledge import Batch, Kind
 from kdlab.core.reading import RowPerSample
 
 if TYPE_CHECKING:  # torchmetrics takes seconds to import; a typo should be reported before
@@ -27,6 +27,9 @@ class Task(RowPerSample, ABC):
     titles: ClassVar[Mapping[str, str]]
     has_labels: ClassVar[bool] = False
     """Whether targets have hard class labels, which some heads need."""
+    kind: ClassVar[Kind] = "categorical"
+    """What outputs are: a distribution over classes, or real values, of which heads that compare probabilities make no
+    sense."""
     row_per_sample: ClassVar[bool] = True
     """Whether each sample has exactly one row, which some modes need."""
 

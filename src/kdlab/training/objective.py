@@ -129,6 +129,11 @@ class Objective(nn.Module):
                 )
         for name, several in self._placed.items():
             for placed in several:
+                if self.task.kind not in placed.head.outputs:
+                    raise UsageError(
+                        f"loss={name} compares probabilities, and the outputs of {type(self.task).__name__} are real "
+                        "values; type loss=logit_mse, or a loss on features"
+                    )
                 learner, teacher = mode.offers(placed.edge)
                 offer = Offer(learner, teacher, self.task.has_labels, index, (*mode.views, *views))
                 if unmet := placed.needs.unmet(offer):

@@ -25,6 +25,7 @@ class LogitMSE(ResponseHead):
     paper = "Ba, Caruana: Do Deep Nets Really Need to be Deep?, NeurIPS 2014"
     link = "https://arxiv.org/abs/1312.6184"
     compares = "logits"
+    outputs = ("categorical", "real")
 
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:
         return logit_mse_loss(self.scale(learner.logits), self.teacher_logits(teacher))
