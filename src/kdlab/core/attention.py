@@ -36,6 +36,12 @@ class Attention:
             return scores.masked_fill(~self.mask, lowest)
         return (scores + self.mask).clamp(min=lowest)
 
+    def seen(self) -> Tensor | None:
+        """Which keys each query sees, bool [B, 1 or H, 1 or L, S]; None where all."""
+        if self.mask is None or self.mask.dtype == torch.bool:
+            return self.mask
+        return self.mask > -1e4  # the least that is written for a key that is not seen, in any type
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Attention:
         """The same with a function applied to every tensor."""
         return replace(

@@ -146,8 +146,8 @@ class Observer:
     def _attended(self, caught: Sequence[Attention]) -> tuple[Attention | None, ...]:
         if len(caught) != len(self._attention):
             raise RuntimeError(
-                f"{type(self._network).__name__} ran {len(caught)} attentions, but {len(self._attention)} in a dry run: "
-                "where it is compiled, set trainer.compile=false"
+                f"{type(self._network).__name__} ran {len(caught)} attentions, but "
+                f"{len(self._attention)} in a dry run: where it is compiled, set trainer.compile=false"
             )
         return tuple(None if tap is None else seen for tap, seen in zip(self._attention, caught, strict=True))
 
