@@ -1,6 +1,6 @@
 """What networks compute for a batch, and what a head may read of it.
 
-The ground floor of kdlab: every other file may import this one, and it imports only torch.
+The ground floor of kdlab: every other file may import this one.
 """
 
 from __future__ import annotations
@@ -8,10 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from kdlab.core.attention import Attention as Attention
+from kdlab.core.fields import Fields as Fields
+from kdlab.core.fields import Needs as Needs
+from kdlab.core.fields import Offer as Offer
+from kdlab.core.fields import Positions as Positions
+from kdlab.core.fields import positions as positions
+
+V = TypeVar("V")
 
 Input = Tensor | Mapping[str, Tensor]
 """What a network receives: a tensor [B, ...], or its keyword arguments, each [B, ...]."""
@@ -21,9 +30,6 @@ Batch = dict[str, Any]
 
 Kind = Literal["categorical", "real"]
 """Of a network's outputs: logits of a distribution over classes, or real values."""
-
-Positions = tuple[int, ...] | Literal["all"]
-"""Stages, counted from shallow to deep; negative numbers count from the deepest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +44,9 @@ class Knowledge:
     members: the logits of each member, where this is an ensemble.
     final_map: [B, D, H, W] or [B, L, D], the map before pooling, whose mean over positions is the embedding.
     stem: the map that the stages start from, [B, D, H, W]; None where not requested, or there is none.
+    valid: [B, L] bool, the positions of a sequence that hold tokens; None where all do.
+    blocks: what the first transformer block reads and what every block returns, [B, L, D]; None where not requested.
+    attention: what each attention compared, in the order in which they ran; None where not requested.
     """
 
     logits: Tensor
@@ -48,6 +57,9 @@ class Knowledge:
     members: tuple[Tensor, ...] = ()
     final_map: Tensor | None = None
     stem: Tensor | None = None
+    valid: Tensor | None = None
+    blocks: tuple[Tensor | None, ...] = ()
+    attention: tuple[Attention | None, ...] = ()
 
     def stage(self, position: int) -> Tensor:
         """One stage's map, which its head declared in `needs`."""
@@ -64,6 +76,14 @@ class Knowledge:
     def before_pooling(self) -> Tensor:
         """The final map, which its head declared in `needs`."""
         return _present(self.final_map)
+
+    def block(self, position: int) -> Tensor:
+        """One block's output [B, L, D], or the first one's input, which its head declared in `needs`."""
+        return _present(self.blocks[position])
+
+    def attended(self, position: int) -> Attention:
+        """What one attention compared, which its head declared in `needs`."""
+        return _present(self.attention[position])
 
     def detach(self) -> Knowledge:
         """The same knowledge, detached from its graph."""
@@ -86,21 +106,26 @@ class Knowledge:
             preactivations=_chosen(self.preactivations, fields.preactivations),
             final_map=self.final_map if fields.final_map else None,
             stem=self.stem if fields.stem else None,
+            blocks=_chosen(self.blocks, fields.blocks),
+            attention=_chosen(self.attention, fields.attention),
         )
 
     def _map(self, function: Any) -> Knowledge:
-        def several(values: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-            return tuple(None if value is None else function(value) for value in values)
+        def one(value: Tensor | None) -> Tensor | None:
+            return None if value is None else function(value)
 
         return replace(
             self,
             logits=function(self.logits),
-            embedding=None if self.embedding is None else function(self.embedding),
-            stages=several(self.stages),
-            preactivations=several(self.preactivations),
+            embedding=one(self.embedding),
+            stages=tuple(map(one, self.stages)),
+            preactivations=tuple(map(one, self.preactivations)),
             members=tuple(function(member) for member in self.members),
-            final_map=None if self.final_map is None else function(self.final_map),
-            stem=None if self.stem is None else function(self.stem),
+            final_map=one(self.final_map),
+            stem=one(self.stem),
+            valid=one(self.valid),
+            blocks=tuple(map(one, self.blocks)),
+            attention=tuple(None if seen is None else seen.map(function) for seen in self.attention),
         )
 
 
@@ -125,80 +150,6 @@ class Lesson:
     task: float | Tensor = 1.0
     whole: Tensor | None = None
     views: Mapping[str, Lesson] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Fields:
-    """What is read from one network besides its logits, or what it can provide.
-
-    `stages="all"` asks for every stage the network has, and at least one; `preactivations="all"` for those
-    that its stages have, if any; `stem` for the stem, where there is one. `classifier` and `normalisations` are
-    modules, passed once, in the Example.
-    """
-
-    embedding: bool = False
-    stages: Positions = ()
-    preactivations: Positions = ()
-    classifier: bool = False
-    normalisations: bool = False
-    final_map: bool = False
-    stem: bool = False
-
-    def __or__(self, other: Fields) -> Fields:
-        return Fields(
-            self.embedding or other.embedding,
-            _union(self.stages, other.stages),
-            _union(self.preactivations, other.preactivations),
-            self.classifier or other.classifier,
-            self.normalisations or other.normalisations,
-            self.final_map or other.final_map,
-            self.stem or other.stem,
-        )
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a head needs in order to work; alone decides what can be combined with what.
-
-    labels: hard class labels, of the batch (Lesson.target) and of the training set (Context.labels).
-    index: a place in the training set that names the same sample in every epoch.
-    views: names of further views of each sample, read from Lesson.views.
-    supervised: those views that also enter the supervised loss.
-    """
-
-    learner: Fields = Fields()
-    teacher: Fields = Fields()
-    labels: bool = False
-    index: bool = False
-    views: tuple[str, ...] = ()
-    supervised: tuple[str, ...] = ()
-
-    def unmet(self, offer: Offer) -> list[str]:
-        """What is needed but not offered, in words; empty where the head can work."""
-        found = [
-            f"{side}'s {_WORDS.get(name, name)}"
-            for side, asked, given in (
-                ("the learner", self.learner, offer.learner),
-                ("the teacher", self.teacher, offer.teacher),
-            )
-            for name in ("embedding", "stages", "preactivations", "classifier", "normalisations", "final_map")
-            if getattr(asked, name) and not getattr(given, name)
-            if (name, getattr(asked, name)) != _OPTIONAL or not given.stages
-        ]
-        found += ["class labels"] if self.labels and not offer.labels else []
-        found += ["fixed places in the training set"] if self.index and not offer.index else []
-        return found + [f"the view {view!r}" for view in self.views if view not in offer.views]
-
-
-@dataclass(frozen=True)
-class Offer:
-    """What a mode, its networks and the data provide across one edge."""
-
-    learner: Fields = Fields()
-    teacher: Fields = Fields()
-    labels: bool = True
-    index: bool = True
-    views: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,45 +191,21 @@ class Progress(NamedTuple):
     steps: int = 1
 
 
-_OPTIONAL = ("preactivations", "all")
-_WORDS = {"final_map": "final map (the one whose mean over its positions the classifier reads)"}
-
-
 def raised(value: Tensor) -> Tensor:
     """Half types as float32; every other type as it is."""
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
-def positions(asked: Positions, count: int) -> tuple[int, ...]:
-    """The stages meant by `asked` in a network of `count` stages, ascending and not negative.
-
-    Raises:
-        IndexError: where a position lies outside the network.
-    """
-    if asked == "all":
-        return tuple(range(count))
-    for position in asked:
-        if not -count <= position < count:
-            raise IndexError(f"stage {position} was requested, but the network has {count} stages")
-    return tuple(sorted({position % count for position in asked}))
-
-
-def _present(value: Tensor | None) -> Tensor:
+def _present(value: V | None) -> V:
     assert value is not None, "a head read what its `needs` do not declare"
     return value
 
 
-def _chosen(values: tuple[Tensor | None, ...], asked: Positions) -> tuple[Tensor | None, ...]:
+def _chosen(values: tuple[V | None, ...], asked: Positions) -> tuple[V | None, ...]:
     if asked == "all":
         return values
     kept = positions(asked, len(values))
     return tuple(value if place in kept else None for place, value in enumerate(values))
-
-
-def _union(one: Positions, other: Positions) -> Positions:
-    if one == "all" or other == "all":
-        return "all"
-    return tuple(sorted({*one, *other}))
 
 
 def shares(batch: Batch, count: int) -> Iterator[Batch]:

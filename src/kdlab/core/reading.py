@@ -91,6 +91,12 @@ def first_of(input: Input) -> Tensor:
     return next(iter(input.values())) if isinstance(input, Mapping) else input
 
 
+def valid_positions(input: Input) -> Tensor | None:
+    """The positions that hold tokens [B, L] bool, by an input's `attention_mask`; None where it has none."""
+    mask = input.get("attention_mask") if isinstance(input, Mapping) else None
+    return mask.bool() if mask is not None and mask.ndim == 2 else None
+
+
 def shape_of(input: Input) -> str:
     """The shape of an input in words, `[2, 3, 32, 32]` or `tokens [2, 6], mask [2, 6]`."""
     if isinstance(input, Tensor):

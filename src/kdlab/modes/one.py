@@ -64,6 +64,11 @@ class ONE(TaughtTogether):
             "_target_": "kdlab.models.branches.Branches", "networks": self.members(networks), **self._settings
         }  # fmt: skip
 
+    def offers(self, edge: Edge) -> tuple[Fields, Fields]:
+        """Without blocks and attention: those of the trunk run for the student alone."""
+        learner, teacher = (replace(fields, blocks=(), attention=()) for fields in super().offers(edge))
+        return learner, teacher
+
     def listen(self, asked: Mapping[Edge, tuple[Fields, Fields]]) -> None:
         """The student is hooked for the trunk on behalf of all, a branch for what comes after it."""
         student = [Fields(stages=(-2,))]

@@ -13,6 +13,7 @@ Copy a network before observing it: a later copy would have the same hooks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from types import TracebackType
 from typing import NoReturn, Self
 
@@ -20,8 +21,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from kdlab.core.errors import UsageError
-from kdlab.core.knowledge import Batch, Example, Fields, Input, Knowledge, Positions, positions
-from kdlab.core.reading import Reader, RowPerSample, ask
+from kdlab.core.knowledge import Attention, Batch, Example, Fields, Input, Knowledge, Positions, positions
+from kdlab.core.reading import Reader, RowPerSample, ask, valid_positions
+from kdlab.networks.attention import AttentionCatcher
 from kdlab.networks.taps import Taps, find_taps
 from kdlab.networks.trace import dry_run, first_tensor, module_of, trace
 
@@ -42,8 +44,12 @@ class Observer:
         self._network = network
         self._reader = reader
         self._taps = taps
-        self._stages = self._chosen("stages", taps.stages, fields.stages)
-        self._preactivations = self._chosen("preactivations", taps.preactivations, fields.preactivations)
+        count = len(taps.stages)
+        self._stages = self._chosen("stages", taps.stages, fields.stages, count)
+        self._preactivations = self._chosen("preactivations", taps.preactivations, fields.preactivations, count)
+        self._blocks = self._chosen("blocks", taps.blocks, fields.blocks, len(taps.blocks))
+        attentions = ("",) * taps.attentions
+        self._attention = self._chosen("attention", attentions, fields.attention, taps.attentions)
         if (fields.embedding or fields.classifier) and taps.classifier is None:
             raise self._refusal("a linear classifier")
         if fields.normalisations and not taps.offers.normalisations:
@@ -54,7 +60,7 @@ class Observer:
         self._embedding = f"{taps.classifier}:input" if fields.embedding else None
         self._final_map = taps.final_map if fields.final_map else None
         self._stem = taps.stem if fields.stem else None
-        wanted = (*self._stages, *self._preactivations, self._embedding, self._final_map, self._stem)
+        wanted = (*self._stages, *self._preactivations, self._embedding, self._final_map, self._stem, *self._blocks)
         self._modules = {tap: module_of(network, tap) for tap in wanted if tap is not None}
         self._hooks: list[RemovableHandle] = []
         self._caught: dict[str, Tensor] | None = None
@@ -79,10 +85,13 @@ class Observer:
         """
         caught: dict[str, Tensor] = {}
         self._caught = caught
+        attention = AttentionCatcher() if self._fields.attention else None
         try:
-            logits, rows = self._reader.read(ask(self._network, batch["input"]), batch)
+            with attention or nullcontext():
+                output = ask(self._network, batch["input"])
         finally:
             self._caught = None
+        logits, rows = self._reader.read(output, batch)
         if len(caught) < len(self._modules):
             self._explain(batch["input"], caught)
         return Knowledge(
@@ -93,6 +102,9 @@ class Observer:
             rows=rows,
             final_map=None if self._final_map is None else caught[self._final_map],
             stem=None if self._stem is None else caught[self._stem],
+            valid=valid_positions(batch["input"]),
+            blocks=tuple(None if tap is None else caught[tap] for tap in self._blocks),
+            attention=() if attention is None else self._attended(attention.caught),
         )
 
     def example(self, batch: Batch) -> Example:
@@ -131,20 +143,27 @@ class Observer:
             return module.register_forward_pre_hook(lambda _, *given: catch(given), with_kwargs=True)
         return module.register_forward_hook(lambda _, given, returned: catch(returned))
 
-    def _chosen(self, what: str, taps: Sequence[str | None], asked: Positions) -> tuple[str | None, ...]:
-        """Per stage, the tap to read, or None where not requested."""
-        stages = range(len(self._taps.stages))
+    def _attended(self, caught: Sequence[Attention]) -> tuple[Attention | None, ...]:
+        if len(caught) != len(self._attention):
+            raise RuntimeError(
+                f"{type(self._network).__name__} ran {len(caught)} attentions, but "
+                f"{len(self._attention)} in a dry run: where it is compiled, set trainer.compile=false"
+            )
+        return tuple(None if tap is None else seen for tap, seen in zip(self._attention, caught, strict=True))
+
+    def _chosen(self, what: str, taps: Sequence[str | None], asked: Positions, count: int) -> tuple[str | None, ...]:
+        """Of each of `count` places, the tap to read, or None where not requested."""
         if not asked:
-            return (None,) * len(stages)
+            return (None,) * count
         try:
-            places = positions(asked, len(stages))
+            places = positions(asked, count)
         except IndexError:
             raise self._refusal(f"{what} {asked}") from None
         if what == "preactivations" and asked == "all":  # only the existing ones
             places = tuple(place for place in places if taps[place] is not None)
         elif not places or any(place >= len(taps) or taps[place] is None for place in places):
             raise self._refusal(f"{what} {asked}")
-        return tuple(taps[place] if place in places else None for place in stages)
+        return tuple(taps[place] if place in places else None for place in range(count))
 
     def _refusal(self, asked: str) -> UsageError:
         def listed(taps: Sequence[str | None]) -> str:
@@ -153,7 +172,8 @@ class Observer:
         return UsageError(
             f"{asked} requested from {type(self._network).__name__}, which offers stages {listed(self._taps.stages)}; "
             f"preactivations {listed(self._taps.preactivations)}; normalisations {listed(self._taps.normalisations)}; "
-            f"final map {self._taps.final_map or 'none'}; classifier {self._taps.classifier or 'none'}: "
+            f"final map {self._taps.final_map or 'none'}; classifier {self._taps.classifier or 'none'}; "
+            f"blocks {listed(self._taps.blocks)}; attentions {self._taps.attentions or 'none'}: "
             "choose another loss, or name more in the model's taps"
         )
 

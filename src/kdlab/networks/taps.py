@@ -10,6 +10,10 @@ and the pool of an ImageNet stem, has no stage unless it is the deepest. Maps ar
 the taps of networks that work channels last, such as torchvision's Swin, and of bodies with two resolutions
 inside one module, which is then itself the step.
 
+**Blocks** of a transformer are all of them, in order; what the first one reads comes before.
+
+**Attention** is not tapped but caught where it happens: see `kdlab.networks.attention`.
+
 **Final map**: the last map before pooling whose mean over positions is the embedding. It is the last stage of
 most networks, but not where the stages are named before a last normalisation or convolution. There is none where
 the embedding is a class token, is normalised after pooling, or where no module sees the map.
@@ -57,6 +61,8 @@ class Taps:
     final_map: the map before pooling, in the same syntax, or None.
     stem: what the stages start from, or None; see `kdlab.networks.stem`.
     overwritten: the maps that an in-place operation overwrites later.
+    blocks: the input of the first transformer block, and every block; empty where there are none.
+    attentions: how many there are in one pass.
     """
 
     stages: tuple[str, ...] = ()
@@ -66,6 +72,8 @@ class Taps:
     overwritten: frozenset[str] = frozenset()
     final_map: str | None = None
     stem: str | None = None
+    blocks: tuple[str, ...] = ()
+    attentions: int = 0
 
     @property
     def offers(self) -> Fields:
@@ -78,6 +86,8 @@ class Taps:
             classifier=self.classifier is not None,
             normalisations=any(name is not None for name in self.normalisations),
             final_map=self.final_map is not None,
+            blocks="all" if self.blocks else (),
+            attention="all" if self.attentions else (),
         )
 
 
@@ -112,6 +122,7 @@ def find_taps(network: nn.Module, input: Input, declared: Mapping[str, Any] | No
     classifier = declared.get("classifier") or _classifier(seen)
     if classifier is not None and not _classifies(seen, classifier):
         raise UsageError(f"taps.classifier: {classifier} is not a Linear whose output is the logits; leave it out")
+    blocks = _blocks(seen)
     stem = declared.get("stem") or (find_stem(seen, next(iter(stages.values())), _follows) if stages else None)
     values = stages | {tap: seen.at(tap) for tap in (*before, stem) if tap is not None}
     return Taps(
@@ -122,6 +133,8 @@ def find_taps(network: nn.Module, input: Input, declared: Mapping[str, Any] | No
         overwritten=frozenset(tap for tap, value in values.items() if value.overwritten),
         final_map=_final_map(seen, classifier, stages, declared.get("final_map")),
         stem=stem,
+        blocks=(f"{blocks[0].name}:input", *(block.name for block in blocks)) if blocks else (),
+        attentions=seen.attentions,
     )
 
 
@@ -158,9 +171,10 @@ def _final_map(seen: Trace, classifier: str | None, stages: Mapping[str, Value],
 
 def _stages(seen: Trace) -> dict[str, Value]:
     """The stages of any network by their taps; a map that no tap sees is left out."""
-    blocks = _blocks(seen)
-    if blocks is not None:
-        return blocks
+    if blocks := _blocks(seen):
+        count = min(BLOCKS, len(blocks))
+        chosen = [blocks[stage * len(blocks) // count - 1] for stage in range(1, count + 1)]
+        return {call.name: call.output for call in chosen if call.output is not None}
     stages: dict[str, Value] = {}
     since = 0
     for value in stage_maps(seen):
@@ -172,11 +186,11 @@ def _stages(seen: Trace) -> dict[str, Value]:
     return stages
 
 
-def _blocks(seen: Trace) -> dict[str, Value] | None:
-    """Evenly spaced blocks of one class in one container; None where the network works on maps, not on tokens."""
+def _blocks(seen: Trace) -> list[Call]:
+    """The blocks, of one class in one container; none where the network works on maps, not on tokens."""
     tokens = [call for call in seen.last if dimensions(seen, call.output) == 3]
     if len(tokens) <= sum(dimensions(seen, call.output) == 4 for call in seen.last):
-        return None
+        return []
     groups: dict[tuple[str, type], list[Call]] = {}
     for call in tokens:
         container = call.name.rpartition(".")[0]
@@ -189,12 +203,7 @@ def _blocks(seen: Trace) -> dict[str, Value] | None:
         for blocks in repeated
         if not any(blocks[0].name.startswith(f"{outer.name}.") for others in repeated for outer in others)
     ]
-    if not outermost:
-        return None
-    blocks = max(outermost, key=lambda blocks: (len(blocks), blocks[-1].end))
-    stages = min(BLOCKS, len(blocks))
-    chosen = [blocks[stage * len(blocks) // stages - 1] for stage in range(1, stages + 1)]
-    return {call.name: call.output for call in chosen if call.output is not None}
+    return max(outermost, key=lambda blocks: (len(blocks), blocks[-1].end), default=[])
 
 
 def _preactivation(seen: Trace, stage: str, value: Value) -> str | None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kdlab.core.errors import UsageError, nearest
 from kdlab.core.knowledge import Input
 from kdlab.core.reading import ask, first_of, logits_of
+from kdlab.networks.attention import AttentionCatcher
 
 
 def first_tensor(given: object) -> Tensor | None:
@@ -100,12 +101,14 @@ class Trace:
 
     input: the first tensor that the network received.
     logits: as the network returned them, not yet by row.
+    attentions: how many there were.
     """
 
     network: nn.Module
     input: Tensor
     calls: list[Call]
     logits: Tensor
+    attentions: int = 0
 
     @cached_property
     def last(self) -> list[Call]:
@@ -177,9 +180,9 @@ def trace(network: nn.Module, input: Input) -> Trace:
         for name, module in network.named_modules():
             hooks.append(module.register_forward_pre_hook(partial(before, name), with_kwargs=True))
             hooks.append(module.register_forward_hook(after))
-        with dry_run(network, input):
+        with dry_run(network, input), AttentionCatcher() as attention:
             logits = logits_of(ask(network, input))
     finally:
         for hook in hooks:
             hook.remove()
-    return Trace(network, first_of(input), calls, logits)
+    return Trace(network, first_of(input), calls, logits, len(attention.caught))
