@@ -1,0 +1,46 @@
+"""A network of which low-rank updates train, and the classifier.
+
+Hu et al. LoRA: Low-Rank Adaptation of Large Language Models. ICLR 2022:
+
+    h = W x + (α / r) B A x, with W as it was, A [r, d] random and B [k, r] zero at first
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from kdlab.core.errors import UsageError
+from kdlab.models.extra import extra
+
+
+def lora(
+    *, base: nn.Module, rank: int, alpha: float, dropout: float, layers: Sequence[str] | None, trained: Sequence[str]
+) -> nn.Module:
+    """The network itself, its weights frozen, with updates of low rank beside some of its layers.
+
+    Args:
+        base: any network, such as one of `kdlab.models.pretrained`.
+        rank: r.
+        alpha: α, which scales the updates by α / r.
+        dropout: of x, before A.
+        layers: the last parts of the names of the layers that get updates; None: those that peft knows of its
+            architecture.
+        trained: names of modules that train whole; those that the network does not have are passed over.
+
+    Raises:
+        UsageError: where it has no such layers.
+    """
+    peft = extra("peft")
+    settings = peft.LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=None if layers is None else list(layers)
+    )
+    try:
+        network: nn.Module = peft.inject_adapter_in_model(settings, base)
+    except ValueError as error:
+        raise UsageError(f"layers={layers}: peft finds no such layers in {type(base).__name__}: {error}") from error
+    for name, module in network.named_modules():
+        if name in trained:
+            module.requires_grad_(True)
+    return network
