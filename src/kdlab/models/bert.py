@@ -13,7 +13,15 @@ from kdlab.models.layers import scaled
 
 
 def bert(
-    *, classes: int, vocabulary: int, length: int, width: float, layers: int, hidden: int, heads: int, dropout: float
+    *,
+    classes: int,
+    vocabulary: int,
+    length: int,
+    width: float,
+    layers: int,
+    hidden: int,
+    attention_heads: int,
+    dropout: float,
 ) -> nn.Module:
     """A BertForSequenceClassification with random weights: input_ids and attention_mask [B, L] to logits [B, classes].
 
@@ -24,11 +32,11 @@ def bert(
         width: multiplies `hidden`; the number of heads stays.
         layers: number of blocks.
         hidden: size of a token's representation, before `width`; the inner size of a block is four times that.
-        heads: of each attention.
+        attention_heads: of each attention.
         dropout: of representations, attention and the classifier's input.
     """
     transformers = extra("transformers")
-    size = scaled(hidden, width, heads)
+    size = scaled(hidden, width, attention_heads)
     config = transformers.BertConfig(
         vocab_size=vocabulary,
         max_position_embeddings=length,
@@ -36,7 +44,7 @@ def bert(
         num_hidden_layers=layers,
         hidden_size=size,
         intermediate_size=4 * size,
-        num_attention_heads=heads,
+        num_attention_heads=attention_heads,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
         pad_token_id=None,  # padding is what the mask says; a token id that never trains would be one word less

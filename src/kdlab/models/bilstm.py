@@ -25,9 +25,7 @@ class BiLSTM(nn.Module):
         top: size of the layer before the classifier.
     """
 
-    def __init__(
-        self, *, classes: int, vocabulary: int, width: float, embedding: int, hidden: int, top: int
-    ) -> None:
+    def __init__(self, *, classes: int, vocabulary: int, width: float, embedding: int, hidden: int, top: int) -> None:
         super().__init__()
         embedding, hidden, top = (scaled(size, width) for size in (embedding, hidden, top))
         self.embedding = nn.Embedding(vocabulary, embedding)

@@ -5,6 +5,8 @@ Radford et al. Language Models are Unsupervised Multitask Learners. 2019.
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import nn
 
 from kdlab.models.extra import extra
@@ -12,9 +14,10 @@ from kdlab.models.layers import scaled
 
 
 def gpt(
-    *, vocabulary: int, length: int, width: float, layers: int, hidden: int, heads: int, dropout: float
+    *, vocabulary: int, length: int, width: float, layers: int, hidden: int, attention_heads: int, dropout: float
 ) -> nn.Module:
-    """A GPT2LMHeadModel with random weights: input_ids [B, L], and a mask where some are padding, to [B, L, vocabulary].
+    """A GPT2LMHeadModel with random weights: input_ids [B, L], and a mask where some are padding, to
+    [B, L, vocabulary].
 
     Its output layer is its embedding. It keeps no keys and values, unless it generates.
 
@@ -24,7 +27,7 @@ def gpt(
         width: multiplies `hidden`; the number of heads stays.
         layers: number of blocks.
         hidden: size of a token's representation, before `width`; the inner size of a block is four times that.
-        heads: of each attention.
+        attention_heads: of each attention.
         dropout: of embeddings, attention and the ends of the residual branches.
     """
     transformers = extra("transformers")
@@ -32,8 +35,8 @@ def gpt(
         vocab_size=vocabulary,
         n_positions=length,
         n_layer=layers,
-        n_embd=scaled(hidden, width, heads),
-        n_head=heads,
+        n_embd=scaled(hidden, width, attention_heads),
+        n_head=attention_heads,
         resid_pdrop=dropout,
         embd_pdrop=dropout,
         attn_pdrop=dropout,
@@ -42,6 +45,6 @@ def gpt(
         use_cache=False,
         attn_implementation="sdpa",
     )
-    network: nn.Module = transformers.GPT2LMHeadModel(config)
+    network = transformers.GPT2LMHeadModel(config)
     network.generation_config.use_cache = True
-    return network
+    return cast("nn.Module", network)

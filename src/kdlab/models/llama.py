@@ -6,6 +6,8 @@ Llama 3.2's small models.
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import nn
 
 from kdlab.core.errors import UsageError
@@ -20,11 +22,12 @@ def llama(
     width: float,
     layers: int,
     hidden: int,
-    heads: int,
+    attention_heads: int,
     key_heads: int,
     dropout: float,
 ) -> nn.Module:
-    """A LlamaForCausalLM with random weights: input_ids [B, L], and a mask where some are padding, to [B, L, vocabulary].
+    """A LlamaForCausalLM with random weights: input_ids [B, L], and a mask where some are padding, to
+    [B, L, vocabulary].
 
     It keeps no keys and values, unless it generates.
 
@@ -34,21 +37,21 @@ def llama(
         width: multiplies `hidden`; the number of heads stays.
         layers: number of blocks.
         hidden: size of a token's representation, before `width`; the inner size of a block is 8/3 of that.
-        heads: of the queries.
-        key_heads: of the keys and values, each shared by heads / key_heads of the queries.
+        attention_heads: of the queries.
+        key_heads: of the keys and values, each shared by attention_heads / key_heads of the queries.
         dropout: of the attention.
     """
-    if heads % key_heads:
-        raise UsageError(f"key_heads={key_heads}: expected a divisor of heads={heads}")
+    if attention_heads % key_heads:
+        raise UsageError(f"key_heads={key_heads}: expected a divisor of attention_heads={attention_heads}")
     transformers = extra("transformers")
-    size = scaled(hidden, width, 2 * heads)  # rotary positions turn pairs
+    size = scaled(hidden, width, 2 * attention_heads)  # rotary positions turn pairs
     config = transformers.LlamaConfig(
         vocab_size=vocabulary,
         max_position_embeddings=length,
         num_hidden_layers=layers,
         hidden_size=size,
         intermediate_size=-(-size // 3) * 8,
-        num_attention_heads=heads,
+        num_attention_heads=attention_heads,
         num_key_value_heads=key_heads,
         attention_dropout=dropout,
         tie_word_embeddings=True,
@@ -57,6 +60,6 @@ def llama(
         use_cache=False,
         attn_implementation="sdpa",
     )
-    network: nn.Module = transformers.LlamaForCausalLM(config)
+    network = transformers.LlamaForCausalLM(config)
     network.generation_config.use_cache = True
-    return network
+    return cast("nn.Module", network)

@@ -7,6 +7,7 @@ Hu et al. LoRA: Low-Rank Adaptation of Large Language Models. ICLR 2022:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from torch import nn
@@ -16,16 +17,16 @@ from kdlab.models.extra import extra
 
 
 def lora(
-    *, base: nn.Module, rank: int, alpha: float, dropout: float, layers: Sequence[str] | None, trained: Sequence[str]
+    *, base: nn.Module, rank: int, scale: float, dropout: float, targets: Sequence[str] | None, trained: Sequence[str]
 ) -> nn.Module:
     """The network itself, its weights frozen, with updates of low rank beside some of its layers.
 
     Args:
         base: any network, such as one of `kdlab.models.pretrained`.
         rank: r.
-        alpha: α, which scales the updates by α / r.
+        scale: α / r.
         dropout: of x, before A.
-        layers: the last parts of the names of the layers that get updates; None: those that peft knows of its
+        targets: the last parts of the names of the layers that get updates; None: those that peft knows of its
             architecture.
         trained: names of modules that train whole; those that the network does not have are passed over.
 
@@ -34,12 +35,14 @@ def lora(
     """
     peft = extra("peft")
     settings = peft.LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=None if layers is None else list(layers)
+        r=rank, lora_alpha=scale * rank, lora_dropout=dropout, target_modules=None if targets is None else list(targets)
     )
     try:
-        network: nn.Module = peft.inject_adapter_in_model(settings, base)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "fan_in_fan_out")  # which peft then sets as GPT-2's layers want it
+            network: nn.Module = peft.inject_adapter_in_model(settings, base)
     except ValueError as error:
-        raise UsageError(f"layers={layers}: peft finds no such layers in {type(base).__name__}: {error}") from error
+        raise UsageError(f"targets={targets}: peft finds no such layers in {type(base).__name__}: {error}") from error
     for name, module in network.named_modules():
         if name in trained:
             module.requires_grad_(True)

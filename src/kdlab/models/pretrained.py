@@ -10,13 +10,15 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from kdlab.core.errors import UsageError
 from kdlab.models.extra import extra
+
+_FOLDER = "the path of a folder with config.json and model.safetensors"
 
 _HEADS = ("classifier", "score", "pooler")
 """What a sequence classifier of transformers adds to its body."""
@@ -47,11 +49,11 @@ def classifier(
     settings = _settings(path, config)
     kind, made = _kind(settings, path, "SEQUENCE_CLASSIFICATION", "sequence classifier")
     if not new_classifier:
-        _refuse_other(settings, kind, path, "a sequence classifier; for a new classifier on it type new_classifier=true")
+        _refuse_other(settings, kind, path, "a sequence classifier; for a new one on it set new_classifier=true")
         if made.num_labels != classes:
             raise UsageError(
-                f"path={path} has {made.num_labels} classes, but the data has {classes}; for a new classifier on it "
-                "type new_classifier=true"
+                f"path={path} has {made.num_labels} classes, but the data has {classes}; for a new "
+                "classifier on it set new_classifier=true"
             )
     if made.num_labels != classes:
         made.num_labels = classes
@@ -76,14 +78,16 @@ def causal(*, path: str | None, vocabulary: int, length: int, config: str | None
     kind, made = _kind(settings, path, "CAUSAL_LM", "causal language model")
     _refuse_other(settings, kind, path, "a causal language model; expected the folder of one")
     _refuse_unfit(made, path, vocabulary, length)
-    network = _network(kind, made, None if config else path)
+    network: Any = _network(kind, made, None if config else path)
     network.generation_config.use_cache = True
-    return network
+    return cast("nn.Module", network)
 
 
 def portable(network: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a network with those of its folders written into it, so that it can be rebuilt without them."""
-    found = {key: portable(value) if isinstance(value, Mapping) else value for key, value in network.items()}
+    found: dict[str, Any] = {
+        key: portable(value) if isinstance(value, Mapping) else value for key, value in network.items()
+    }
     if str(found.get("_target_")).rpartition(".")[0] == __name__ and not found.get("config"):
         found["config"] = json.dumps(_settings(found["path"], None))
     return found
@@ -98,9 +102,9 @@ def _settings(path: str | None, config: str | None) -> dict[str, Any]:
     folder = Path(path or "")
     if config is None:
         if path is None:
-            raise UsageError("path is not set; type path=DIR, a folder with config.json and model.safetensors")
+            raise UsageError(f"path is not set; expected {_FOLDER}")
         if not folder.is_dir():
-            raise UsageError(f"path={path}: there is no such folder; expected one with config.json and model.safetensors")
+            raise UsageError(f"path={path}: there is no such folder; expected {_FOLDER}")
         if not (folder / "config.json").is_file():
             raise UsageError(f"path={path}: has no config.json; save the model there with save_pretrained")
         if not any(folder.glob("*.safetensors")):
@@ -147,8 +151,8 @@ def _refuse_other(settings: Mapping[str, Any], kind: type, path: str | None, wor
 def _refuse_unfit(config: Any, path: str | None, vocabulary: int, length: int) -> None:
     if config.vocab_size != vocabulary:
         raise UsageError(
-            f"path={path} knows {config.vocab_size} tokens, but the data has data.vocabulary={vocabulary}; expected the "
-            "same vocabulary"
+            f"path={path} knows {config.vocab_size} tokens, but the data has {vocabulary}; expected a folder and data "
+            "of one tokenizer"
         )
     most = getattr(config, "max_position_embeddings", None)
     if most is not None and most < length:

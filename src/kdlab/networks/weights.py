@@ -32,8 +32,7 @@ def save_weights(weights: Mapping[str, Tensor], file: Path, metadata: dict[str, 
 
 
 def packed(weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """What `save_weights` writes: the further names of a tensor are in the metadata, as safetensors' save_model has it.
-    """
+    """The bytes that `save_weights` writes; a tensor's further names are metadata, as in safetensors' `save_model`."""
     others = _tied(weights)
     kept = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items() if name not in others}
     return save(kept, {**(metadata or {}), **others} or None)
