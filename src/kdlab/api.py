@@ -14,7 +14,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -30,6 +29,7 @@ from kdlab.modes.mode import Cast
 from kdlab.modes.offline import Offline
 from kdlab.networks.observer import ROW_PER_SAMPLE, find_taps
 from kdlab.networks.teacher import Observed, Teacher
+from kdlab.networks.weights import load_weights
 from kdlab.run.evaluation import TEACHER, Predict, judge, prediction_of
 from kdlab.run.preflight import check_steps, check_trains
 from kdlab.run.smallest_share import try_steps
@@ -213,7 +213,7 @@ def _validated(
 ) -> dict[str, Any]:
     finest = deepcopy(student)
     if (file := best.file("student")).is_file():
-        finest.load_state_dict(load_file(file))
+        finest.load_state_dict(load_weights(file))
     ours = {"last": student, "best": finest}
     networks = {name: _judged(deepcopy(network), task) for name, network in ours.items()}
     found = judge(task, networks, batches, _judged(teacher, task))

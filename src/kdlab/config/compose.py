@@ -25,6 +25,7 @@ from kdlab.core.errors import UsageError
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
+    from omegaconf.errors import InterpolationKeyError
 
 Plain = dict[str, Any]
 
@@ -65,13 +66,14 @@ def compose(
     """
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
     OmegaConf.register_new_resolver("complement", lambda value: round(1 - value, 12), replace=True)
     OmegaConf.register_new_resolver("eighth", lambda value: value // 8, replace=True)
     for folder in folders:
         _refuse_folder(folder)
     known = groups(folders)
+    names: Plain = {}
     try:
         given = read(overrides, known)
         config, names = _composed(given, folders, known, root)
@@ -79,6 +81,8 @@ def compose(
         resolved = _plain(OmegaConf.create(config), resolve=True)
     except HydraException as error:
         raise UsageError(" ".join(str(error).split()).split(" See https:")[0]) from error
+    except InterpolationKeyError as error:
+        raise UsageError(_unresolved(error, names, (*folders, conf_folder()))) from error
     except OmegaConfBaseException as error:
         raise UsageError(str(error).splitlines()[0]) from error
     typed: Any = next((o.value() for _, o in reversed(given) if o.key_or_group == "allow"), [])
@@ -155,6 +159,21 @@ def _composed(
     return config, names
 
 
+def _unresolved(error: InterpolationKeyError, names: Plain, folders: Sequence[Path]) -> str:
+    """What to type where a key reads one that is not there: a network for text, and data that are pictures."""
+    line, reads = str(error).splitlines()[0], str(error.full_key)
+    missing = line.split("'")[1]
+    group, _, key = missing.partition(".")
+    if group != "data" or not names:
+        return f"{reads}: {line}"
+    where = reads.rpartition(".")[0]
+    option = {"model": f"model={names['model']}", "teacher.model": f"teacher={names['teacher']}"}.get(where, where)
+    files = {file.stem: file for folder in folders for file in folder.glob("data/*.yaml")}
+    fitting = [f"data={name}" for name, file in sorted(files.items()) if key in (read_yaml(file) or {})]
+    others = " or ".join([*fitting, "another model"])
+    return f"{option} needs {missing}, which data={names['data']} does not have; type {others}"
+
+
 def _hydra(root: str, options: Sequence[str], folders: Sequence[Path]) -> DictConfig:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -172,7 +191,8 @@ def _set(base: DictConfig, override: Override, shape: Plain) -> None:
     if not override.is_add():
         check_known(key, shape)
     check_value(key, value, lookup(shape, key))
-    OmegaConf.update(base, key, value, force_add=override.is_add())
+    whole = isinstance(value, Mapping) and "_target_" in value  # it names its class, so no key of another one stays
+    OmegaConf.update(base, key, value, merge=not whole, force_add=override.is_add())
 
 
 def _refuse_folder(folder: Path) -> None:

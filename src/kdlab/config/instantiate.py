@@ -183,8 +183,10 @@ def _find(path: str, key: str) -> object:
                 raise UsageError(f"{key}._target_={path}: {module} has no {part}{nearest(part, known)}")
             found = getattr(found, part)
         return found
-    extra = "pip install 'kdlab[vision]'" if parts[0] in ("torchvision", "timm") else f"pip install {parts[0]}"
-    raise UsageError(f"{key}._target_={path}: {parts[0]} is not installed; {extra}")
+    extras = {"torchvision": "'kdlab[vision]'", "timm": "'kdlab[vision]'", "transformers": "'kdlab[text]'"}
+    raise UsageError(
+        f"{key}._target_={path}: {parts[0]} is not installed; pip install {extras.get(parts[0], parts[0])}"
+    )
 
 
 def _nested(value: Any, kind: type, key: str, allow: Sequence[str]) -> Any:

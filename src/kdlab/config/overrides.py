@@ -41,6 +41,9 @@ _TEACHER = r"teacher(?:\.teacher|\.members\.\w+)*"
 _WITHIN = re.compile(rf"({_TEACHER})\.(model|optimizer|scheduler|mode|loss|teacher)")
 """The groups of a teacher that are chosen by an option."""
 
+_BASE = re.compile(rf"(?:{_TEACHER}\.)?model\.base")
+"""The network within one, which is chosen by an option."""
+
 
 def read(overrides: Sequence[str], known: Known) -> list[tuple[Mark, Override]]:
     """The overrides, in Hydra's syntax and parsed.
@@ -169,6 +172,8 @@ def _spelled(override: str, known: Known) -> list[Spelled]:
         return [(Mark.AS_WRITTEN, f"+model@mode.peers.peer{place}={name}") for place, name in places]
     if key == "experiment":
         return [] if value == "null" else [(Mark.AS_WRITTEN, text) for text in _overlay(value, known)]
+    if _BASE.fullmatch(key) and value in known["model"]:
+        return [(Mark.AS_WRITTEN, f"model@{key}={value}")]
     within = _WITHIN.fullmatch(key)
     if not equals or value.startswith("{") or value == "null" or not (key == "teacher" or within):
         return [(Mark.AS_WRITTEN, override)]

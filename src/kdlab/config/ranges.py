@@ -76,17 +76,18 @@ AUGMENT: Mapping[str, Rule] = {
 
 RULES: Mapping[str, Rule] = {
     **AUGMENT,
-    **dict.fromkeys(("temperature", "width", "gamma", "span", "lr", "gradient_clip"), _POSITIVE),
+    **dict.fromkeys(("temperature", "width", "gamma", "span", "lr", "gradient_clip", "scale"), _POSITIVE),
     **dict.fromkeys(("weight", "task_weight", "weight_decay", "ramp"), _NOT_NEGATIVE),
     **dict.fromkeys(("alpha", "pct_start"), _UNIT),
-    **dict.fromkeys(("momentum", "decay"), _BELOW_ONE),
+    **dict.fromkeys(("momentum", "decay", "dropout"), _BELOW_ONE),
     **dict.fromkeys(("max_epochs", "epochs", "seed", "split_seed", "workers"), _WHOLE),
     **dict.fromkeys(
         ("batch_size", "accumulate", "classes", "channels", "num_nodes", "log_every_n_steps", "depth", "subset",
          "checkpoint_every_n_steps", "max_steps", "generations", "branches", "cycles", "size",
-         "last"), _COUNT),
-    **dict.fromkeys(("name", "group", "entity", "checkpoint"), _WORD),
-    **dict.fromkeys(("allow", "tags"), _WORDS),
+         "last", "vocabulary", "length", "layers", "hidden", "attention_heads", "key_heads", "embedding", "top",
+         "rank"), _COUNT),
+    **dict.fromkeys(("name", "group", "entity", "checkpoint", "path"), _WORD),
+    **dict.fromkeys(("allow", "tags", "targets", "trained"), _WORDS),
     **dict.fromkeys(("T_max", "T_0", "total_steps"), _LENGTH),
     "max_lr": (lambda value: value == "lr" or value > 0, "a number above 0, or lr, the optimizer's own"),
     "devices": (lambda value: value == "auto" or (isinstance(value, int) and value >= 1), "auto or 1 or more"),
@@ -104,7 +105,7 @@ RULES: Mapping[str, Rule] = {
 
 LIMITS: Mapping[str, int] = {
     **dict.fromkeys(("max_epochs", "epochs"), 100_000), "generations": 30, "width": 1000, "depth": 10_000,
-    "size": 10_000, "workers": 1000, **dict.fromkeys(("seed", "split_seed"), 2**63 - 1),
+    "size": 10_000, "workers": 1000, "layers": 1000, **dict.fromkeys(("seed", "split_seed"), 2**63 - 1),
 }  # fmt: skip
 """The most that keys may be: beyond, a run would not end, or not fit into memory or the integers of other libraries."""
 

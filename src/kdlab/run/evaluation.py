@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
@@ -20,7 +19,7 @@ from kdlab.core.knowledge import Batch
 from kdlab.core.reading import ask
 from kdlab.data.data import Data
 from kdlab.networks.cost import costs
-from kdlab.networks.weights import StateDict
+from kdlab.networks.weights import StateDict, cloned, load_weights, packed
 from kdlab.run.builder import example_batch
 from kdlab.tasks.task import Task
 from kdlab.training.callbacks import KeepBest
@@ -67,7 +66,7 @@ def measure(
     judged: dict[tuple[str, str], nn.Module] = {(name, ""): network.to(device) for name, network in beside.items()}
     for name, student in students.items():
         student.to(device).float()
-        weights = {"last": {key: value.detach().clone() for key, value in student.state_dict().items()}}
+        weights = {"last": cloned(student.state_dict())}
         if keep is not None and keep.file(name).is_file():
             weights["best"] = _best(keep.file(name))
         measured.weights[name] = weights
@@ -97,9 +96,7 @@ def measure(
             "validation": None
             if seen is None
             else {"metric": parts.task.primary, "best": seen.best, "best_epoch": seen.epoch, "last": seen.last},
-            "bytes": len(
-                save({key: value.cpu().contiguous() for key, value in measured.weights[name]["last"].items()})
-            ),
+            "bytes": len(packed(measured.weights[name]["last"])),
             "network": parts.networks[name],
             **spent["student", name],
         }
@@ -175,6 +172,6 @@ def _copied(student: nn.Module, state: StateDict) -> nn.Module:
 
 def _best(file: Path) -> StateDict:
     try:
-        return load_file(file)
+        return load_weights(file)
     except (OSError, SafetensorError) as error:
         raise UsageError(f"{file} is damaged; delete {file.parent / 'checkpoints'} to train from the start") from error

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from safetensors.torch import load_file
 from torch import nn
 
 from kdlab.config.schema import Component
@@ -14,7 +13,7 @@ from kdlab.config.yaml_file import read_yaml
 from kdlab.core.errors import UsageError
 from kdlab.core.files import write_text
 from kdlab.data.data import Data
-from kdlab.networks.weights import hash_file
+from kdlab.networks.weights import hash_file, load_weights
 from kdlab.run.builder import make_network
 
 
@@ -45,5 +44,5 @@ def load_student(folder: Path | str, allow: Sequence[str] = ()) -> nn.Module:
     network = make_network(described["network"], allow=allow)
     if hash_file(folder / "student.safetensors") != described["weights_sha256"]:
         raise UsageError(f"{folder / 'student.safetensors'} is damaged: its weights are not those of student.yaml")
-    network.load_state_dict(load_file(folder / "student.safetensors"))
+    network.load_state_dict(load_weights(folder / "student.safetensors"))
     return network.eval()

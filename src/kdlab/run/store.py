@@ -23,13 +23,12 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
 from kdlab.config.yaml_file import parse_yaml
 from kdlab.core.errors import UsageError
 from kdlab.core.files import flush
 from kdlab.core.paths import home
-from kdlab.networks.weights import StateDict, hash_file, save_weights
+from kdlab.networks.weights import StateDict, hash_file, load_weights, save_weights
 from kdlab.run.recipe import key_of
 
 PATIENCE = 0.5
@@ -74,7 +73,7 @@ class Entry:
         file = self.folder / "weights.safetensors"
         if not file.is_file() or hash_file(file) != self.result["weights_sha256"]:
             raise UsageError(f"{self.folder} was damaged just now; the same command trains it again")
-        return load_file(file)
+        return load_weights(file)
 
 
 class Store:

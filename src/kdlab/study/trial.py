@@ -19,14 +19,13 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import WandbLogger
-from safetensors.torch import save
 
 from kdlab.config.schema import RunConfig
 from kdlab.core.errors import UsageError, nearest
 from kdlab.data.data import Data
 from kdlab.data.dataset import load
 from kdlab.networks import cost
-from kdlab.networks.weights import StateDict
+from kdlab.networks.weights import StateDict, packed
 from kdlab.run.builder import example_batch
 from kdlab.run.derive import drop_unused
 from kdlab.run.execute import Resources, run
@@ -171,7 +170,7 @@ class Report(pl.Callback):
         self._known = {
             "student.parameters": cost.parameters(student),
             "student.multiply_accumulates": cost.multiply_accumulates(student, one),
-            "student.bytes": len(save({name: value.clone() for name, value in student.state_dict().items()})),
+            "student.bytes": len(packed(student.state_dict())),
         }
         if "student.latency_ms" in self.plan.metrics:
             self._known["student.latency_ms"] = cost.latencies_ms({"student": (student, one)})["student"]
