@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 from kdlab import Head, Mode, Lesson, Edge
-from kdlab.data.table import Source, Table
+from kdlab.data.pictures import PictureSource
+from kdlab.data.table import Table
 
 
-class Stripes(Source):
+class Stripes(PictureSource):
     """Pictures of stripes, upright or lying: two classes that any network tells apart."""
 
     def __init__(self, count, size=8, channels=1):

@@ -106,7 +106,7 @@ def train(config: RunConfig, resume: Path | None = None, notes: Sequence[str] = 
     from kdlab.data.dataset import load
 
     data = load(config.data.plain(), config.allow)
-    check_samples(config, data.labels)
+    check_samples(config, data)
     for note in notes:
         print(f"kdlab: {note}", file=sys.stderr)
     from kdlab.run.execute import run

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kdlab.core.paths import home
-from kdlab.data.source import Folder, with_unlabelled
+from kdlab.data.source import Folder
 
 Change = Callable[[Path], None]
 
@@ -151,11 +151,11 @@ def test_unlabelled_pictures_that_were_changed_are_decoded_again(
     path = folder(cat=6, dog=6)
     labelled = source(path)
     (first,) = (home() / "data").iterdir()
-    before = with_unlabelled(labelled, str(path / "cat"))
+    before = labelled.with_unlabelled(str(path / "cat"), {})
     (file,) = {*(home() / "data").iterdir()} - {first}
     flipped("train.images", 1)(file)
-    after = with_unlabelled(labelled, str(path / "cat"))
-    assert torch.equal(torch.as_tensor(after.train.images), torch.as_tensor(before.train.images))
+    after = labelled.with_unlabelled(str(path / "cat"), {})
+    assert torch.equal(torch.as_tensor(after.train.inputs), torch.as_tensor(before.train.inputs))
     assert "decoding the pictures again" in capsys.readouterr().err
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from kdlab.data import check as module
 from kdlab.data.check import DataError, check, pictures
-from kdlab.data.source import Folder, with_unlabelled
+from kdlab.data.source import Folder
 
 pytestmark = pytest.mark.timeout(30)
 Change = Callable[[Path], object]
@@ -65,7 +65,7 @@ def test_what_is_called_a_picture_but_is_no_file_is_refused(what: str, pets: Pat
     NO_FILES[what](pets / "cat" / "0000.png")
     said = f"data: {pets}/cat/0000.png is not a file but a pipe, a device or a broken link; remove it"
     assert refusal(lambda: Folder(str(pets), 8, 3)) == said
-    assert refusal(lambda: with_unlabelled(Folder(str(pets), 8, 3), str(pets / "cat"))) == said
+    assert refusal(lambda: Folder(str(pets), 8, 3).with_unlabelled(str(pets / "cat"), {})) == said
 
 
 def circle(path: Path) -> None:
@@ -207,7 +207,7 @@ def first(pets: Path, image: Image.Image, name: str, **given: object) -> list[in
     image.save(pets / "cat" / name, **given)
     Image.new("RGB", (8, 8)).save(pets / "cat" / "z.png")
     data = Folder(str(pets), 8, 3)
-    images = {tuple(row) for part in (data.train, data.test) if part for row in part.images[:, :, 4, 4].tolist()}
+    images = {tuple(row) for part in (data.train, data.test) if part for row in part.inputs[:, :, 4, 4].tolist()}
     found = [row for row in images if row == (200, 100, 50) or row == (77, 77, 77)]
     return list(found[0]) if found else []
 

@@ -70,7 +70,7 @@ def test_a_copy_is_read_without_a_network(copy: Callable[..., Path]) -> None:
     assert data.test is not None
     assert [part.labels.tolist() for part in (data.train, data.validation, data.test)] == [[2, 0, 1, 1], [0, 1], [2]]
     expected = np.stack([np.asarray(image) for image in pictures(4)])
-    assert np.array_equal(data.train.images.permute(0, 2, 3, 1).numpy(), expected)
+    assert np.array_equal(data.train.inputs.permute(0, 2, 3, 1).numpy(), expected)
 
 
 def test_the_second_run_reads_no_table(copy: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_the_second_run_reads_no_table(copy: Callable[..., Path], monkeypatch: p
     first = hub(path)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: pytest.fail("the table was read"))
     second = hub(path)
-    assert torch.equal(second.train.images, first.train.images)
+    assert torch.equal(second.train.inputs, first.train.inputs)
     assert second.fingerprint == first.fingerprint
 
 
@@ -86,9 +86,9 @@ def test_a_set_too_big_to_hold_stays_in_the_table(copy: Callable[..., Path], mon
     path = copy(train=[0, 1, 2], test=[0])
     monkeypatch.setattr(module, "LIMIT", 100)
     data = hub(path)
-    assert not isinstance(data.train.images, Tensor)
+    assert not isinstance(data.train.inputs, Tensor)
     expected = np.stack([np.asarray(image) for image in pictures(3)])
-    pixels = torch.stack([data.train.images[row] for row in range(3)])
+    pixels = torch.stack([data.train.inputs[row] for row in range(3)])
     assert np.array_equal(pixels.permute(0, 2, 3, 1).numpy(), expected)
 
 

@@ -29,7 +29,7 @@ PLAIN = Augment((0.5,), (0.25,), 4)
 
 def resident(table: Table, batch_size: int = 10, **options: Any) -> Resident:
     return Resident(
-        table, batch_size, options.pop("augment", AUGMENT), options.pop("seed", 0), **{"train": True, **options}
+        table, batch_size, options.pop("transform", AUGMENT), options.pop("seed", 0), **{"train": True, **options}
     )
 
 
@@ -49,11 +49,11 @@ def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
 
 
 def test_a_batch_has_normalised_pictures_their_labels_places_and_views(table: Table) -> None:
-    loader = resident(table, augment=PLAIN)
+    loader = resident(table, transform=PLAIN)
     for epoch in range(2):
         for batch in loader:
             index = batch["index"]
-            assert torch.allclose(batch["input"], (table.images[index] / 255 - 0.5) / 0.25, atol=1e-5)
+            assert torch.allclose(batch["input"], (table.inputs[index] / 255 - 0.5) / 0.25, atol=1e-5)
             assert torch.equal(batch["target"], table.labels[index])
             assert batch["view"].tolist() == [epoch] * len(index)
             assert set(batch) == {"input", "target", "index", "view"}
@@ -185,7 +185,7 @@ def test_evaluation_sees_every_sample_once_and_in_order(table: Table, batch_size
 
 
 def test_evaluation_that_is_broken_off_starts_again_from_the_start(table: Table) -> None:
-    loader = resident(table, train=False, augment=PLAIN)
+    loader = resident(table, train=False, transform=PLAIN)
     for _ in range(2):
         assert next(iter(loader))["index"].tolist() == list(range(10))
     assert loader.drawn == 0
@@ -208,18 +208,18 @@ def test_further_views_are_independent_draws_of_the_same_samples(table: Table) -
         assert view["view"].tolist() == [2 * 3 + k] * 10
         assert not torch.equal(view["input"], batch["input"]) or k == 0
     index, number = batch["index"], batch["views"]["again"]["view"]
-    expected, _ = AUGMENT(table.images[index], table.labels[index], AUGMENT.draw(0, index, number))
+    expected, _ = AUGMENT(table.inputs[index], table.labels[index], AUGMENT.draw(0, index, number))
     assert torch.equal(batch["views"]["again"]["input"], expected)
 
 
 def test_unlabelled_samples_keep_minus_one(table: Table) -> None:
     labels = torch.where(torch.arange(103) % 2 == 0, table.labels, -1)
-    for batch in resident(Table(table.images, labels)):
+    for batch in resident(Table(table.inputs, labels)):
         assert torch.equal(batch["target"] == -1, batch["index"] % 2 == 1)
 
 
 def test_mixed_targets_are_shares_of_classes(table: Table) -> None:
-    batch = next(iter(resident(table, augment=Augment((0.5,), (0.25,), 4, mixup=0.5))))
+    batch = next(iter(resident(table, transform=Augment((0.5,), (0.25,), 4, mixup=0.5))))
     assert batch["target"].shape == (10, 4)
     assert torch.allclose(batch["target"].sum(1), torch.ones(10))
 
@@ -227,7 +227,7 @@ def test_mixed_targets_are_shares_of_classes(table: Table) -> None:
 def encoded(table: Table, folder: Path) -> Table:
     from PIL import Image
 
-    for row, image in enumerate(table.images):
+    for row, image in enumerate(table.inputs):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{row:03}.png")
     return Table(Files([str(file) for file in sorted(folder.iterdir())], 6, 3), table.labels, (3, 6, 6))
 

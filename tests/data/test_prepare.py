@@ -13,9 +13,10 @@ import yaml
 from kdlab.config.ranges import AUGMENT
 from kdlab.data import source as sources
 from kdlab.data.check import SETTINGS, DataError, check, source_arguments
-from kdlab.data.dataset import Data, prepare
+from kdlab.data.dataset import TableData, prepare
+from kdlab.data.pictures import PictureSource
 from kdlab.data.source import Digits
-from kdlab.data.table import Source, Table
+from kdlab.data.table import Table
 from support.composed import compose
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
@@ -28,11 +29,11 @@ def conf(name: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def digits() -> Source:
+def digits() -> PictureSource:
     return Digits()
 
 
-def changed(digits: Source, **settings: Any) -> Data:
+def changed(digits: PictureSource, **settings: Any) -> TableData:
     return prepare(digits, conf("digits") | settings)
 
 
@@ -58,29 +59,29 @@ def test_pictures_of_any_size_are_cropped_by_an_eighth_of_it() -> None:
     assert own["data"]["augment"]["crop"] == 3
 
 
-def test_digits_are_a_thousand_to_train_on_and_the_rest_held_out(digits: Source) -> None:
+def test_digits_are_a_thousand_to_train_on_and_the_rest_held_out(digits: PictureSource) -> None:
     data = changed(digits)
     parts = data.parts
     assert (len(parts.train), len(parts.validation), len(parts.test)) == (1000, 400, 397)
     assert parts.validation.labels.bincount().min() >= 39
     assert torch.equal(data.labels, parts.train.labels)
-    assert (len(data.classes), data.channels, data.size) == (10, 1, 8)
+    assert (len(data.classes), data.source.channels, data.source.size) == (10, 1, 8)
 
 
-def test_the_digits_config_states_the_mean_and_deviation_of_its_training_part(digits: Source) -> None:
-    pixels = changed(digits).parts.train.images / 255
+def test_the_digits_config_states_the_mean_and_deviation_of_its_training_part(digits: PictureSource) -> None:
+    pixels = changed(digits).parts.train.inputs / 255
     config = conf("digits")
     assert [round(float(pixels.mean()), 4)] == config["mean"]
     assert [round(float(pixels.std()), 4)] == config["std"]
 
 
-def test_training_batches_are_normalised(digits: Source) -> None:
+def test_training_batches_are_normalised(digits: PictureSource) -> None:
     inputs = torch.cat([batch["input"] for batch in changed(digits).train_loader(100, seed=0)])
     assert abs(float(inputs.mean())) < 1e-3
     assert abs(float(inputs.std()) - 1) < 1e-3
 
 
-def test_training_is_augmented_and_evaluation_is_not(digits: Source) -> None:
+def test_training_is_augmented_and_evaluation_is_not(digits: PictureSource) -> None:
     augment = {"crop": 1, "rotation": 20.0, "label_smoothing": 0.1}
     plain, rich = changed(digits), changed(digits, augment=augment)
     for part in ("train", "validation", "test"):
@@ -93,9 +94,9 @@ def test_training_is_augmented_and_evaluation_is_not(digits: Source) -> None:
     assert theirs["target"].shape == (50, 10)
 
 
-def test_views_are_changes_to_the_augmentation(digits: Source) -> None:
+def test_views_are_changes_to_the_augmentation(digits: PictureSource) -> None:
     data = changed(digits, augment={"crop": 1}, views={"strong": {"rotation": 30}, "again": {}})
-    assert (data.views["strong"].crop, data.views["strong"].rotation, data.views["again"].rotation) == (1, 30, 0)
+    assert (data.further["strong"].crop, data.further["strong"].rotation, data.further["again"].rotation) == (1, 30, 0)
     batch = next(iter(data.train_loader(50, 0, views=("strong",))))
     assert list(batch["views"]) == ["strong"]
     assert "views" not in next(iter(data.train_loader(50, 0)))
@@ -104,18 +105,20 @@ def test_views_are_changes_to_the_augmentation(digits: Source) -> None:
 
 
 @pytest.mark.parametrize(("key", "value", "has"), [("classes", 100, 10), ("channels", 3, 1), ("size", 32, 8)])
-def test_a_config_that_does_not_fit_its_source_is_refused(digits: Source, key: str, value: int, has: int) -> None:
+def test_a_config_that_does_not_fit_its_source_is_refused(
+    digits: PictureSource, key: str, value: int, has: int
+) -> None:
     message = rf"data\.{key}={value}, but the data set has {has}; type data\.{key}={has}"
     with pytest.raises(DataError, match=message):
         changed(digits, **{key: value})
 
 
-def test_wrong_settings_are_refused_without_a_command_line_too(digits: Source) -> None:
+def test_wrong_settings_are_refused_without_a_command_line_too(digits: PictureSource) -> None:
     with pytest.raises(DataError, match=r"data\.augment\.cropp: there is no such key"):
         changed(digits, augment={"cropp": 1})
 
 
-def test_no_validation_part_is_told_where_one_is_asked_for(digits: Source) -> None:
+def test_no_validation_part_is_told_where_one_is_asked_for(digits: PictureSource) -> None:
     data = changed(digits, validation=0)
     assert len(data.parts.train) == 1400
     with pytest.raises(DataError, match=r"there is no validation part; type data\.validation=COUNT"):
@@ -125,7 +128,7 @@ def test_no_validation_part_is_told_where_one_is_asked_for(digits: Source) -> No
 @pytest.mark.parametrize("augment", [{"mixup": 0.2}, {"cutmix": 1.0}, {"label_smoothing": 0.1}])
 def test_unlabelled_samples_cannot_have_shares_of_classes(augment: dict[str, float]) -> None:
     table = Table(torch.zeros(20, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, -1, 1] * 5))
-    source = Source(table, None, None, ("a", "b"), 1, 8, "")
+    source = PictureSource(table, None, None, ("a", "b"), 1, 8, "")
     config = conf("digits") | {"classes": 2, "validation": 0}
     assert prepare(source, config).labels.min() == -1
     with pytest.raises(DataError, match="need labels, and 5 training samples have none"):
@@ -133,7 +136,7 @@ def test_unlabelled_samples_cannot_have_shares_of_classes(augment: dict[str, flo
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_steps_are_counted_as_the_loader_gives_them(digits: Source, drop_last: bool) -> None:
+def test_steps_are_counted_as_the_loader_gives_them(digits: PictureSource, drop_last: bool) -> None:
     data = changed(digits, drop_last=drop_last)
     for batch_size in (64, 192, 1000, 4096):
         for world in (1, 2, 4):
@@ -146,11 +149,11 @@ def test_steps_are_counted_as_the_loader_gives_them(digits: Source, drop_last: b
     assert data.left_out(999) == (0 if drop_last else 1)
 
 
-def test_whether_the_last_batch_is_left_out_is_true_or_false(digits: Source) -> None:
+def test_whether_the_last_batch_is_left_out_is_true_or_false(digits: PictureSource) -> None:
     with pytest.raises(DataError, match=r"^data\.drop_last=never: expected true or false$"):
         changed(digits, drop_last="never")
 
 
-def test_the_data_config_has_one_fingerprint_and_each_seed_of_its_split_another(digits: Source) -> None:
+def test_the_data_config_has_one_fingerprint_and_each_seed_of_its_split_another(digits: PictureSource) -> None:
     assert changed(digits).fingerprint == changed(digits, augment={"crop": 1}).fingerprint
     assert changed(digits).fingerprint != changed(digits, split_seed=1).fingerprint

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from kdlab.config.instantiate import build
 from kdlab.data.check import source_arguments
-from kdlab.data.dataset import Data, prepare
-from kdlab.data.source import Source
+from kdlab.data.dataset import TableData, prepare
+from kdlab.data.pictures import PictureSource
 
 ROOT = Path(__file__).parents[2]
 COPIES = ROOT.parent / "shared" / "data"
 
 
-def loaded(name: str) -> Data:
+def loaded(name: str) -> TableData:
     config = yaml.safe_load((ROOT / "conf" / "data" / f"{name}.yaml").read_text()) | {"path": str(COPIES / name)}
-    return prepare(build(source_arguments(config), Source, "data"), config)
+    return prepare(build(source_arguments(config), PictureSource, "data"), config)
 
 
 @pytest.mark.slow
@@ -42,9 +42,9 @@ def test_a_published_set_has_its_published_numbers(
     assert (len(parts.train), len(parts.validation), len(parts.test)) == (train, 5000, 10_000)
     assert set(parts.train.labels.bincount().tolist()) == {per_class}
     assert len(set(parts.validation.labels.bincount().tolist())) == 1
-    images = parts.train.images
+    images = parts.train.inputs
     assert isinstance(images, Tensor)
     assert tuple(images.shape[1:]) == shape
     pixels = images[:20_000].float() / 255
-    assert torch.allclose(pixels.mean((0, 2, 3)), torch.tensor(data.mean), atol=5e-3)
-    assert torch.allclose(pixels.std((0, 2, 3)), torch.tensor(data.std), atol=5e-3)
+    assert torch.allclose(pixels.mean((0, 2, 3)), torch.tensor(data.settings["mean"]), atol=5e-3)
+    assert torch.allclose(pixels.std((0, 2, 3)), torch.tensor(data.settings["std"]), atol=5e-3)

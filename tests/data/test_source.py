@@ -27,7 +27,7 @@ def read(path: Path) -> Tensor:
 def same(one: Source, other: Source) -> bool:
     tables = [(getattr(one, part), getattr(other, part)) for part in ("train", "validation", "test")]
     return all(
-        a is b is None or (torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)) for a, b in tables
+        a is b is None or (torch.equal(a.inputs, b.inputs) and torch.equal(a.labels, b.labels)) for a, b in tables
     )
 
 
@@ -39,7 +39,7 @@ def test_digits_are_those_of_scikit_learn_stretched_to_bytes() -> None:
     assert (len(digits.train), len(digits.test), digits.validation) == (1400, 397, None)
     assert (digits.channels, digits.size, digits.classes) == (1, 8, tuple("0123456789"))
     theirs = load_digits()
-    ours = torch.cat([digits.train.images, digits.test.images]).flatten(1)
+    ours = torch.cat([digits.train.inputs, digits.test.inputs]).flatten(1)
     rows = np.lexsort(ours.numpy().T)
     expected = (theirs.data * 255 / 16).round()
     order = np.lexsort(expected.T)
@@ -50,7 +50,7 @@ def test_digits_are_those_of_scikit_learn_stretched_to_bytes() -> None:
 
 def test_digits_can_be_as_large_and_colourful_as_a_network_wants() -> None:
     digits = Digits(size=32, channels=3)
-    assert digits.train.images.shape == (1400, 3, 32, 32)
+    assert digits.train.inputs.shape == (1400, 3, 32, 32)
     assert digits.fingerprint != Digits().fingerprint == Digits().fingerprint
 
 
@@ -61,10 +61,10 @@ def test_a_folder_is_read_pixel_by_pixel_in_the_order_of_its_names(folder: Calla
     pictures = Folder(str(path), size=8, channels=3)
     assert pictures.classes == ("cat", "dog")
     assert pictures.train.labels.tolist() == [0, 0, 0, 1, 1]
-    assert torch.equal(pictures.train.images[3], read(path / "train/dog/0.png"))
+    assert torch.equal(pictures.train.inputs[3], read(path / "train/dog/0.png"))
     assert pictures.validation is not None
     assert pictures.test is not None
-    assert torch.equal(pictures.validation.images[0], read(path / "val/dog/0.png"))
+    assert torch.equal(pictures.validation.inputs[0], read(path / "val/dog/0.png"))
     assert pictures.validation.labels.tolist() == [1]
     assert pictures.test.labels.tolist() == [0]
 
@@ -73,14 +73,14 @@ def test_without_a_test_folder_a_tenth_of_each_class_is_the_test_part(folder: Ca
     pictures = Folder(str(folder(cat=20, dog=20)), size=8, channels=3)
     assert pictures.test is not None
     assert pictures.test.labels.tolist() == [0, 0, 1, 1]
-    both = torch.cat([pictures.train.images, pictures.test.images]).flatten(1)
+    both = torch.cat([pictures.train.inputs, pictures.test.inputs]).flatten(1)
     assert len(both.unique(dim=0)) == 40
 
 
 def test_other_sizes_are_resized_by_the_shorter_side_and_cut_to_the_centre(folder: Callable[..., Path]) -> None:
     path = folder("train", size=(24, 8), cat=1, dog=1)
     folder("test", cat=1)
-    ours = Folder(str(path), size=4, channels=3).train.images[0]
+    ours = Folder(str(path), size=4, channels=3).train.inputs[0]
     with Image.open(path / "train" / "cat" / "0.png") as image:
         expected = image.resize((12, 4), Image.Resampling.BILINEAR).crop((4, 0, 8, 4))
     assert np.array_equal(ours.permute(1, 2, 0).numpy(), np.asarray(expected))
@@ -90,7 +90,7 @@ def test_colour_becomes_grey_by_luminance(folder: Callable[..., Path]) -> None:
     path = folder("train", cat=1, dog=1)
     Image.new("RGB", (8, 8), (255, 0, 0)).save(path / "train" / "cat" / "0.png")
     folder("test", cat=1)
-    assert Folder(str(path), size=8, channels=1).train.images[0].unique().tolist() == [76], "0.299 of 255"
+    assert Folder(str(path), size=8, channels=1).train.inputs[0].unique().tolist() == [76], "0.299 of 255"
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
@@ -121,7 +121,7 @@ def test_a_photograph_stored_on_its_side_is_turned_upright(folder: Callable[...,
     exif = Image.Exif()
     exif[0x0112] = 6  # its first row is the right-hand side
     Image.fromarray(pixels).save(path / "train" / "cat" / "0.png", exif=exif)
-    image = Folder(str(path), size=8, channels=1).train.images[0, 0]
+    image = Folder(str(path), size=8, channels=1).train.inputs[0, 0]
     assert image[:, 7].tolist() == [255] * 8
     assert image[:, :7].max() == 0
 
@@ -144,7 +144,7 @@ def test_the_second_run_decodes_nothing(folder: Callable[..., Path], monkeypatch
 def test_a_changed_file_or_another_size_is_decoded_anew(folder: Callable[..., Path]) -> None:
     path = folder(cat=10, dog=10)
     first = Folder(str(path), size=8, channels=3)
-    assert Folder(str(path), size=4, channels=3).train.images.shape[2:] == (4, 4)
+    assert Folder(str(path), size=4, channels=3).train.inputs.shape[2:] == (4, 4)
     Image.new("RGB", (8, 8)).save(path / "cat" / "3.png")
     changed = Folder(str(path), size=8, channels=3)
     assert changed.fingerprint != first.fingerprint
@@ -198,7 +198,7 @@ def test_damaged_pictures_are_left_out_with_a_warning_every_time(folder: Callabl
         with pytest.warns(UserWarning, match=r"1 damaged pictures are left out, the first: .*dog/1.png"):
             pictures = Folder(str(path), size=8, channels=3, on_corrupt="skip")
         assert pictures.train.labels.tolist() == [0, 0, 0, 1, 1]
-        assert torch.equal(pictures.train.images[4], read(path / "train/dog/2.png"))
+        assert torch.equal(pictures.train.inputs[4], read(path / "train/dog/2.png"))
 
 
 def test_a_set_too_big_to_hold_stays_encoded(folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,10 +208,10 @@ def test_a_set_too_big_to_hold_stays_encoded(folder: Callable[..., Path], monkey
     file.unlink()
     monkeypatch.setattr(module, "LIMIT", 1000)
     streamed = Folder(str(path), size=8, channels=3)
-    assert not isinstance(streamed.train.images, Tensor)
+    assert not isinstance(streamed.train.inputs, Tensor)
     assert streamed.train.bytes == held.train.bytes == 18 * 192
-    pixels = torch.stack([streamed.train.images[row] for row in range(18)])
-    assert torch.equal(pixels, held.train.images)
+    pixels = torch.stack([streamed.train.inputs[row] for row in range(18)])
+    assert torch.equal(pixels, held.train.inputs)
     assert list((home() / "data").iterdir()) == []
     assert streamed.fingerprint == Folder(str(path), size=8, channels=3).fingerprint
     Image.new("RGB", (9, 9)).save(path / "cat" / "3.png")

@@ -54,7 +54,7 @@ def predictions(folder: Path, part: str) -> tuple[torch.Tensor, torch.Tensor]:
     source = Digits()
     config = compose(["data=digits"]).data.plain()
     table = getattr(prepare(source, config).parts, part)
-    pixels = table.images.float() / 255
+    pixels = table.inputs.float() / 255
     with torch.no_grad():
         return kdlab.load_student(folder)((pixels - described["mean"][0]) / described["std"][0]), table.labels
 

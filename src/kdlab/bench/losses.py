@@ -23,7 +23,7 @@ from kdlab.bench.interleave import PairedTimes, TimedLoop, alternate
 from kdlab.bench.workload import Workload, platform_loop
 from kdlab.config.schema import RunConfig
 from kdlab.core.knowledge import Batch
-from kdlab.data.dataset import Data
+from kdlab.data.dataset import TableData
 
 # All heads from the first step on, without their phases and ramps, with the views that some of them read;
 # there is nothing to learn from noise, so the weights hardly change.
@@ -61,7 +61,7 @@ def time_losses(workload: Workload, names: Iterable[str]) -> Iterator[tuple[str,
             yield name, error
 
 
-def peak_mib(config: RunConfig, data: Data) -> float:
+def peak_mib(config: RunConfig, data: TableData) -> float:
     """The peak memory of a run, in MiB."""
     peak = peak_on_gpu if torch.cuda.is_available() else peak_on_cpu
     with TemporaryDirectory() as folder:

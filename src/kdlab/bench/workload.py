@@ -14,10 +14,11 @@ from kdlab.bench.interleave import Throttle
 from kdlab.config.schema import RunConfig
 from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Batch
-from kdlab.data.dataset import Data, prepare
+from kdlab.data.dataset import TableData, prepare
 from kdlab.data.loader import Loader
-from kdlab.data.table import Source, Table
-from kdlab.run.builder import classes_of
+from kdlab.data.pictures import PictureSource
+from kdlab.data.table import Table
+from kdlab.run.builder import outputs_of
 from kdlab.run.derive import compose_run
 from kdlab.run.fit import Trained, fit
 from kdlab.run.result import provenance
@@ -93,9 +94,9 @@ class Workload:
              f"trainer.accelerator={self.device.type}", *overrides]
         )  # fmt: skip
 
-    def data(self, config: RunConfig) -> Data:
+    def data(self, config: RunConfig) -> TableData:
         """Random images with random labels, in the shape of the config's data set."""
-        channels, size, classes = config.data.channels or 1, config.data.size or 32, classes_of(config.data)
+        channels, size, classes = config.data.channels or 1, config.data.size or 32, outputs_of(config)
         generator = torch.Generator().manual_seed(0)
 
         def table(rows: int) -> Table:
@@ -105,11 +106,11 @@ class Workload:
 
         names = tuple(map(str, range(classes)))
         parts = table(self.samples), table(2), table(2)
-        return prepare(Source(*parts, names, channels, size, "noise"), config.data.plain())
+        return prepare(PictureSource(*parts, names, channels, size, "noise"), config.data.plain())
 
 
 @dataclass(frozen=True, eq=False)
-class ThrottledData(Data):
+class ThrottledData(TableData):
     """Data whose training batches pass through a throttle."""
 
     throttle: Throttle = field(kw_only=True)
@@ -132,7 +133,7 @@ class _ThrottledLoader:
         return getattr(self._loader, name)
 
 
-def platform_loop(config: RunConfig, data: Data, folder: Path) -> Callable[[Throttle], Trained]:
+def platform_loop(config: RunConfig, data: TableData, folder: Path) -> Callable[[Throttle], Trained]:
     """A run as kdlab trains it, Lightning, log and checkpoints included."""
     known = {each.name: getattr(data, each.name) for each in fields(data)}
 

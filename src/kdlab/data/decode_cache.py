@@ -19,11 +19,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from kdlab.core.files import replacing
 from kdlab.core.paths import home
 from kdlab.data.check import DataError
-from kdlab.data.table import Table
+from kdlab.data.table import Ragged, Table
 
 VERSION = 2
 """Increase it when the same files decode to other pixels."""
@@ -98,6 +99,7 @@ def keep(origin: Mapping[str, Any], encoded: Tables, *, skip: bool) -> Tables:
     parts, damaged = {}, list[str]()
     for part, table in encoded.parts.items():
         images, errors = decode(table)
+        assert isinstance(images, Tensor)
         good = torch.tensor([row not in errors for row in range(len(table))])
         parts[part] = Table(images, table.labels) if not errors else Table(images[good], table.labels[good])
         damaged += errors.values()
@@ -108,7 +110,12 @@ def keep(origin: Mapping[str, Any], encoded: Tables, *, skip: bool) -> Tables:
     tables = Tables(parts, encoded.classes, fingerprint(parts, encoded.classes))
     about = {"classes": tables.classes, "fingerprint": tables.fingerprint, "parts": list(parts), "damaged": damaged,
              "origin": digest_of(origin)}  # fmt: skip
-    tensors = {f"{part}.{name}": getattr(table, name) for part, table in parts.items() for name in ("images", "labels")}
+    tensors = {
+        f"{part}.{name}": value
+        for part, table in parts.items()
+        for name, value in (("images", table.inputs), ("labels", table.labels))
+        if isinstance(value, Tensor)
+    }
     file = _file(origin)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -119,16 +126,17 @@ def keep(origin: Mapping[str, Any], encoded: Tables, *, skip: bool) -> Tables:
     return tables
 
 
-def decode(table: Table) -> tuple[Tensor, dict[int, str]]:
-    """All pictures as uint8 [n, C, H, W], and by row the errors of those that cannot be decoded, left black."""
-    if isinstance(table.images, Tensor):
-        return table.images, {}
+def decode(table: Table) -> tuple[Tensor | Ragged, dict[int, str]]:
+    """All pictures as uint8 [n, C, H, W], and by row the errors of those that cannot be decoded, left black; other
+    inputs as they are."""
+    if not isinstance(table.inputs, Dataset):
+        return table.inputs, {}
     log.info("decoding %d pictures", len(table))
     decoded = torch.zeros(len(table), *table.shape, dtype=torch.uint8)
     errors = {}
     for row in range(len(table)):
         try:
-            decoded[row] = table.images[row]
+            decoded[row] = table.inputs[row]
         except DataError as error:
             errors[row] = str(error)
     return decoded, errors
@@ -138,9 +146,9 @@ def fingerprint(parts: Mapping[str, Table], classes: tuple[str, ...]) -> str:
     """SHA-256 over the names of the classes and, part by part, shapes, decoded bytes and labels."""
     digest = hashlib.sha256(json.dumps(classes).encode())
     for part, table in sorted(parts.items()):
-        assert isinstance(table.images, Tensor)
-        digest.update(f"{part} {tuple(table.images.shape)}".encode())
-        digest.update(table.images.contiguous().numpy().data)
+        assert isinstance(table.inputs, Tensor)
+        digest.update(f"{part} {tuple(table.inputs.shape)}".encode())
+        digest.update(table.inputs.contiguous().numpy().data)
         digest.update(table.labels.contiguous().numpy().data)
     return digest.hexdigest()
 

@@ -15,18 +15,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kdlab.core.knowledge import Batch
-from kdlab.data.augment import Augment
 from kdlab.data.check import DataError
 from kdlab.data.counter_rng import order
 from kdlab.data.decode_cache import LIMIT, decode
-from kdlab.data.table import Images, Table
+from kdlab.data.table import Column, Table, Transform
 
 
 def last_batch(samples: int, batch_size: int, shares: int = 1, *, drop: bool = False) -> int:
@@ -46,17 +45,17 @@ def last_batch(samples: int, batch_size: int, shares: int = 1, *, drop: bool = F
 
 @dataclass(eq=False, repr=False)
 class Loader:
-    """Yields one rank's batches, an epoch for each `iter`; subclasses fetch the pictures.
+    """Yields one rank's batches, an epoch for each `iter`; subclasses fetch the inputs.
 
     part: what to load.
     batch_size: samples in a global batch, over all ranks.
-    augment: their augmentation.
-    seed: of the order and of the augmentation.
+    transform: of their rows into a batch.
+    seed: of the order and of the transform.
     train: shuffle; else all samples, in order, every time.
     rank, world: the index of this rank's share of each batch, and the number of ranks.
     accumulate: parts that a rank splits its share of a training batch into.
     drop_last: leave out a last training batch that is smaller.
-    views: further views of the same samples, by name, each with its augmentation.
+    views: further views of the same samples, by name, each with its transform.
     device: of the batches.
     indexed: whether `index` names the same sample in every epoch.
     drawn: how many global batches were yielded since the start.
@@ -69,7 +68,7 @@ class Loader:
 
     part: Table
     batch_size: int
-    augment: Augment
+    transform: Transform
     seed: int
     _: KW_ONLY
     train: bool
@@ -77,7 +76,7 @@ class Loader:
     world: int = 1
     accumulate: int = 1
     drop_last: bool = False
-    views: Mapping[str, Augment] = field(default_factory=dict)
+    views: Mapping[str, Transform] = field(default_factory=dict)
     device: torch.device | str = "cpu"
     drawn: int = field(default=0, init=False)
 
@@ -89,9 +88,9 @@ class Loader:
             raise DataError(f"{len(self.part)} training samples are too few for {self.world} devices; use fewer")
         if self.train:
             self.batch_size = min(self.batch_size, len(self.part) // self.world * self.world)
-        self._labels = self.part.labels.to(self.device)
-        # Copied, because another loader may use the same augmentation on another device.
-        self._augments = [deepcopy(each).to(self.device) for each in (self.augment, *self.views.values())]
+        self._targets = self.part.supervision.to(self.device)
+        # Copied, because another loader may use the same transform on another device.
+        self._transforms = [deepcopy(each).to(self.device) for each in (self.transform, *self.views.values())]
 
     def __len__(self) -> int:
         """How many batches of an epoch hold samples for this rank."""
@@ -136,34 +135,34 @@ class Loader:
 
     def _draws(self, index: Tensor, epoch: int) -> list[Tensor]:
         return [
-            augment.draw(self.seed, index, torch.full_like(index, self._view(epoch, k)))
-            for k, augment in enumerate(self._augments)
+            transform.draw(self.seed, index, torch.full_like(index, self._view(epoch, k)))
+            for k, transform in enumerate(self._transforms)
         ]
 
-    def _batch(self, images: Tensor, index: Tensor, draws: Sequence[Tensor], epoch: int) -> Batch:
-        labels = self._labels[index]
+    def _batch(self, inputs: Any, index: Tensor, draws: Sequence[Tensor], epoch: int) -> Batch:
+        targets = self._targets[index]
         seen: list[Batch] = []
-        for k, (augment, numbers) in enumerate(zip(self._augments, draws, strict=True)):
-            input, target = augment(images, labels, numbers)
+        for k, (transform, numbers) in enumerate(zip(self._transforms, draws, strict=True)):
+            input, target = transform(inputs, targets, numbers)
             view = torch.full_like(index, self._view(epoch, k))
             seen.append({"input": input, "target": target, "index": index, "view": view})
         batch, *others = seen
         return {**batch, "views": dict(zip(self.views, others, strict=True))} if others else batch
 
     def _view(self, epoch: int, k: int) -> int:
-        return epoch * len(self._augments) + k
+        return epoch * len(self._transforms) + k
 
 
 @dataclass(eq=False, repr=False)
 class Resident(Loader):
-    """Holds the whole part on the device, as uint8; gathers and augments there."""
+    """Holds the whole part on the device, pictures as uint8; gathers and transforms there."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        images, errors = decode(self.part)
+        inputs, errors = decode(self.part)
         if errors:
             raise DataError(f"{next(iter(errors.values()))}, of {len(errors)} such; repair or remove them")
-        self._images = images.to(self.device)
+        self._inputs = inputs.to(self.device)
 
     def _batches(self, plan: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
         # Rows and random numbers of the whole epoch at once: a batch then costs a few slices.
@@ -171,12 +170,12 @@ class Resident(Loader):
         index = torch.cat([torch.arange(0), *plan]).to(self.device)  # a rank may have no batch
         draws = [torch.split(numbers, sizes) for numbers in self._draws(index, epoch)]
         for rows, *numbers in zip(torch.split(index, sizes), *draws, strict=True):
-            yield self._batch(self._images[rows], rows, numbers, epoch)
+            yield self._batch(self._inputs[rows], rows, numbers, epoch)
 
 
 @dataclass(eq=False, repr=False)
 class Streaming(Loader):
-    """Decodes pictures in worker processes, for sets too large for a device; augments on the device.
+    """Decodes pictures in worker processes, for sets too large for a device; transforms on the device.
 
     workers: how many processes; 0 decodes in this one.
     on_corrupt: `stop` at a picture that cannot be decoded, or `skip` it: its batch is smaller by one.
@@ -191,7 +190,7 @@ class Streaming(Loader):
         workers = min(self.workers, os.cpu_count() or 1)
         self._coming: list[Tensor] = []
         self._fetch: DataLoader[_Fetched] = DataLoader(
-            _Decoder(self.part.images),
+            _Decoder(self.part.inputs),
             sampler=self._coming,
             batch_size=None,
             num_workers=workers,
@@ -217,21 +216,21 @@ class Streaming(Loader):
             yield self._batch(images.to(self.device, non_blocking=True), index, self._draws(index, epoch), epoch)
 
 
-_Fetched = tuple[Tensor, Tensor, list[str]]
+_Fetched = tuple[Any, Tensor, list[str]]
 
 
 class _Decoder(Dataset[_Fetched]):
     # Runs in the worker processes. Errors are sent as text: an exception would arrive with a traceback in it.
-    def __init__(self, images: Images) -> None:
-        self.images = images
+    def __init__(self, inputs: Column) -> None:
+        self.inputs = inputs
 
     def __getitem__(self, rows: Tensor) -> _Fetched:
-        if isinstance(self.images, Tensor):
-            return self.images[rows], rows, []
+        if not isinstance(self.inputs, Dataset):
+            return self.inputs[rows], rows, []
         pictures, errors = dict[int, Tensor](), list[str]()
         for row in rows.tolist():
             try:
-                pictures[row] = self.images[row]
+                pictures[row] = self.inputs[row]
             except DataError as error:
                 errors.append(str(error))
         images = torch.stack([*pictures.values()]) if pictures else torch.empty(0)
@@ -241,7 +240,7 @@ class _Decoder(Dataset[_Fetched]):
 def make_loader(
     part: Table,
     batch_size: int,
-    augment: Augment,
+    transform: Transform,
     seed: int,
     *,
     resident: bool | Literal["auto"],
@@ -252,14 +251,14 @@ def make_loader(
     world: int = 1,
     accumulate: int = 1,
     drop_last: bool = False,
-    views: Mapping[str, Augment] | None = None,
+    views: Mapping[str, Transform] | None = None,
     device: torch.device | str = "cpu",
 ) -> Loader:
-    """A resident loader if requested, or if `auto` and the part decodes to at most 4 GiB; else a streaming one."""
+    """A resident loader if requested, or if `auto` and the part takes at most 4 GiB in memory; else a streaming one."""
     held = part.bytes <= LIMIT if resident == "auto" else resident
     make = Resident if held else partial(Streaming, workers=workers, on_corrupt=on_corrupt)
     return make(
-        part, batch_size, augment, seed,
+        part, batch_size, transform, seed,
         train=train, rank=rank, world=world, accumulate=accumulate, drop_last=drop_last, views=views or {},
         device=device,
     )  # fmt: skip

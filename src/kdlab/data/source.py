@@ -23,18 +23,43 @@ from kdlab.data.check import (
     pictures,
     subfolders,
 )
+from kdlab.data.data import Settings
 from kdlab.data.decode_cache import LIMIT, Tables, digest_of, fingerprint, keep, kept
 from kdlab.data.images import Files, pixels
+from kdlab.data.pictures import PictureSource
 from kdlab.data.split import held_out, without
-from kdlab.data.table import Source, Table
-
-__all__ = ["Digits", "Folder", "Hub", "Source", "Table"]
+from kdlab.data.table import Table
 
 TEST_SHARE = 0.1
 """Where a source has no test part, this share of its training samples becomes one, the same in every run."""
 
 
-class Digits(Source):
+class Pictures(PictureSource):
+    """Pictures to whose training part those of a folder can be added without labels."""
+
+    def with_unlabelled(self, path: str, settings: Settings) -> PictureSource:
+        folder = Path(path).expanduser()
+        found = [Path(file.path) for file in pictures(folder)] if folder.is_dir() else []
+        if not found:
+            raise DataError(f"data.unlabelled={path}: expected a folder with pictures in it, or a number of samples")
+        size, channels, on_corrupt = self.size, self.channels, settings.get("on_corrupt", "stop")
+        files = [_stamp(file, folder) for file in found]
+
+        def encoded() -> Tables:
+            shape = (channels, size, size)
+            table = Table(Files([str(file) for file in found], size, channels), torch.full((len(found),), -1), shape)
+            identity = digest_of([size, channels, [(name, length) for name, length, _ in files]])
+            return Tables({"train": table}, (), identity)
+
+        origin = {"unlabelled": str(folder.resolve()), "files": files, "size": size, "channels": channels}
+        tables = kept(origin) or keep(origin, encoded(), skip=on_corrupt == "skip")
+        return PictureSource(
+            self.train.join(tables.parts["train"]), self.validation, self.test, self.classes, channels, size,
+            digest_of([self.fingerprint, tables.fingerprint]),
+        )  # fmt: skip
+
+
+class Digits(Pictures):
     """1797 handwritten digits of 8×8 pixels, from scikit-learn: 1400 to train on, 397 to test; no download.
 
     Alpaydin, Kaynak. Cascading Classifiers. Kybernetika 1998 (the test part of UCI's optdigits).
@@ -53,7 +78,7 @@ class Digits(Source):
         super().__init__(**_fields(Tables(parts, classes, fingerprint(parts, classes)), size, channels))
 
 
-class Hub(Source):
+class Hub(Pictures):
     """A data set of the Hugging Face hub, by its name there or from a copy of its repository.
 
     One decoded before is read without contacting the hub.
@@ -87,7 +112,7 @@ class Hub(Source):
         super().__init__(**_decoded(origin, encoded, size, channels, on_corrupt))
 
 
-class Folder(Source):
+class Folder(Pictures):
     """A folder with one folder of pictures for each class, or with such folders under train, validation and test.
 
     Args:
@@ -130,33 +155,6 @@ class Folder(Source):
 
         origin = {"path": str(folder.resolve()), "files": files}
         super().__init__(**_decoded(origin, encoded, size, channels, on_corrupt))
-
-
-def with_unlabelled(source: Source, path: str, on_corrupt: str = "stop") -> Source:
-    """The source with every picture of a folder, and of those below it, added to its training part without a label.
-
-    Raises:
-        DataError: where there is no such folder, or no picture in it.
-    """
-    folder = Path(path).expanduser()
-    found = [Path(file.path) for file in pictures(folder)] if folder.is_dir() else []
-    if not found:
-        raise DataError(f"data.unlabelled={path}: expected a folder with pictures in it, or a number of samples")
-    size, channels = source.size, source.channels
-    files = [_stamp(file, folder) for file in found]
-
-    def encoded() -> Tables:
-        shape = (channels, size, size)
-        table = Table(Files([str(file) for file in found], size, channels), torch.full((len(found),), -1), shape)
-        identity = digest_of([size, channels, [(name, length) for name, length, _ in files]])
-        return Tables({"train": table}, (), identity)
-
-    origin = {"unlabelled": str(folder.resolve()), "files": files, "size": size, "channels": channels}
-    tables = kept(origin) or keep(origin, encoded(), skip=on_corrupt == "skip")
-    return Source(
-        source.train.join(tables.parts["train"]), source.validation, source.test, source.classes, channels, size,
-        digest_of([source.fingerprint, tables.fingerprint]),
-    )  # fmt: skip
 
 
 def _decoded(

@@ -63,7 +63,7 @@ def split(
     for part in (rows, chosen, *([labels] if unlabelled else [])):
         digest.update(len(part).to_bytes(8) + part.numpy().tobytes())
     return Parts(
-        replace(taken, labels=labels) if unlabelled else taken,
+        _relabelled(taken, labels) if unlabelled else taken,
         train.take(chosen) if own is None else own,
         train.take(chosen[:0]) if source.test is None else source.test,
         digest.hexdigest(),
@@ -104,6 +104,15 @@ def _withheld(labels: Tensor, unlabelled: int | float, seed: int) -> Tensor:
         )
     kept = stratified(labels, seed)[: len(labels) - count]
     return torch.full_like(labels, -1).index_copy(0, kept, labels[kept])
+
+
+def _relabelled(table: Table, labels: Tensor) -> Table:
+    """A table with some labels taken away, and the targets of those samples: -1, or NaN where they are real."""
+    targets = table.targets
+    if targets is not None:
+        targets = targets.clone()
+        targets[labels < 0] = float("nan") if targets.is_floating_point() else -1
+    return replace(table, labels=labels, targets=targets)
 
 
 def _count(validation: int | float, labels: Tensor) -> int:

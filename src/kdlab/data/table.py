@@ -1,73 +1,166 @@
-"""A data set: pictures with labels, in up to three parts."""
+"""A source of data: up to three tables of samples, and the transform that turns rows into a batch."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import cast
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-Images = Tensor | Dataset[Tensor]
-"""uint8 [n, C, H, W], or a data set that decodes one picture [C, H, W] on access."""
+from kdlab.core.knowledge import Input
+from kdlab.data.check import DataError
+from kdlab.data.data import DataTarget, Settings
+
+
+class Ragged(Protocol):
+    """A column held in memory that is no tensor: sequences of several lengths, several tensors by name."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Tensor) -> Any:
+        """What a transform receives of the given rows [m] int64."""
+
+    def take(self, rows: Tensor) -> Ragged:
+        """The given rows [m] int64 as a column."""
+
+    def join(self, other: Any) -> Ragged:
+        """These rows, then those of another column of the same class."""
+
+    def to(self, device: torch.device | str) -> Ragged:
+        """The same column on a device."""
+
+    @property
+    def bytes(self) -> int:
+        """Its size in memory."""
+
+
+Column = Tensor | Ragged | Dataset[Tensor]
+"""[n, ...], or a column of another kind, or a data set that decodes one picture [C, H, W] on access."""
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The pictures of one part, and their labels [n] int64, -1 where unlabelled.
+    """The samples of one part.
 
-    shape: (C, H, W) of every picture; a tensor has its own.
+    inputs: what networks see of each, before the transform.
+    labels: [n] int64, the class of each sample, -1 where it has no target. Parts are cut evenly by them; where samples
+        have no classes they are all 0.
+    targets: [n, ...], where they are not the labels.
+    shape: of one input that is still to be decoded, (C, H, W); other inputs tell theirs.
     """
 
-    images: Images
+    inputs: Column
     labels: Tensor
     shape: tuple[int, ...] = ()
+    targets: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.images, Tensor):
-            object.__setattr__(self, "shape", tuple(self.images.shape[1:]))
-        assert len(self.shape) == 3, "pictures that are still encoded do not tell their shape"
+        if isinstance(self.inputs, Tensor):
+            object.__setattr__(self, "shape", tuple(self.inputs.shape[1:]))
+        assert self.shape or not isinstance(self.inputs, Dataset), "inputs that are encoded do not tell their shape"
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def bytes(self) -> int:
-        """The size of all pictures, decoded."""
-        return len(self) * prod(self.shape)
+        """The size of all inputs in memory, decoded."""
+        if isinstance(self.inputs, Dataset):
+            return len(self) * prod(self.shape)
+        return self.inputs.nbytes if isinstance(self.inputs, Tensor) else self.inputs.bytes
+
+    @property
+    def supervision(self) -> Tensor:
+        """The targets [n, ...]: the labels, unless there are others."""
+        return self.labels if self.targets is None else self.targets
 
     def take(self, rows: Tensor) -> Table:
         """The given rows [m] int64, in that order."""
-        if isinstance(self.images, Tensor):
-            return Table(self.images[rows], self.labels[rows])
-        return Table(Subset(self.images, rows.tolist()), self.labels[rows], self.shape)
+        inputs: Column
+        if isinstance(self.inputs, Tensor):
+            inputs = self.inputs[rows]
+        elif isinstance(self.inputs, Dataset):
+            inputs = Subset(self.inputs, rows.tolist())
+        else:
+            inputs = self.inputs.take(rows)
+        return Table(inputs, self.labels[rows], self.shape, None if self.targets is None else self.targets[rows])
 
     def join(self, other: Table) -> Table:
         """These rows, then those of the other table."""
-        labels = torch.cat([self.labels, other.labels])
-        if isinstance(self.images, Tensor) and isinstance(other.images, Tensor):
-            return Table(torch.cat([self.images, other.images]), labels)
-        # A tensor has the two methods of a Dataset that are used here.
-        both = cast("tuple[Dataset[Tensor], Dataset[Tensor]]", (self.images, other.images))
-        return Table(ConcatDataset(both), labels, self.shape)
+        one, two = self.inputs, other.inputs
+        inputs: Column
+        if isinstance(one, Tensor) and isinstance(two, Tensor):
+            inputs = torch.cat([one, two])
+        elif isinstance(one, Tensor | Dataset):
+            # A tensor has the two methods of a Dataset that are used here.
+            inputs = ConcatDataset(cast("tuple[Dataset[Tensor], Dataset[Tensor]]", (one, two)))
+        else:
+            inputs = one.join(two)
+        both = None if self.targets is None or other.targets is None else torch.cat([self.targets, other.targets])
+        return Table(inputs, torch.cat([self.labels, other.labels]), self.shape, both)
 
 
-@dataclass(frozen=True, eq=False)
-class Source:
-    """A data set from its source.
+class Transform(Protocol):
+    """Turns rows of a table into a batch's input and targets, at the device."""
 
-    classes: their names, by label.
-    channels: 1 (grey) or 3 (RGB).
-    size: height and width in pixels.
-    fingerprint: SHA-256 of its content, the same on any machine.
+    @property
+    def pure(self) -> bool:
+        """Whether a sample's result depends on (seed, index, view) alone, so that a teacher's answer can be kept."""
+
+    @property
+    def soft(self) -> bool:
+        """Whether targets are shares of classes, so that every sample needs a label."""
+
+    def draw(self, seed: int, index: Tensor, view: Tensor) -> Tensor:
+        """The random numbers [B, k] of the samples `index` [B] in their `view` [B], from `kdlab.data.counter_rng`."""
+
+    def __call__(self, inputs: Any, targets: Tensor, draws: Tensor) -> tuple[Input, Tensor]:
+        """The input and the targets of a batch, from rows of the table and what `draw` returned for them."""
+
+    def to(self, device: torch.device | str) -> Any:
+        """The same transform on a device."""
+
+
+class Source(DataTarget):
+    """Where samples come from. A class of your own is built with the keys of the data config that `prepare` does not
+    read (`kdlab.data.check.SETTINGS`), and sets the fields below.
+
+    train, validation, test: what the source itself tells apart; `kdlab.data.split` cuts what is None from `train`.
+    classes: their names, by label; empty where samples have none.
+    fingerprint: SHA-256 of the content, the same on any machine.
     """
 
     train: Table
     validation: Table | None
     test: Table | None
     classes: tuple[str, ...]
-    channels: int
-    size: int
     fingerprint: str
+
+    def check(self, settings: Settings) -> None:
+        """Refuses settings that do not fit what was read.
+
+        Raises:
+            DataError: naming the key and what to type.
+        """
+
+    def with_unlabelled(self, path: str, settings: Settings) -> Source:
+        """The same source with the samples of a folder, which have no labels, added to the training part.
+
+        Raises:
+            DataError: where it cannot have such.
+        """
+        raise DataError(f"data.unlabelled={path}: expected a number of samples, or a share of them")
+
+    @abstractmethod
+    def transform(self, settings: Settings, changes: Mapping[str, Any] | None) -> Transform:
+        """The transform of training samples, with changes to `data.augment`; None: that of evaluation."""
+
+    def described(self, settings: Settings, folder: Path) -> dict[str, Any]:
+        """See `kdlab.data.data.Data.described`."""
+        return {}

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from kdlab.config.instantiate import build
 from kdlab.config.schema import (
     Component,
-    DataConfig,
     HeadConfig,
     ModeConfig,
     RunConfig,
@@ -30,6 +29,7 @@ from kdlab.core.knowledge import Batch, Context, Fields, Needs, Offer
 from kdlab.core.reading import Reader, ask, shape_of
 from kdlab.core.rng import seed_of
 from kdlab.data.check import AGAIN
+from kdlab.data.data import target_of
 from kdlab.heads.head import Head
 from kdlab.modes.mode import Cast, Learners
 from kdlab.networks.observer import find_taps
@@ -78,11 +78,11 @@ def assemble(
     """
     allow, data = config.allow, config.data
     task: Task = build(config.task, Task, "task", allow=allow)  # type: ignore[type-abstract]  # mypy #4717
-    batch = example_batch(data)
-    classes = classes_of(data)
-    if labels is None:
-        labels = torch.arange(samples or 2 * classes) % classes
-    context = Context(classes, samples or len(labels), labels)
+    batch = example_batch(config)
+    outputs = outputs_of(config)
+    if labels is None and task.has_labels and task.row_per_sample:
+        labels = torch.arange(samples or 2 * outputs) % outputs
+    context = Context(outputs, samples or (2 * outputs if labels is None else len(labels)), labels)
     keys = teacher_keys(config.teacher, f"{key}teacher")
     if teachers is None:
         teachers = [untrained(config, own, where) for own, where in zip(config.teachers, keys, strict=True)]
@@ -138,7 +138,7 @@ class _Networks:
             with torch.random.fork_rng():
                 torch.manual_seed(seed_of(self._config.seed, name))
                 network = make_network(model, where, self._config.allow)
-                taps = taps_of(network, model, self._batch, where, self._task, classes_of(self._config.data))
+                taps = taps_of(network, model, self._batch, where, self._task, outputs_of(self._config))
                 built, described = Observed(name, network, taps, self._task), dict(model)
                 for term in self._terms:
                     built, described = _grafted(term, built, described, self._teachers, self._batch)
@@ -172,12 +172,12 @@ def make_network(config: Component, key: str = "model", allow: Sequence[str] = (
 
 
 def taps_of(
-    network: nn.Module, config: Component, batch: Batch, key: str, reader: Reader, classes: int | None = None
+    network: nn.Module, config: Component, batch: Batch, key: str, reader: Reader, expected: int | None = None
 ) -> Taps:
     """The taps of a network: those that its config names, else those that a dry run finds.
 
     Raises:
-        UsageError: where it does not take such batches, does not have `classes` outputs, or has no such taps.
+        UsageError: where it does not take such batches, has not the `expected` outputs, or no such taps.
     """
     declared, input = config.get("taps"), batch["input"]
     if declared is not None and not _names(declared):
@@ -187,8 +187,8 @@ def taps_of(
             outputs = reader.read(ask(network, input), batch)[0].shape[1]
     except (RuntimeError, TypeError, ValueError) as error:
         raise UsageError(f"{key} does not take batches of {shape_of(input)}: {error}") from error
-    if classes is not None and outputs != classes:
-        raise UsageError(f"{key} has {outputs} outputs, but the data has {classes} classes; expected {classes} outputs")
+    if expected is not None and outputs != expected:
+        raise UsageError(f"{key} has {outputs} outputs, but this data needs {expected}")
     try:
         return find_taps(network, input, declared)
     except (RuntimeError, UsageError) as error:
@@ -234,28 +234,22 @@ def kept(parts: Parts) -> Made:
     return Made(network, parts.networks[name])
 
 
-def classes_of(data: DataConfig) -> int:
-    """How many classes a data set has."""
-    if data.classes is None:
-        raise UsageError("data.classes is not set; type data.classes=COUNT")
-    return data.classes
+def outputs_of(config: RunConfig) -> int:
+    """How many outputs a run's networks need: one for each class, token or value of its data."""
+    data = config.data.plain()
+    return target_of(data, config.allow).outputs(data)
 
 
-def example_batch(data: DataConfig, samples: int = 2, size: int | None = None) -> Batch:
-    """A batch of noise in the shape of a data set, the same each time; `size`: its side, if not the data's."""
-    generator = torch.Generator().manual_seed(0)
-    side = size or data.size
-    assert data.channels, "pictures have channels"
-    assert side, "pictures have a size"
-    input = torch.randn(samples, data.channels, side, side, generator=generator)
-    place = torch.arange(samples)
-    return {"input": input, "target": place % classes_of(data), "index": place, "view": torch.zeros_like(place)}
+def example_batch(config: RunConfig, samples: int = 2, size: int | None = None) -> Batch:
+    """A batch of noise with the shapes of a run's data, the same each time; `size`: of pictures, if not the data's."""
+    data = config.data.plain() | ({} if size is None else {"size": size})
+    return target_of(data, config.allow).example(data, samples)
 
 
 def _frozen(config: RunConfig, teacher: TeacherConfig, made: Made, batch: Batch, task: Task, key: str) -> Teacher:
     data = config.data
     adjust = renormalisation(data.mean, data.std, teacher.mean, teacher.std)
-    own = batch if teacher.size is None else example_batch(data, size=teacher.size)
+    own = batch if teacher.size is None else example_batch(config, size=teacher.size)
     taps = taps_of(made.network, made.config, own, f"{key}.model", task)
     name = str(teacher.model.get("_target_", "network")).rsplit(".", 1)[-1]
     if (classes := teacher.classes) is not None:

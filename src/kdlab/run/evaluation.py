@@ -18,7 +18,7 @@ from kdlab.config.schema import RunConfig
 from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Batch
 from kdlab.core.reading import ask
-from kdlab.data.dataset import Data
+from kdlab.data.data import Data
 from kdlab.networks.cost import costs
 from kdlab.networks.weights import StateDict
 from kdlab.run.builder import example_batch
@@ -78,7 +78,7 @@ def measure(
                    parts.mode.reference if parts.mode.teachers else None)  # fmt: skip
     measured.teacher = scores.pop(TEACHER, None)
     parts.close()
-    example = example_batch(config.data)
+    example = example_batch(config)
     teachers = parts.mode.teachers
     for teacher in teachers:
         teacher.to(torch.device("cpu"))

@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from kdlab.config.schema import RunConfig, TeacherConfig
-from kdlab.data.dataset import Data, load
+from kdlab.data.data import Data
+from kdlab.data.dataset import load
 from kdlab.networks.weights import StateDict, hash_file
 from kdlab.run.builder import Made, make_network, trained
 from kdlab.run.derive import alone_run, teacher_run
@@ -145,7 +146,7 @@ def _run(config: RunConfig, data: Data, folder: Path, store: Store, resume: bool
     store.put(recipe, found.weights, found.result, {"data": config.names.data})
     result = _result(config, data, found, teachers, alone, key_of(recipe))
     result["chain"] = shared.chain(config)
-    write_student(folder, config.data, data.classes, found.result["network"])
+    write_student(folder, data, found.result["network"])
     write_json(folder / "result.json", result)
     return Outcome(folder, result)
 
@@ -182,8 +183,7 @@ def _result(
         "gap_closed": {
             which: gap_closed(rows, task.primary, which, task.directions[task.primary]) for which in ("last", "best")
         },
-        "data": {"fingerprint": data.fingerprint, **{part: len(getattr(data.parts, part)) for part in
-                 ("train", "validation", "test")}},
+        "data": {"fingerprint": data.fingerprint, **data.sizes},
         **provenance(),
     }  # fmt: skip
 

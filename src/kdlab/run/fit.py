@@ -21,7 +21,7 @@ from kdlab.config.schema import Component, RunConfig, TrainerConfig
 from kdlab.core.distributed import processes
 from kdlab.core.files import remove_unfinished, replacing
 from kdlab.core.rng import seed_all, seed_of
-from kdlab.data.dataset import Data
+from kdlab.data.data import Data
 from kdlab.networks.teacher import Teacher
 from kdlab.networks.weights import StateDict, save_weights
 from kdlab.run.builder import Made, assemble
@@ -148,12 +148,12 @@ def _fitting(
     """An assembled run with open loggers; `io`: writes its checkpoints; None: nor are its best weights written."""
     folder.mkdir(parents=True, exist_ok=True)
     seed_all(config.seed)
-    parts = assemble(config, teachers=teachers, labels=data.labels, samples=len(data.labels))
+    parts = assemble(config, teachers=teachers, labels=data.labels, samples=data.sizes["train"])
     settings = config.trainer
     ranks = 1 if one_device else processes(settings.accelerator, settings.devices, settings.num_nodes)
     shares = ranks * settings.accumulate
     distiller = _distiller(config, parts, data.steps_per_epoch(settings.batch_size, shares))
-    validated, write = len(data.parts.validation) > 0, io is not None
+    validated, write = data.sizes["validation"] > 0, io is not None
     keep = KeepBest(folder) if validated and write else None
     watching: list[pl.Callback] = [*callbacks, *([keep] if keep else [])]
     watching += [ProgressLine(config.name or "")] if settings.progress else []

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -20,6 +19,7 @@ from kdlab.config.schema import Component, RunConfig, TeacherConfig, TrainerConf
 from kdlab.core.distributed import processes
 from kdlab.core.errors import UsageError
 from kdlab.core.paths import home
+from kdlab.data.data import Data
 from kdlab.run.builder import Made, assemble, example_batch, kept, untrained
 from kdlab.run.contradictions import check_settings
 from kdlab.run.derive import teacher_run, uses
@@ -41,12 +41,13 @@ class Preflight:
     """Checks runs. One instance builds each teacher once, however many runs it teaches.
 
     Args:
-        labels: of the training set [samples], once it is loaded.
+        data: of the runs, once they are loaded.
     """
 
-    def __init__(self, labels: Tensor | None = None) -> None:
+    def __init__(self, data: Data | None = None) -> None:
         self._teachers: dict[str, Made] = {}
-        self._labels = labels
+        self._labels = None if data is None else data.labels
+        self._samples = None if data is None else data.sizes["train"]
 
     def check(self, config: RunConfig) -> Parts:
         """Refuses an impossible run.
@@ -80,11 +81,11 @@ class Preflight:
             )
         keys = teacher_keys(config.teacher, f"{key}teacher")
         teachers = [self._teacher(config, own, where) for own, where in zip(config.teachers, keys, strict=True)]
-        samples = config.data.subset if self._labels is None else len(self._labels)
+        samples = self._samples or config.data.subset
         if check_share(config, samples, ranks := _ranks(config, key), key):
-            tried = assemble(config, teachers=teachers, key=key, labels=self._labels)
-            try_share(config, tried, example_batch(config.data, samples=1), samples, ranks, key)
-        parts = assemble(config, teachers=teachers, key=key, labels=self._labels)
+            tried = assemble(config, teachers=teachers, key=key, labels=self._labels, samples=self._samples)
+            try_share(config, tried, example_batch(config, samples=1), samples, ranks, key)
+        parts = assemble(config, teachers=teachers, key=key, labels=self._labels, samples=self._samples)
         if config.trainer.precision == "16-mixed" and any(setup.optimizers for setup in parts.setups):
             raise UsageError(f"{key}trainer.precision=16-mixed scales one optimizer's gradients; type bf16-mixed")
         check_phases(config, parts, key)
@@ -100,18 +101,20 @@ class Preflight:
         return self._teachers[name]
 
 
-def check_samples(config: RunConfig, labels: Tensor) -> None:
+def check_samples(config: RunConfig, data: Data) -> None:
     """Refuses what only the loaded data show: a run that its training set is too small for, or of one class.
 
     Args:
         config: a run that passed its preflight.
-        labels: of its training samples [samples], -1 where unlabelled.
+        data: loaded.
 
     Raises:
         UsageError: in one line, naming the key.
     """
-    if _small(config, len(labels)) or bool((labels == labels[0]).all()):
-        Preflight(labels).check(config)
+    labels = data.labels
+    one_class = labels is not None and bool((labels == labels[0]).all())
+    if _small(config, data.sizes["train"]) or one_class:
+        Preflight(data).check(config)
 
 
 def _small(config: RunConfig, samples: int, key: str = "") -> bool:

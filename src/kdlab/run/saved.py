@@ -9,20 +9,21 @@ import yaml
 from safetensors.torch import load_file
 from torch import nn
 
-from kdlab.config.schema import Component, DataConfig
+from kdlab.config.schema import Component
 from kdlab.config.yaml_file import read_yaml
 from kdlab.core.errors import UsageError
 from kdlab.core.files import write_text
+from kdlab.data.data import Data
 from kdlab.networks.weights import hash_file
 from kdlab.run.builder import make_network
 
 
-def write_student(folder: Path, data: DataConfig, classes: Sequence[str], network: Component) -> None:
+def write_student(folder: Path, data: Data, network: Component) -> None:
     """`student.yaml`: what is needed to rebuild the student, whose weights are already written, and its input."""
     described = {
         "network": dict(network),
-        "input": {key: getattr(data, key) for key in ("channels", "size", "mean", "std")},
-        "classes": list(classes),
+        "input": data.described(folder),
+        "classes": list(data.classes),
         "weights": "student.safetensors",
         "weights_sha256": hash_file(folder / "student.safetensors"),
     }

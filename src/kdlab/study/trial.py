@@ -20,11 +20,11 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from safetensors.torch import save
-from torch import Tensor
 
 from kdlab.config.schema import RunConfig
 from kdlab.core.errors import UsageError, nearest
-from kdlab.data.dataset import Data, load
+from kdlab.data.data import Data
+from kdlab.data.dataset import load
 from kdlab.networks import cost
 from kdlab.networks.weights import StateDict
 from kdlab.run.builder import example_batch
@@ -167,7 +167,7 @@ class Report(pl.Callback):
         """Measures the student, still on the CPU."""
         assert isinstance(pl_module, Distiller)
         student = next(iter(pl_module.mode.validated().values()))
-        one = example_batch(self.config.data)["input"][:1]
+        one = example_batch(self.config, samples=1)["input"]
         self._known = {
             "student.parameters": cost.parameters(student),
             "student.multiply_accumulates": cost.multiply_accumulates(student, one),
@@ -225,7 +225,7 @@ def _named(config: RunConfig, plan: Plan, assignment: Assignment, tags: Sequence
 
 def _check(plan: Plan) -> dict[str, Any]:
     preflight = Preflight()
-    known: dict[str, Tensor] = {}
+    known: dict[str, Data] = {}
     for arm in plan.arms:
         for point in (arm.default, *options(arm.space)):
             config = drop_unused(plan.compose([*arm.overrides, *written(point)]))
@@ -237,7 +237,7 @@ def _check(plan: Plan) -> dict[str, Any]:
                         raise UsageError(f"no run writes {metric}{nearest(metric, written_by)}")
                 data = config.data.plain()
                 if (name := json.dumps(data, sort_keys=True)) not in known:
-                    known[name] = load(data, config.allow).labels
+                    known[name] = load(data, config.allow)
                 check_samples(config, known[name])
             except UsageError as error:
                 whose = f"compare {arm.option}: " if arm.option else ""

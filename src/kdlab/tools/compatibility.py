@@ -80,8 +80,8 @@ def attempt(config: RunConfig) -> str | None:
     except ValueError as error:
         return " ".join(str(error).split())
     mode, objective = parts.mode, parts.objective
-    batch = example_batch(config.data, 16)
-    batch["views"] = {view: example_batch(config.data, 16) for view in (*objective.views(), *mode.shows)}
+    batch = example_batch(config, 16)
+    batch["views"] = {view: example_batch(config, 16) for view in (*objective.views(), *mode.shows)}
     trained = [parameter for parameter in (*mode.parameters(), *objective.parameters()) if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, 1e-3)
     for step in range(2):

@@ -7,8 +7,8 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import torch
 
-from kdlab.data.dataset import Data
-from kdlab.data.loader import Loader
+from kdlab.data.data import Batches as Loader
+from kdlab.data.data import Data
 from kdlab.training.distiller import Distiller
 
 
