@@ -37,7 +37,7 @@ def test_padding_is_on_the_right_and_the_mask_says_where() -> None:
 def test_a_batch_is_as_wide_as_its_longest_row_rounded_up_to_eight_within_the_limit(
     rows: list[int], limit: int | None, width: int
 ) -> None:
-    ids, mask = tokens(ROWS).padded(torch.tensor(rows), limit)
+    ids, mask = tokens(ROWS, limit=limit).padded(torch.tensor(rows))
     assert ids.shape == mask.shape == (len(rows), width)
 
 
@@ -48,10 +48,10 @@ def test_a_batch_is_as_wide_as_its_longest_row_rounded_up_to_eight_within_the_li
 )
 def test_any_rows_come_out_as_they_went_in(rows: list[list[int]], picks: list[int], limit: int | None) -> None:
     chosen = [pick % len(rows) for pick in picks]
-    column = tokens(rows, padding=7)
+    column = tokens(rows, padding=7, limit=limit)
     assert listed(column.take(torch.tensor(chosen))) == [rows[place] for place in chosen]
     assert listed(column.join(column.take(torch.tensor(chosen)))) == rows + [rows[place] for place in chosen]
-    ids, mask = column.padded(torch.tensor(chosen), limit)
+    ids, mask = column.padded(torch.tensor(chosen))
     for place, row, valid in zip(chosen, ids, mask, strict=True):
         assert row[valid.bool()].tolist() == rows[place][:limit]
         assert set(row[~valid.bool()].tolist()) <= {7}

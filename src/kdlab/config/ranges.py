@@ -72,10 +72,14 @@ AUGMENT: Mapping[str, Rule] = {
     "cutmix": (lambda alpha: alpha >= 0, "0 (off) or more"),
     "label_smoothing": _BELOW_ONE,
 }
-"""The settings of an augmentation, and what each may be."""
+"""The settings of an augmentation of pictures, and what each may be."""
+
+TEXT_AUGMENT: Mapping[str, Rule] = {"masking": _UNIT, "ngram": _UNIT}
+"""The settings of an augmentation of texts."""
 
 RULES: Mapping[str, Rule] = {
     **AUGMENT,
+    **TEXT_AUGMENT,
     **dict.fromkeys(("temperature", "width", "gamma", "span", "lr", "gradient_clip"), _POSITIVE),
     **dict.fromkeys(("weight", "task_weight", "weight_decay", "ramp"), _NOT_NEGATIVE),
     **dict.fromkeys(("alpha", "pct_start"), _UNIT),
@@ -83,7 +87,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("max_epochs", "epochs", "seed", "split_seed", "workers"), _WHOLE),
     **dict.fromkeys(
         ("batch_size", "accumulate", "classes", "channels", "num_nodes", "log_every_n_steps", "depth", "subset",
-         "checkpoint_every_n_steps", "max_steps", "generations", "branches", "cycles", "size",
+         "checkpoint_every_n_steps", "max_steps", "generations", "branches", "cycles", "size", "vocabulary", "length",
          "last"), _COUNT),
     **dict.fromkeys(("name", "group", "entity", "checkpoint"), _WORD),
     **dict.fromkeys(("allow", "tags"), _WORDS),
@@ -104,7 +108,7 @@ RULES: Mapping[str, Rule] = {
 
 LIMITS: Mapping[str, int] = {
     **dict.fromkeys(("max_epochs", "epochs"), 100_000), "generations": 30, "width": 1000, "depth": 10_000,
-    "size": 10_000, "workers": 1000, **dict.fromkeys(("seed", "split_seed"), 2**63 - 1),
+    "size": 10_000, "workers": 1000, "vocabulary": 2**24, "length": 2**20, **dict.fromkeys(("seed", "split_seed"), 2**63 - 1),
 }  # fmt: skip
 """The most that keys may be: beyond, a run would not end, or not fit into memory or the integers of other libraries."""
 

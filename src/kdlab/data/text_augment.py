@@ -2,7 +2,7 @@
 
 Tang et al. Distilling Task-Specific Knowledge from BERT into Simple Neural Networks. arXiv:1903.12136, 2019:
 
-    masking:          each word becomes [MASK] with the probability `mask` (published: 0.1)
+    masking:          each word becomes [MASK] with the probability `masking` (published: 0.1)
     n-gram sampling:  with the probability `ngram` (published: 0.25) a text shrinks to n of its words in a row, n from 1
                       to 5, all equally likely
 
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from kdlab.data.counter_rng import AUGMENT, uniform
 
-# The columns of the random numbers of a sample; from MASKED on, one for each of its words.
-SHORTENED, COUNT, FIRST, MASKED = range(4)
+# The columns of the random numbers of a sample; WORDS seeds further ones, one for each of its words.
+SHORTENED, COUNT, FIRST, WORDS = range(4)
 
 LONGEST = 5
 """Words of the longest n-gram."""
@@ -28,12 +28,11 @@ class TextAugment(nn.Module):
     """Turns padded ids and their mask into a network's input.
 
     Args:
-        length: the most tokens of a text.
-        masked: the id that stands for a masked word; needed where `mask` is above 0.
+        masked: the id that stands for a masked word; needed where `masking` is above 0.
         padding: the id of empty places.
         special: [V] bool, ids that stand for no text: they are never masked or left out.
         continues: [V] bool, ids that belong to the word of the token before.
-        mask: the share of words that are masked.
+        masking: the share of words that are masked.
         ngram: the share of texts that shrink to a few words.
     """
 
@@ -43,19 +42,18 @@ class TextAugment(nn.Module):
     soft = False
 
     def __init__(
-        self, length: int, masked: int, padding: int, special: Tensor, continues: Tensor,
-        *, mask: float = 0.0, ngram: float = 0.0,
+        self, masked: int, padding: int, special: Tensor, continues: Tensor,
+        *, masking: float = 0.0, ngram: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.length, self.masked, self.padding = length, masked, padding
-        self.mask, self.ngram = mask, ngram
+        self.masked, self.padding = masked, padding
+        self.masking, self.ngram = masking, ngram
         self.register_buffer("special", special)
         self.register_buffer("continues", continues)
 
     def draw(self, seed: int, index: Tensor, view: Tensor) -> Tensor:
         """The random numbers [B, n] in [0, 1) for the samples `index` [B] in their `view` [B]."""
-        count = MASKED + self.length if self.mask else MASKED if self.ngram else 0
-        return uniform(seed, index, view, AUGMENT, count)
+        return uniform(seed, index, view, AUGMENT, 4 if self.masking or self.ngram else 0)
 
     def forward(
         self, inputs: tuple[Tensor, Tensor], target: Tensor, draws: Tensor
@@ -67,12 +65,13 @@ class TextAugment(nn.Module):
             draws: what `draw` returned for these samples.
         """
         ids, mask = inputs
-        if self.mask or self.ngram:
+        if self.masking or self.ngram:
             text = mask.bool() & ~self.special[ids]
             word = (text & ~(self.continues[ids] & text.roll(1, 1))).cumsum(1)  # from 1; a text's first token starts one
-            if self.mask:
-                chance = draws[:, MASKED:].gather(1, (word - 1).clamp_(min=0))
-                ids = torch.where(text & (chance < self.mask), self.masked, ids)
+            if self.masking:
+                seeds = (draws[:, WORDS] * 2**24).long()
+                chance = uniform(0, seeds, torch.zeros_like(seeds), AUGMENT, ids.shape[1] + 1).gather(1, word)
+                ids = torch.where(text & (chance < self.masking), self.masked, ids)
             if self.ngram:
                 ids, mask = self._shortened(ids, mask, text, word, draws)
         return {"input_ids": ids, "attention_mask": mask}, target

@@ -10,11 +10,15 @@ from typing import Any
 
 import torch
 
+from kdlab.core.files import write_text
 from kdlab.data.check import DataError, existing
 from kdlab.data.text_files import EXPECTED, Texts, read_texts, text_files
 from kdlab.data.token_cache import Encoded, Rows, encoded_once
 from kdlab.data.tokenizer import ROLES, Tokenizer, read_tokenizer
 from kdlab.data.tokenizer_training import KINDS, trained_tokenizer
+
+TEST_SHARE = 0.1
+"""Where a source has no test part, this share of its training part becomes one, the same in every run."""
 
 
 def encoded_texts(
@@ -60,7 +64,7 @@ def encoded_texts(
 def described_tokenizer(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
     """What `student.yaml` says of a tokenizer, whose `tokenizer.json` is written into the folder."""
     file = folder / "tokenizer.json"
-    file.write_text(tokenizer.content, encoding="utf-8")
+    write_text(file, tokenizer.content)
     return {
         "tokenizer": file.name,
         "tokenizer_sha256": hashlib.sha256(tokenizer.content.encode()).hexdigest(),

@@ -87,7 +87,7 @@ def _write(file: Path, encoded: Encoded) -> None:
     about = {
         "classes": encoded.classes, "fingerprint": encoded.fingerprint,
         "tokenizer": [encoded.tokenizer.content, encoded.tokenizer.names],
-        "parts": {part: [rows.bytes, rows.cut, rows.tokens.padding] for part, rows in encoded.parts.items()},
+        "parts": {part: [rows.bytes, rows.cut, rows.tokens.padding, rows.tokens.limit] for part, rows in encoded.parts.items()},
     }  # fmt: skip
     tensors = {}
     for part, rows in encoded.parts.items():
@@ -108,10 +108,10 @@ def _read(file: Path) -> Encoded:
             about = json.loads(opened.metadata()["kdlab"])
             parts = {
                 part: Rows(
-                    Tokens(opened.get_tensor(f"{part}.ids"), opened.get_tensor(f"{part}.offsets"), padding),
+                    Tokens(opened.get_tensor(f"{part}.ids"), opened.get_tensor(f"{part}.offsets"), padding, limit),
                     opened.get_tensor(f"{part}.labels"), length, cut,
                 )
-                for part, (length, cut, padding) in about["parts"].items()
+                for part, (length, cut, padding, limit) in about["parts"].items()
             }  # fmt: skip
             encoded = Encoded(parts, tuple(about["classes"]), Tokenizer(*about["tokenizer"]))
             whole = about["fingerprint"] == encoded.fingerprint

@@ -111,13 +111,13 @@ class Tokenizer:
         else:
             with _reported(f"data.length={length} leaves no room for a token"):
                 self._tokenizer.enable_truncation(length)
-        rows, cut, empty = list[list[int]](), 0, [self.role("unk_token") or 0]
+        rows, cut, empty = list[list[int]](), 0, [self.role("unk_token") or 0] if marks else []
         for start in range(0, len(texts), CHUNK):
             with _reported("it fails at a text of the data"):
                 found = self._tokenizer.encode_batch_fast(texts[start : start + CHUNK], add_special_tokens=marks)
             rows += [encoded.ids or empty for encoded in found]  # attention over nothing would be NaN
             cut += sum(bool(encoded.overflowing) for encoded in found)
-        return tokens(rows, self.role("pad_token") or 0), cut
+        return tokens(rows, self.role("pad_token") or 0, length), cut
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids."""

@@ -19,11 +19,13 @@ class Tokens:
     ids: [T] int32, on any device.
     offsets: [n + 1] int64, rising from 0 to T, always on the CPU: widths are known without asking the device.
     padding: the id that fills what a row leaves empty.
+    limit: the most positions of a batch; None: any number.
     """
 
     ids: Tensor
     offsets: Tensor
     padding: int = 0
+    limit: int | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -40,47 +42,48 @@ class Tokens:
 
     def to(self, device: torch.device | str) -> Tokens:
         """The same column with its ids on a device."""
-        return Tokens(self.ids.to(device), self.offsets, self.padding)
+        return Tokens(self.ids.to(device), self.offsets, self.padding, self.limit)
 
     def take(self, rows: Tensor) -> Tokens:
         """The given rows [m] int64, in that order."""
         lengths = self.lengths[rows]
         within, offsets = _within(lengths)
         places = self.offsets[rows].repeat_interleave(lengths) + within
-        return Tokens(self.ids[places.to(self.ids.device)], offsets, self.padding)
+        return Tokens(self.ids[places.to(self.ids.device)], offsets, self.padding, self.limit)
 
     def join(self, other: Tokens) -> Tokens:
         """These rows, then those of the other column."""
         offsets = torch.cat([self.offsets, other.offsets[1:] + self.offsets[-1]])
-        return Tokens(torch.cat([self.ids, other.ids.to(self.ids.device)]), offsets, self.padding)
+        return Tokens(torch.cat([self.ids, other.ids.to(self.ids.device)]), offsets, self.padding, self.limit)
 
-    def width(self, rows: Tensor, limit: int | None = None) -> int:
-        """How many positions a batch of these rows [m] (on the CPU) has: its longest, rounded up, at most `limit`."""
-        longest = int((self.offsets[rows + 1] - self.offsets[rows]).max())
-        rounded = max(1, -(-longest // MULTIPLE)) * MULTIPLE
-        return rounded if limit is None else min(rounded, limit)
+    def __getitem__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return self.padded(rows)
 
-    def padded(self, rows: Tensor, limit: int | None = None) -> tuple[Tensor, Tensor]:
+    def padded(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Ids [B, L] int64 of the given rows [B], and their mask [B, L] int64: 1 a token, 0 padding, on the right.
+
+        L is the longest of these rows, rounded up, at most `limit`; what is longer is cut.
 
         Args:
             rows: int64, on the CPU, so that nothing waits for the device.
-            limit: the most positions; what is longer is cut.
         """
+        longest = int((self.offsets[rows + 1] - self.offsets[rows]).max())
+        width = max(1, -(-longest // MULTIPLE)) * MULTIPLE
+        width = width if self.limit is None else min(width, self.limit)
         bounds = torch.stack([self.offsets[rows], self.offsets[rows + 1]], 1).to(self.ids.device, non_blocking=True)
-        at = bounds[:, :1] + torch.arange(self.width(rows, limit), device=self.ids.device)
+        at = bounds[:, :1] + torch.arange(width, device=self.ids.device)
         mask = at < bounds[:, 1:]
         # Beyond the end of a row stand the next row's ids, beyond that of the last one nothing.
         ids = self.ids if len(self.ids) else self.ids.new_zeros(1)
         return torch.where(mask, ids[at.clamp_(max=len(ids) - 1)].long(), self.padding), mask.long()
 
 
-def tokens(rows: Sequence[Sequence[int]], padding: int = 0) -> Tokens:
+def tokens(rows: Sequence[Sequence[int]], padding: int = 0, limit: int | None = None) -> Tokens:
     """A column of the given rows of ids."""
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
     _, offsets = _within(lengths)
     flat = [number for row in rows for number in row]
-    return Tokens(torch.tensor(flat, dtype=torch.int32), offsets, padding)
+    return Tokens(torch.tensor(flat, dtype=torch.int32), offsets, padding, limit)
 
 
 def _within(lengths: Tensor) -> tuple[Tensor, Tensor]:
