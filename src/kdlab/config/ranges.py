@@ -108,7 +108,8 @@ RULES: Mapping[str, Rule] = {
 
 LIMITS: Mapping[str, int] = {
     **dict.fromkeys(("max_epochs", "epochs"), 100_000), "generations": 30, "width": 1000, "depth": 10_000,
-    "size": 10_000, "workers": 1000, "vocabulary": 2**24, "length": 2**20, **dict.fromkeys(("seed", "split_seed"), 2**63 - 1),
+    "size": 10_000, "workers": 1000, "vocabulary": 2**24, "length": 2**20,
+    **dict.fromkeys(("seed", "split_seed"), 2**63 - 1),
 }  # fmt: skip
 """The most that keys may be: beyond, a run would not end, or not fit into memory or the integers of other libraries."""
 

@@ -24,7 +24,7 @@ class Ragged(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Tensor) -> Any:
-        """What a transform receives of the given rows [m] int64, which are on the CPU: tensors, on the column's device."""
+        """What a transform receives of the given rows [m] int64 (on the CPU): tensors on the column's device."""
 
     def take(self, rows: Tensor) -> Ragged:
         """The given rows [m] int64 as a column."""

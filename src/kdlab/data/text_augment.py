@@ -55,9 +55,7 @@ class TextAugment(nn.Module):
         """The random numbers [B, n] in [0, 1) for the samples `index` [B] in their `view` [B]."""
         return uniform(seed, index, view, AUGMENT, 4 if self.masking or self.ngram else 0)
 
-    def forward(
-        self, inputs: tuple[Tensor, Tensor], target: Tensor, draws: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor]:
+    def forward(self, inputs: tuple[Tensor, Tensor], target: Tensor, draws: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """`{"input_ids", "attention_mask"}` [B, L] int64 and the targets as they are.
 
         Args:
@@ -67,7 +65,9 @@ class TextAugment(nn.Module):
         ids, mask = inputs
         if self.masking or self.ngram:
             text = mask.bool() & ~self.special[ids]
-            word = (text & ~(self.continues[ids] & text.roll(1, 1))).cumsum(1)  # from 1; a text's first token starts one
+            word = (text & ~(self.continues[ids] & text.roll(1, 1))).cumsum(
+                1
+            )  # from 1; a text's first token starts one
             if self.masking:
                 seeds = (draws[:, WORDS] * 2**24).long()
                 chance = uniform(0, seeds, torch.zeros_like(seeds), AUGMENT, ids.shape[1] + 1).gather(1, word)
@@ -76,9 +76,7 @@ class TextAugment(nn.Module):
                 ids, mask = self._shortened(ids, mask, text, word, draws)
         return {"input_ids": ids, "attention_mask": mask}, target
 
-    def _shortened(
-        self, ids: Tensor, mask: Tensor, text: Tensor, word: Tensor, draws: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _shortened(self, ids: Tensor, mask: Tensor, text: Tensor, word: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         words = word[:, -1]
         count = torch.minimum((draws[:, COUNT] * LONGEST).long() + 1, words)
         first = (draws[:, FIRST] * (words - count + 1)).long()

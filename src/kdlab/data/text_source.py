@@ -92,5 +92,3 @@ def _check_vocabulary(tokenizer: Tokenizer, vocabulary: int | None) -> None:
 def _stamp(file: Path, folder: Path) -> tuple[str, int, int]:
     status = file.stat()
     return str(file.relative_to(folder)), status.st_size, status.st_mtime_ns
-
-

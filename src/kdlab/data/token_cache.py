@@ -91,7 +91,11 @@ def _write(file: Path, encoded: Encoded) -> None:
     }  # fmt: skip
     tensors = {}
     for part, rows in encoded.parts.items():
-        tensors |= {f"{part}.ids": rows.tokens.ids, f"{part}.offsets": rows.tokens.offsets, f"{part}.labels": rows.labels}
+        tensors |= {
+            f"{part}.ids": rows.tokens.ids,
+            f"{part}.offsets": rows.tokens.offsets,
+            f"{part}.labels": rows.labels,
+        }
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as aside:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Batch
-from kdlab.core.reading import logits_of
+from kdlab.core.reading import first_of, logits_of
 from kdlab.tasks.classification import Classification
 
 if TYPE_CHECKING:  # torchmetrics takes seconds to import; a typo should be reported before
@@ -48,7 +48,7 @@ class LanguageModeling(Classification):
         Raises:
             UsageError: where the network did not return such logits.
         """
-        logits, shape = logits_of(output), batch["target"].shape
+        logits, shape = logits_of(output), first_of(batch["input"]).shape[:2]
         if logits.ndim != 3 or logits.shape[:2] != shape:
             raise UsageError(
                 f"the network returns logits {list(logits.shape)}; expected [{', '.join(map(str, shape))}, V], one row "
