@@ -72,10 +72,14 @@ AUGMENT: Mapping[str, Rule] = {
     "cutmix": (lambda alpha: alpha >= 0, "0 (off) or more"),
     "label_smoothing": _BELOW_ONE,
 }
-"""The settings of an augmentation, and what each may be."""
+"""The settings of an augmentation of pictures, and what each may be."""
+
+TEXT_AUGMENT: Mapping[str, Rule] = {"masking": _UNIT, "ngram": _UNIT}
+"""The settings of an augmentation of texts."""
 
 RULES: Mapping[str, Rule] = {
     **AUGMENT,
+    **TEXT_AUGMENT,
     **dict.fromkeys(("temperature", "width", "gamma", "span", "lr", "gradient_clip", "scale"), _POSITIVE),
     **dict.fromkeys(("weight", "task_weight", "weight_decay", "ramp"), _NOT_NEGATIVE),
     **dict.fromkeys(("alpha", "pct_start"), _UNIT),
@@ -105,7 +109,8 @@ RULES: Mapping[str, Rule] = {
 
 LIMITS: Mapping[str, int] = {
     **dict.fromkeys(("max_epochs", "epochs"), 100_000), "generations": 30, "width": 1000, "depth": 10_000,
-    "size": 10_000, "workers": 1000, "layers": 1000, **dict.fromkeys(("seed", "split_seed"), 2**63 - 1),
+    "size": 10_000, "workers": 1000, "layers": 1000, "vocabulary": 2**24, "length": 2**20,
+    **dict.fromkeys(("seed", "split_seed"), 2**63 - 1),
 }  # fmt: skip
 """The most that keys may be: beyond, a run would not end, or not fit into memory or the integers of other libraries."""
 

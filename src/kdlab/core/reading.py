@@ -83,6 +83,8 @@ def moved(input: Any, device: torch.device | str) -> Any:
     """An input, or a column of rows, on a device; does not wait for it where the memory is pinned."""
     if isinstance(input, Mapping):
         return {name: moved(value, device) for name, value in input.items()}
+    if isinstance(input, tuple | list):  # the ids of texts come with their mask
+        return [moved(value, device) for value in input]
     return input.to(device, non_blocking=True) if isinstance(input, Tensor) else input.to(device)
 
 

@@ -6,11 +6,11 @@ It runs before torch is imported, so it uses only the standard library.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdlab.config.ranges import AUGMENT, expected
+from kdlab.config.ranges import AUGMENT, TEXT_AUGMENT, expected
 from kdlab.core.errors import UsageError, nearest
 
 SETTINGS = (
@@ -49,7 +49,10 @@ def check(config: Mapping[str, Any]) -> None:
         DataError: naming key, value and what to type.
     """
     check_settings(config)
-    checks = {"kdlab.data.source.Folder": _check_folder, "kdlab.data.source.Hub": _check_hub}
+    checks = {
+        "kdlab.data.source.Folder": _check_folder, "kdlab.data.source.Hub": _check_hub,
+        **dict.fromkeys(("kdlab.data.text.Text", "kdlab.data.corpus.Corpus"), _check_texts),
+    }  # fmt: skip
     if found := checks.get(str(config.get("_target_"))):
         found(config)
 
@@ -76,9 +79,10 @@ def check_settings(config: Mapping[str, Any]) -> None:
     if not isinstance(drop_last := config.get("drop_last", False), bool):
         raise DataError(f"data.drop_last={drop_last}: expected true or false")
     check_normalisation("data", config)
-    _check_augment("data.augment", config.get("augment") or {}, config.get("size"))
+    known = TEXT_AUGMENT if "vocabulary" in config else AUGMENT
+    _check_augment("data.augment", config.get("augment") or {}, known, config.get("size"))
     for name, changes in (config.get("views") or {}).items():
-        _check_augment(f"data.views.{name}", changes or {}, config.get("size"))
+        _check_augment(f"data.views.{name}", changes or {}, known, config.get("size"))
 
 
 def check_normalisation(where: str, config: Mapping[str, Any], channels: int | None = None) -> None:
@@ -228,12 +232,12 @@ def existing(path: object, expected: str) -> Path:
     return folder
 
 
-def _check_augment(key: str, settings: Any, size: int | None) -> None:
+def _check_augment(key: str, settings: Any, known: Iterable[str], size: int | None) -> None:
     if not isinstance(settings, Mapping):
         raise DataError(f"{key}={settings}: expected a group of keys, such as {{crop: 4}}")
     for name, value in settings.items():
-        if name not in AUGMENT:
-            raise DataError(f"{key}.{name}: there is no such key{nearest(str(name), AUGMENT)}")
+        if name not in known:
+            raise DataError(f"{key}.{name}: there is no such key{nearest(str(name), known)}")
         if (words := expected(name, value)) is not None:
             raise DataError(f"{key}.{name}={value}: expected {words}")
     if size is not None and 2 * settings.get("crop", 0) > size:
@@ -250,6 +254,13 @@ def _check_folder(config: Mapping[str, Any]) -> None:
         raise DataError(
             f"data.classes={config.get('classes')}, but {path} holds {len(classes)}; type data.classes={len(classes)}"
         )
+
+
+def _check_texts(config: Mapping[str, Any]) -> None:
+    if config.get("path") is not None or not config.get("name"):
+        existing(config.get("path"), "a folder with parquet, csv, tsv, jsonl or txt files")
+    if not config.get("text"):
+        raise DataError("data.text is not set; type data.text=COLUMN")
 
 
 def _check_hub(config: Mapping[str, Any]) -> None:

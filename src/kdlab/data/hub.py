@@ -29,10 +29,7 @@ def read(name: str, folder: Path | None, image: str, label: str, size: int, chan
     import datasets  # type: ignore[import-untyped]
 
     where = f"data.name={name}" if folder is None else f"data.path={folder}"
-    splits = _splits(name, folder)
-    parts = {part: splits[known] for part, names in PARTS.items() for known in names if known in splits}
-    if "train" not in parts:
-        raise DataError(f"{where} has the splits {', '.join(list(splits)[:30])}; expected one called train")
+    parts = parts_of(splits(name, folder), where)
     for key, column in (("image", image), ("label", label)):
         if column not in (columns := parts["train"].column_names):
             raise DataError(f"data.{key}={column}: {where} has no such column; it has {', '.join(columns[:30])}")
@@ -40,7 +37,7 @@ def read(name: str, folder: Path | None, image: str, label: str, size: int, chan
     if not isinstance(kind, datasets.Image):
         raise DataError(f"data.image={image}: {where} has no pictures in this column, but {kind}")
     columns = {part: list(rows.select_columns([label])[:][label]) for part, rows in parts.items()}
-    labels, classes = _numbered(columns, getattr(parts["train"].features[label], "names", None), label)
+    labels, classes = numbered(columns, getattr(parts["train"].features[label], "names", None), label)
     tables = {}
     for part, rows in parts.items():
         if part == "train" or any(number >= 0 for number in labels[part]):  # a part without labels measures nothing
@@ -53,7 +50,12 @@ def read(name: str, folder: Path | None, image: str, label: str, size: int, chan
     return Tables(tables, classes, identity)
 
 
-def _splits(name: str, folder: Path | None) -> Mapping[str, Any]:
+def splits(name: str, folder: Path | None) -> Mapping[str, Any]:
+    """The splits of a repository on the hub, or of a copy of it, as the `datasets` library reads them.
+
+    Raises:
+        DataError: where it is not available or cannot be believed.
+    """
     import datasets
     import huggingface_hub
 
@@ -72,15 +74,27 @@ def _splits(name: str, folder: Path | None) -> Mapping[str, Any]:
                 "its repository, or set HF_HUB_OFFLINE=1 where it was downloaded before"
             ) from error
     try:
-        with _quiet():
-            splits: Mapping[str, Any] = datasets.load_dataset(name if folder is None else str(folder))
+        with quiet():
+            found: Mapping[str, Any] = datasets.load_dataset(name if folder is None else str(folder))
     except Exception as error:
         what = f"data.name={name}" if folder is None else f"data.path={folder}"
         raise DataError(f"{what} cannot be read: {_line(error.__cause__ or error)}") from error
-    return splits
+    return found
 
 
-def _numbered(
+def parts_of(found: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The splits that are parts, by the names of the parts.
+
+    Raises:
+        DataError: where there is none to train on.
+    """
+    parts = {part: found[known] for part, names in PARTS.items() for known in names if known in found}
+    if "train" not in parts:
+        raise DataError(f"{where} has the splits {', '.join(list(found)[:30])}; expected one called train")
+    return parts
+
+
+def numbered(
     columns: Mapping[str, Sequence[Any]], names: Sequence[str] | None, column: str
 ) -> tuple[dict[str, list[int]], tuple[str, ...]]:
     """Labels as numbers from 0, -1 where there is none, and the names of the classes."""
@@ -102,7 +116,7 @@ def _numbered(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without progress bars, and without the library's own lines about what it then raises."""
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging  # type: ignore[import-untyped]
 

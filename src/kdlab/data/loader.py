@@ -90,6 +90,7 @@ class Loader:
         if self.train:
             self.batch_size = min(self.batch_size, len(self.part) // self.world * self.world)
         self._targets = self.part.supervision.to(self.device)
+        self._beside = {name: values.to(self.device) for name, values in self.part.beside.items()}
         # Copied, because another loader may use the same transform on another device.
         self._transforms = [deepcopy(each).to(self.device) for each in (self.transform, *self.views.values())]
 
@@ -142,11 +143,12 @@ class Loader:
 
     def _batch(self, inputs: Any, index: Tensor, draws: Sequence[Tensor], epoch: int) -> Batch:
         targets = self._targets[index]
+        beside = {name: values[index] for name, values in self._beside.items()}
         seen: list[Batch] = []
         for k, (transform, numbers) in enumerate(zip(self._transforms, draws, strict=True)):
             input, target = transform(inputs, targets, numbers)
             view = torch.full_like(index, self._view(epoch, k))
-            seen.append({"input": input, "target": target, "index": index, "view": view})
+            seen.append({"input": input, "target": target, "index": index, "view": view, **beside})
         batch, *others = seen
         return {**batch, "views": dict(zip(self.views, others, strict=True))} if others else batch
 
@@ -170,8 +172,11 @@ class Resident(Loader):
         sizes = [len(rows) for rows in plan]
         index = torch.cat([torch.arange(0), *plan]).to(self.device)  # a rank may have no batch
         draws = [torch.split(numbers, sizes) for numbers in self._draws(index, epoch)]
-        for rows, *numbers in zip(torch.split(index, sizes), *draws, strict=True):
-            yield self._batch(self._inputs[rows], rows, numbers, epoch)
+        several = torch.split(index, sizes)
+        # How wide a batch of sequences is, the CPU knows; asking the device would wait for it.
+        places = several if isinstance(self._inputs, Tensor) else plan
+        for place, rows, *numbers in zip(places, several, *draws, strict=True):
+            yield self._batch(self._inputs[place], rows, numbers, epoch)
 
 
 @dataclass(eq=False, repr=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -25,7 +25,7 @@ class Ragged(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Tensor) -> Any:
-        """What a transform receives of the given rows [m] int64."""
+        """What a transform receives of the given rows [m] int64 (on the CPU): tensors on the column's device."""
 
     def take(self, rows: Tensor) -> Ragged:
         """The given rows [m] int64 as a column."""
@@ -53,6 +53,7 @@ class Table:
     labels: [n] int64, the class of each sample, -1 where it has no target. Parts are cut evenly by them; where samples
         have no classes they are all 0.
     targets: [n, ...], where they are not the labels.
+    beside: further values of each sample [n, ...], by the key under which a batch has them.
     shape: of one picture that is still to be decoded, (C, H, W), and can be held decoded; other inputs tell theirs.
     """
 
@@ -60,6 +61,7 @@ class Table:
     labels: Tensor
     shape: tuple[int, ...] = ()
     targets: Tensor | None = None
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.inputs, Tensor):
@@ -89,7 +91,9 @@ class Table:
             inputs = Subset(self.inputs, rows.tolist())
         else:
             inputs = self.inputs.take(rows)
-        return Table(inputs, self.labels[rows], self.shape, None if self.targets is None else self.targets[rows])
+        targets = None if self.targets is None else self.targets[rows]
+        beside = {name: values[rows] for name, values in self.beside.items()}
+        return Table(inputs, self.labels[rows], self.shape, targets, beside)
 
     def join(self, other: Table) -> Table:
         """These rows, then those of the other table."""
@@ -103,7 +107,8 @@ class Table:
         else:
             inputs = one.join(two)
         both = None if self.targets is None or other.targets is None else torch.cat([self.targets, other.targets])
-        return Table(inputs, torch.cat([self.labels, other.labels]), self.shape, both)
+        beside = {name: torch.cat([values, other.beside[name]]) for name, values in self.beside.items()}
+        return Table(inputs, torch.cat([self.labels, other.labels]), self.shape, both, beside)
 
 
 class Transform(Protocol):

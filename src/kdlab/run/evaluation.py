@@ -20,7 +20,7 @@ from kdlab.core.reading import ask
 from kdlab.data.data import Data
 from kdlab.networks.cost import costs
 from kdlab.networks.weights import StateDict, cloned, load_weights, packed
-from kdlab.run.builder import example_batch
+from kdlab.run.builder import example_batch, outputs_of
 from kdlab.tasks.task import Task
 from kdlab.training.callbacks import KeepBest
 from kdlab.training.loss_buffer import DivergedError
@@ -30,6 +30,9 @@ Predict = Callable[[Batch], Tensor | None]
 """From a batch to logits by row [N, C]; None where there are none."""
 
 TEACHER = "teacher"
+
+LOGITS = 2**25
+"""Of one network for one batch, 128 MiB."""
 
 
 @dataclass
@@ -73,7 +76,7 @@ def measure(
         for which, state in weights.items():
             judged[name, which] = _copied(student, state)
     predicts = {" ".join(key).strip(): prediction_of(network, parts.task) for key, network in judged.items()}
-    scores = judge(parts.task, predicts, data.eval_loader("test", 256, rank=0, world=1, device=device),
+    scores = judge(parts.task, predicts, data.eval_loader("test", _samples(config, parts.task), rank=0, world=1, device=device),
                    parts.mode.reference if parts.mode.teachers else None)  # fmt: skip
     measured.teacher = scores.pop(TEACHER, None)
     parts.close()
@@ -103,6 +106,13 @@ def measure(
     return measured
 
 
+def _samples(config: RunConfig, task: Task) -> int:
+    """How many samples are tested at a time: 256, or as many as have `LOGITS` logits."""
+    example = example_batch(config, samples=2)
+    rows = len(task.targets(example)) / 2
+    return max(1, min(256, int(LOGITS / (rows * outputs_of(config)))))
+
+
 def judge(
     task: Task, networks: Mapping[str, Predict], batches: Iterable[Batch], reference: Predict | None = None
 ) -> dict[str, dict[str, float]]:
@@ -122,14 +132,14 @@ def judge(
     close = {name: _collected(task.comparisons()) for name in networks} if reference is not None else {}
     with torch.no_grad():
         for batch in batches:
-            targets = task.targets(batch).cpu()
+            targets, beside = task.targets(batch).cpu(), task.beside(batch)
             # The teacher first, so that the others can be compared with it.
             taught = _logits(reference, batch, TEACHER)
             for name, predict in every.items():
                 logits = taught if name == TEACHER else _logits(predict, batch, name)
                 if logits is None:
                     continue
-                own[name].update(logits, targets)
+                own[name].update(logits, targets, **beside)
                 if name in close and taught is not None:
                     close[name].update(logits, taught)
     found = {name: _finite(metrics) | (_finite(close[name]) if name in close else {}) for name, metrics in own.items()}

@@ -14,6 +14,9 @@ from kdlab.tasks.task import Task
 if TYPE_CHECKING:  # torchmetrics takes seconds to import; a typo should be reported before
     from torchmetrics import Metric, MetricCollection
 
+FEW = 5
+"""Up to this many classes, macro F1 and Matthews' correlation are measured, which tell more where one is rare."""
+
 
 class Classification(Task):
     """One class per row: targets [N] of classes, -1 where unlabelled, or [N, C] of probabilities."""
@@ -24,6 +27,8 @@ class Classification(Task):
         "accuracy": "max",
         "cross_entropy": "min",
         "calibration_error": "min",
+        "f1": "max",
+        "matthews": "max",
         "agreement": "max",
         "teacher_kl": "min",
     }
@@ -31,6 +36,8 @@ class Classification(Task):
         "accuracy": "accuracy",
         "cross_entropy": "cross-entropy",
         "calibration_error": "calibration error",
+        "f1": "macro F1",
+        "matthews": "Matthews correlation",
         "agreement": "agreement with teacher",
         "teacher_kl": "KL to teacher",
     }
@@ -49,14 +56,24 @@ class Classification(Task):
         return cross_entropy(logits, target.to(logits.dtype), reduction="none")
 
     def metrics(self) -> MetricCollection:
-        from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+        from torchmetrics.classification import (
+            MulticlassAccuracy,
+            MulticlassCalibrationError,
+            MulticlassF1Score,
+            MulticlassMatthewsCorrCoef,
+        )
 
         from kdlab.tasks.metrics import MeanRowLoss
 
+        few: dict[str, Metric] = {}
+        if self.classes <= FEW:
+            few["f1"] = MulticlassF1Score(self.classes, average="macro", ignore_index=-1)
+            few["matthews"] = MulticlassMatthewsCorrCoef(self.classes, ignore_index=-1)
         return _collection(
             accuracy=MulticlassAccuracy(self.classes, average="micro", ignore_index=-1),
             cross_entropy=MeanRowLoss(self.loss, self.labelled),
             calibration_error=MulticlassCalibrationError(self.classes, n_bins=15, ignore_index=-1),
+            **few,
         )
 
     def comparisons(self) -> MetricCollection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import log
 
 import torch
 from torch import Tensor
@@ -45,6 +46,32 @@ class MeanRowLoss(_RowMean):
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Adds a batch: logits [N, C] and its targets."""
         self.add(self.loss(logits, target), self.labelled(target).sum())
+
+
+class TokenLoss(MeanRowLoss):
+    """The cross-entropy of next tokens, said in three ways; bits per byte only where batches say how many bytes.
+
+    nats per token; perplexity, its exponential; bits per byte of text, which compares models of different tokenizers
+    (Gao et al. The Pile. arXiv:2101.00027, 2020).
+    """
+
+    bytes: Tensor
+
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], labelled: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(loss, labelled)
+        self.add_state("bytes", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, target: Tensor, bytes: Tensor | None = None) -> None:
+        """Adds a batch: logits [N, V], next tokens [N], and the bytes of text [B] that they stand for."""
+        super().update(logits, target)
+        if bytes is not None:
+            self.bytes += bytes.sum(dtype=torch.float64).to(self.bytes.device)
+
+    def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
+        """By name, the mean over all tokens; NaN where there were none."""
+        nats = super().compute()
+        found = {"nats_per_token": nats, "perplexity": nats.exp()}
+        return found | ({"bits_per_byte": self.total / log(2) / self.bytes} if self.bytes > 0 else {})
 
 
 class Agreement(_RowMean):

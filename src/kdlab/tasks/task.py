@@ -45,6 +45,10 @@ class Task(RowPerSample, ABC):
             made["views"] = {name: self.by_row(view) for name, view in views.items()}
         return made
 
+    def beside(self, batch: Batch) -> dict[str, Tensor]:
+        """What metrics read of a batch besides logits and targets, by the names of their arguments."""
+        return {}
+
     @abstractmethod
     def labelled(self, target: Tensor) -> Tensor:
         """[N] bool: the rows that have a target."""
@@ -55,7 +59,7 @@ class Task(RowPerSample, ABC):
 
     @abstractmethod
     def metrics(self) -> MetricCollection:
-        """Metrics of predictions against targets, updated with (logits, target)."""
+        """Metrics of predictions against targets, updated with (logits, target, **beside)."""
 
     @abstractmethod
     def comparisons(self) -> MetricCollection:

@@ -28,10 +28,10 @@ class Validation(nn.Module):
 
     def update(self, mode: Mode, batch: Batch) -> None:
         """Runs only the students of a mode, in eval mode; no teacher."""
-        targets = self.task.targets(batch)
+        targets, beside = self.task.targets(batch), self.task.beside(batch)
         for name, network in mode.validated().items():
             logits, _ = self.task.read(ask(network, batch["input"]), batch)
-            self._of(name).update(logits.detach(), targets)
+            self._of(name).update(logits.detach(), targets, **beside)
 
     def compute(self, mode: Mode) -> dict[str, float]:
         """`validation/accuracy` and so on, over all ranks; then resets."""
