@@ -108,6 +108,11 @@ def test_the_hash_of_a_folder_is_that_of_the_files_that_make_a_network(tmp_path)
     assert (
         hashed(files) == hashed(dict(reversed(files.items()))) == hashed({**files, "README.md": "x", "vocab.txt": ""})
     )
-    others = [{**files, "config.json": "{} "}, {**files, "model.safetensors": "w"}, {"config.json": "{}"},
-              {**files, "model.safetensors.index.json": "{}"}, {"config.json": "weights", "model.safetensors": "{}"}]  # fmt: skip
+    others = [
+        {**files, "config.json": "{} "},
+        {**files, "model.safetensors": "w"},
+        {**files, "model.safetensors.index.json": "{}"},
+        {"config.json": "weights", "model.safetensors": "{}"},
+        {"config.json": "{}"},
+    ]
     assert len({hashed(other) for other in [files, *others]}) == 6
