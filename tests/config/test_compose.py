@@ -1,5 +1,6 @@
 """A config is composed, its dials are set, and a wrong one is refused in one line that says what would be right."""
 
+import json
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import pytest
 from kdlab.config.compose import conf_folder, groups
 from kdlab.core.errors import UsageError
 from support.composed import compose
+from support.text_models import DATA, reads
 
 
 def test_the_default_run_is_kd_on_digits():
@@ -173,7 +175,53 @@ OPTIONS = [(group, option) for group, options in groups().items() for option in 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=[f"{g}={o}" for g, o in OPTIONS])
 def test_every_option_of_every_group_composes(group, option):
-    assert compose([f"{group}={option}"])["names"]["model"]
+    data = DATA if group == "model" and "vocabulary" in reads(option) else ()
+    assert compose([f"{group}={option}", *data])["names"]["model"]
+
+
+TEXT_DATA = {"_target_": "mine.Text", "classes": 2, "vocabulary": 50, "length": 8, "validation": 0, "split_seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["model=bert_tiny"], "model=bert_tiny needs data.vocabulary, which data=digits does not have; type data="),
+        (["teacher=gpt_tiny"], "teacher=gpt_tiny needs data.vocabulary, which data=digits does not have; type data="),
+        (
+            ["teacher=[resnet8,bag]"],
+            "teacher.members.m1.model needs data.vocabulary, which data=digits does not have; ",
+        ),
+        (["model=lora"], "model.base needs data.vocabulary, which data=digits does not have; type data="),
+        (["data=texts"], "model=mobilenet needs data.channels, which data=texts does not have; type data=cifar10 or "),
+    ],
+)
+def test_a_network_for_other_data_is_refused_with_those_that_fit(tmp_path, given, said):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "texts.yaml").write_text(json.dumps(TEXT_DATA))
+    with pytest.raises(UsageError) as refused:
+        compose(given, [tmp_path])
+    assert str(refused.value).startswith(said)
+    assert ("data=texts" in str(refused.value)) == ("vocabulary" in said or given == ["data=texts"])
+    assert compose(["model=bert_tiny", "teacher=bag", "data=texts"], [tmp_path])["model"]["vocabulary"] == 50
+
+
+@pytest.mark.parametrize("where", ["model", "teacher.model", "teacher.members.m0.model"])
+def test_the_network_within_one_is_an_option_or_a_class_of_its_own(where):
+    lora = "teacher=[lora]" if "m0" in where else f"{where.removesuffix('.model')}=lora"
+    config = compose([lora, f"{where}.base=bag", f"{where}.base.width=2", *DATA])
+    base = compose(["model=bag", "model.width=2", *DATA])["model"]
+    assert _at(config, where)["base"] == base
+    config = compose([lora, f"{where}.base={{_target_: kdlab.models.bag.BagOfEmbeddings, classes: 2}}", *DATA])
+    assert _at(config, where)["base"] == {"_target_": "kdlab.models.bag.BagOfEmbeddings", "classes": 2}
+    with pytest.raises(UsageError, match=rf"{where}.base=nope: expected a group of keys"):
+        compose([lora, f"{where}.base=nope", *DATA])
+
+
+def _at(config, where):
+    found = config
+    for part in where.split("."):
+        found = found[part]
+    return found
 
 
 def test_help_and_a_slip_of_the_keyboard_are_answered_without_torch():

@@ -125,6 +125,12 @@ def resolve(path: object, kind: type, key: str, *, allow: Sequence[str] = (), ne
     return found
 
 
+def without_taps(network: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's config, and that of a network within it, as their classes take them."""
+    plain = {key: value for key, value in network.items() if key != "taps"}
+    return {key: without_taps(value) if isinstance(value, Mapping) else value for key, value in plain.items()}
+
+
 @contextmanager
 def _weights_alone() -> Iterator[None]:
     """Files of weights are read without running code: the factories of timm take some, and unpickle them otherwise."""

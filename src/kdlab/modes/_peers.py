@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from kdlab.config.instantiate import without_taps
 from kdlab.models.ensemble import Ensemble
 from kdlab.modes.mode import Edge, Mode
 from kdlab.networks.teacher import Observed
@@ -74,8 +75,3 @@ class TaughtTogether(Peers):
 
     def source(self, edge: Edge) -> Observed | None:
         return super().source(edge) if edge.teacher < len(self.observed) - 1 else None
-
-
-def without_taps(network: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a network as its class reads it."""
-    return {key: value for key, value in network.items() if key != "taps"}

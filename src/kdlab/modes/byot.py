@@ -25,10 +25,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kdlab.config.instantiate import without_taps
 from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Batch, Example, Fields, Knowledge, Lesson, Positions, Progress, positions
 from kdlab.models.exits import Exit, UpToExit
-from kdlab.modes._peers import without_taps
 from kdlab.modes.mode import Cast, Edge, Mode, union
 from kdlab.networks.split import shallow_copy, split
 from kdlab.networks.teacher import Observed

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kdlab.config.instantiate import build, build_nested
+from kdlab.config.instantiate import build, build_nested, without_taps
 from kdlab.config.schema import (
     Component,
     HeadConfig,
@@ -163,22 +163,13 @@ def make_network(config: Component, key: str = "model", allow: Sequence[str] = (
     Raises:
         UsageError: where the settings do not make one, or one too large for this machine.
     """
-    settings = _untapped(config)
+    settings = without_taps(config)
     if str(settings.get("_target_")).startswith("kdlab.models."):
         refuse_giant(settings, key)
     try:
         return build(settings, nn.Module, key, allow=allow)
     except (RuntimeError, ArithmeticError, MemoryError, TypeError) as error:
         raise UsageError(f"{key} cannot be built with its settings: {type(error).__name__}: {error}") from error
-
-
-def _untapped(config: Component) -> dict[str, Any]:
-    """A network's settings without its taps, and those of a network within it."""
-    return {
-        name: _untapped(value) if isinstance(value, Mapping) else value
-        for name, value in config.items()
-        if name != "taps"
-    }
 
 
 def taps_of(
