@@ -6,7 +6,7 @@ Neural Networks via Attention Transfer. ICLR 2017, equation 2.
     L = Σ_stages mean (Q(F_s) − Q(F_t))²,  Q(F) = q / ‖q‖₂,  q = vec(mean over channels of F²)
 
 The paper's ‖Q_s − Q_t‖₂ is taken squared and averaged over samples and positions, as in the authors' code
-and in that of Tian et al. (2020), whose weight this is.
+and in that of Tian et al. (2020), whose weight this is. On a sequence the positions are its tokens.
 """
 
 from __future__ import annotations
