@@ -22,7 +22,7 @@ from kdlab.run.builder import assemble, example_batch, make_terms
 from kdlab.training.distiller import Distiller
 from kdlab.training.objective import Counts
 from kdlab.training.setup import Parts
-from support.impossible import TRANSFORMER_PAIRS
+from support.impossible import TRANSFORMER_PAIRS, TRANSFORMERS
 
 HEADS = groups()["loss"]
 PAIRS = {  # the student, from the teacher
@@ -30,7 +30,10 @@ PAIRS = {  # the student, from the teacher
     "vgg from resnet": ["model=vgg8", "model.width=0.25", "teacher=resnet8"],
     "vit from resnet": ["model=tiny_vit", "teacher=resnet8"],
     "resnet from vit": ["model=resnet8", "teacher=tiny_vit"],
+    "vit from vit": ["model=tiny_vit", "teacher=tiny_vit"],
 }
+NARROW = {"minilmv2": ["loss.heads.minilmv2.relation_heads=4"]}
+"""Settings for networks as narrow as these."""
 CONF = Path(__file__).parents[1] / "support" / "conf"
 
 SECOND = Progress(epoch=1, step=1, epochs=2, steps=2)
@@ -46,7 +49,7 @@ def networks(pair: str) -> RunConfig:
 
 @cache
 def loss(name: str) -> LossConfig:
-    return compose([f"loss={name}"]).loss
+    return compose([f"loss={name}", *NARROW.get(name, [])]).loss
 
 
 def head_of(name: str) -> Head:
@@ -121,9 +124,10 @@ def test_the_table_of_refusals_names_losses_and_pairs_that_exist() -> None:
 
 @pytest.mark.parametrize("name", HEADS)
 def test_what_a_head_learns_moves_in_every_parameter(name: str) -> None:
-    parts = put_together(name, "narrow from wide")
+    pair = "vit from vit" if name in TRANSFORMERS else "narrow from wide"
+    parts = put_together(name, pair)
     (head,) = (placed.head for placed in parts.objective.placed(name))
-    lessons = parts.mode(batch_for(parts, "narrow from wide"), SECOND)
+    lessons = parts.mode(batch_for(parts, pair), SECOND)
     for prepare in (True, False) if head.prepared() else (False,):
         parts.objective(lessons, Counts(6.0, 6.0), SECOND, task_weight=0.0, prepare=prepare)[0].backward()
     parts.mode.close()

@@ -10,7 +10,7 @@ from kdlab.config.instantiate import resolve
 from kdlab.config.schema import LossConfig, RunConfig
 from kdlab.modes.mode import Mode
 from kdlab.tools.compatibility import SMALL, attempt, modes
-from support.impossible import BEYOND_LOGITS, FROZEN_TEACHER, GRAFTS, LOGITS, NO_NETWORK, refused_in
+from support.impossible import BEYOND_LOGITS, FROZEN_TEACHER, GRAFTS, LOGITS, NO_NETWORK, TRANSFORMERS, refused_in
 
 LOSSES, MODES = groups()["loss"], groups()["mode"]
 HOME = Path(__file__).parents[2] / "src" / "kdlab" / "modes"
@@ -36,7 +36,7 @@ def test_losses_work_in_a_mode_where_it_offers_what_their_papers_compare(mode):
 
 
 def test_the_table_of_what_cannot_be_combined_knows_every_loss_and_mode():
-    assert {*LOGITS, *BEYOND_LOGITS, *GRAFTS} == set(LOSSES)
+    assert {*LOGITS, *BEYOND_LOGITS, *TRANSFORMERS, *GRAFTS} == set(LOSSES)
     assert set(modes()) > NO_NETWORK | FROZEN_TEACHER
 
 

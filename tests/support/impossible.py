@@ -3,8 +3,11 @@
 Nothing here is read from kdlab, so that a head which asks for too much or too little is found out.
 """
 
+import re
+
 LOGITS = {
-    "ctkd", "dist", "dkd", "jsd", "kd", "logit_mse", "mlkd", "nkd", "reverse_kl", "rld", "soft_ce", "wsld", "wttm",
+    "ctkd", "dist", "dkd", "jsd", "kd", "logit_mse", "mlkd", "nkd", "reverse_kl", "rld", "skew_kl", "soft_ce", "uld",
+    "wsld", "wttm",
 }  # fmt: skip
 """Losses on predictions alone: any teacher will do."""
 
@@ -36,6 +39,18 @@ BEYOND_LOGITS = {
 }
 """What these losses read of a teacher besides its logits, in the order in which messages name it."""
 
+_BLOCKS = "transformer blocks"
+_ATTENTION = "attention (seen in scaled_dot_product_attention: build it with attn_implementation=sdpa)"
+
+TRANSFORMERS = {
+    "distilbert": (_BLOCKS,),
+    "minilm": (_ATTENTION,),
+    "minilmv2": (_ATTENTION,),
+    "pkd": (_BLOCKS,),
+    "tinybert": (_BLOCKS, _ATTENTION),
+}
+"""What these losses read of both networks, which a convolutional one does not have."""
+
 GRAFTS = {"simkd"}
 """Losses that build the classifier of a trained teacher into the student."""
 
@@ -55,12 +70,29 @@ TRANSFORMER_PAIRS = {
     ("catkd", "resnet from vit"): "the teacher's final map",
     ("catkd", "vit from resnet"): "the learner's final map",
     ("srrl", "vit from resnet"): "the learner's final map",
+    ("ab", "vit from vit"): "vit.layers.0 has no preactivation",
+    ("ofd", "vit from vit"): "the teacher's normalisations",
+    ("simkd", "vit from vit"): "the teacher's final map",
+    ("catkd", "vit from vit"): "the learner's final map",
+    ("srrl", "vit from vit"): "the learner's final map",
+} | {
+    (loss, pair): f"the {side}'s {re.escape(TRANSFORMERS[loss][0])}"
+    for loss in TRANSFORMERS
+    for pair, side in (
+        ("narrow from wide", "learner"),
+        ("vgg from resnet", "learner"),
+        ("resnet from vit", "learner"),
+        ("vit from resnet", "teacher"),
+    )
 }
 """Pairs of networks that a loss cannot compare, and the words that have to say so."""
 
 
 def refused_in(loss: str, mode: str) -> str | None:
     """How the refusal of a loss in a mode begins after `loss=NAME `; None where the two go together."""
+    if loss in TRANSFORMERS:  # SMALL networks are convolutional
+        both = (f"{side}'s {what}" for side in ("the learner", "the teacher") for what in TRANSFORMERS[loss])
+        return f"needs {' and '.join(both)},"
     if loss in GRAFTS:
         return None if mode in FROZEN_TEACHER else "builds parts of a frozen teacher into the student"
     if loss in LOGITS or mode not in NO_NETWORK:

@@ -62,8 +62,8 @@ class Pooled:
         return values if values.ndim == 2 else values[:, 0]
 
 
-def loss_of(head: Head, length: int = 7, noise: int = 0, families: tuple[str, str] = ("bert", "bert")) -> Tensor:
-    """The loss between two networks, the teacher's wider, over one batch padded to `length` with `noise`."""
+def loss_of(head: Head, input: dict[str, Tensor] | None = None, families: tuple[str, str] = ("bert", "bert")) -> Tensor:
+    """The loss between two networks, the teacher's wider, over one input; by default one with padding."""
     wide = {"bert": {"hidden_size": 24}, "gpt2": {"n_embd": 24}, "llama": {"hidden_size": 24, "head_dim": 6}}
     networks = (
         language_network(families[0]).double(), language_network(families[1], seed=1, **wide[families[1]]).double()
@@ -78,6 +78,6 @@ def loss_of(head: Head, length: int = 7, noise: int = 0, families: tuple[str, st
         small = {"input": padded()}
         head.build(learner.example(small), teacher.example(small), Context(classes=2, samples=2))
         head.double()
-        batch = {"input": padded((7, 4), length=length, noise=noise)}
+        batch = {"input": padded() if input is None else input}
         ours, theirs = learner(batch), teacher(batch).detach()
         return head(ours, theirs, Lesson(ours, (theirs,), None, torch.arange(2)), Progress())

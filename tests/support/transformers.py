@@ -35,7 +35,14 @@ def language_network(family: str, *, attention: str = "sdpa", seed: int = 0, **s
     made = getattr(transformers, config)(vocab_size=WORDS, **_IDS, **{**given, **settings})
     made._attn_implementation = attention
     torch.manual_seed(seed)
-    return getattr(transformers, network)(made).eval()
+    network = getattr(transformers, network)(made).eval()
+    # As after training: untrained ones make every token equally long, and its channels sum to zero.
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.weight.add_(0.3 * torch.randn_like(module.weight))
+                module.bias.add_(0.3 * torch.randn_like(module.bias))
+    return network
 
 
 def padded(lengths: tuple[int, ...] = (7, 4), *, length: int = LENGTH, noise: int = 0) -> dict[str, Tensor]:

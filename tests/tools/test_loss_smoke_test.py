@@ -6,14 +6,13 @@ import json
 
 import pytest
 
-from kdlab.config.compose import groups
 from kdlab.tools import loss_smoke_test as tryout
 from kdlab.tools.loss_smoke_test import EPOCHS, EXCEPTIONS, LIMIT, Tryout, digits_result, main
 
 # Of Lightning's own making; outside tests `kdlab.run.fit` silences it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated")
 
-HEADS = groups()["loss"]
+HEADS = tryout.losses()
 QUICK = ("kd", "ft", "rkd", "simkd")  # of each kind one; ft prepares a part of its own, simkd stays in the student
 
 

@@ -226,6 +226,8 @@ def check_value(key: str, value: Any, default: Any) -> None:
         fits = isinstance(value, (int, float)) and not isinstance(value, bool)
     if expected is int and name == "devices":
         fits = fits or value == "auto" or isinstance(value, list)
+    if name == "layers":
+        fits = fits or isinstance(value, list)
     if not fits:
         names = {float: "a number", int: "a whole number", bool: "true or false", str: "a word", list: "a list",
                  dict: "a group of keys"}  # fmt: skip

@@ -30,6 +30,14 @@ EXCEPTIONS: Mapping[str, tuple[int, float, str]] = {
 """Losses that take more epochs or fall less far: epochs, the largest ratio of end to start, and why."""
 
 
+def losses() -> list[str]:
+    """Every loss that compares convolutional networks."""
+    from kdlab.tools.method_table import head_of
+
+    asked = {name: head_of(name).needs().learner for name in groups()["loss"]}
+    return [name for name, fields in asked.items() if not (fields.blocks or fields.attention)]
+
+
 class Tryout(NamedTuple):
     """The result of a short run: the term's mean over the first steps and over the last, and the student's accuracy."""
 
@@ -87,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("losses", nargs="*", help="options of loss; none: all")
     parser.add_argument("--json", type=Path, help="also write {loss: {start, end, ratio, accuracy}} to this file")
     given = parser.parse_args(arguments)
-    known = groups()["loss"]
+    known = losses()
     for name in given.losses:
         if name not in known:
             print(f"kdlab: {name}: no such loss{nearest(name, known)}", file=sys.stderr)

@@ -11,7 +11,8 @@ smaller by another factor than 2, is mapped by 1×1 and the teacher's map is ave
 learned together, as theirs; in the paper the hint comes first.
 
 Their hint is the third map of a network, the stem's counted: stage 1, counting from 0. In networks of three or four
-stages it is the middle one, or the shallower of the middle two; in one of two stages it is the deeper.
+stages it is the middle one, or the shallower of the middle two; in one of two stages it is the deeper. On a sequence
+every token is a map of one position.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch.nn.functional import mse_loss
 
 from kdlab.core.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
-from kdlab.heads.shapes import as_map, same_size, stage_map
+from kdlab.heads.shapes import as_map, on_line, same_size, stage_map, tokens_of
 
 
 def fitnet_loss(regressed: Tensor, hint: Tensor) -> Tensor:
@@ -62,7 +63,8 @@ class FitNet(Head):
         return Needs(learner=Fields(stages=(self.stage,)), teacher=Fields(stages=(self.stage,)))
 
     def build(self, learner: Example, teacher: Example, context: Context) -> None:
-        ours, theirs = stage_map(learner, self.stage), stage_map(teacher, self.stage)
+        self.line = on_line(learner, teacher)
+        ours, theirs = (stage_map(example, self.stage, line=True) for example in (learner, teacher))
         self.regressor = nn.Sequential(
             regressor(ours.shape, theirs.shape),
             nn.BatchNorm2d(theirs.shape[1]),
@@ -70,5 +72,8 @@ class FitNet(Head):
         )
 
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:
-        ours, theirs = as_map(learner.stage(self.stage)), as_map(teacher.stage(self.stage))
+        ours, theirs = learner.stage(self.stage), teacher.stage(self.stage)
+        if self.line:
+            return fitnet_loss(self.regressor(tokens_of(ours, learner.valid)), tokens_of(theirs, learner.valid))
+        ours, theirs = as_map(ours), as_map(theirs)
         return fitnet_loss(self.regressor(ours), theirs)

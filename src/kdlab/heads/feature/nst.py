@@ -21,7 +21,7 @@ from torch.nn.functional import normalize
 
 from kdlab.core.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
-from kdlab.heads.shapes import as_map, paired_stages, same_size, spatial_pairs
+from kdlab.heads.shapes import on_line, paired_stages, read_map, same_size, spatial_pairs
 
 
 def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -49,10 +49,14 @@ class NST(Head):
         return Needs(learner=Fields(stages="all"), teacher=Fields(stages="all"))
 
     def build(self, learner: Example, teacher: Example, context: Context) -> None:
-        self.pairs = spatial_pairs(learner, teacher, paired_stages(learner, teacher))
+        self.pairs = spatial_pairs(learner, teacher, paired_stages(learner, teacher), line=True)
+        self.line = on_line(learner, teacher)
 
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:
-        losses = [nst_loss(as_map(learner.stage(ours)), as_map(teacher.stage(theirs))) for ours, theirs in self.pairs]
+        losses = [
+            nst_loss(read_map(learner, ours, line=self.line), read_map(teacher, theirs, line=self.line))
+            for ours, theirs in self.pairs
+        ]
         return torch.stack(losses).sum()
 
 

@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 
 from kdlab.core.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
-from kdlab.heads.shapes import as_map, paired_stages, same_size, stage_map
+from kdlab.heads.shapes import as_map, on_line, paired_stages, same_size, stage_map, tokens_of
 
 
 def vid_loss(mean: Tensor, teacher: Tensor, raw_variance: Tensor) -> Tensor:
@@ -53,10 +53,12 @@ class VID(Head):
 
     def build(self, learner: Example, teacher: Example, context: Context) -> None:
         self.pairs = paired_stages(learner, teacher)
+        self.line = on_line(learner, teacher)
         self.means = nn.ModuleList()
         self.raw_variances = nn.ParameterList()
         for ours, theirs in self.pairs:
-            source, target = stage_map(learner, ours).shape[1], stage_map(teacher, theirs).shape[1]
+            source = stage_map(learner, ours, line=True).shape[1]
+            target = stage_map(teacher, theirs, line=True).shape[1]
             self.means.append(
                 nn.Sequential(
                     nn.Conv2d(source, target, 1, bias=False),
@@ -71,6 +73,10 @@ class VID(Head):
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:
         losses = []
         for mean, raw_variance, (ours, theirs) in zip(self.means, self.raw_variances, self.pairs, strict=True):
-            student, target = same_size(as_map(learner.stage(ours)), as_map(teacher.stage(theirs)))
+            one, other = learner.stage(ours), teacher.stage(theirs)
+            if self.line:
+                student, target = (tokens_of(tokens, learner.valid) for tokens in (one, other))
+            else:
+                student, target = same_size(as_map(one), as_map(other))
             losses.append(vid_loss(mean(student), target, raw_variance))
         return torch.stack(losses).sum()

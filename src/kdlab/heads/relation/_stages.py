@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from kdlab.core.knowledge import Example, Knowledge
-from kdlab.heads.shapes import Align, as_map, paired_stages, stage_map
+from kdlab.heads.shapes import Align, mapped, on_line, paired_stages, read_map, stage_map
 
 
 class StagePairs(nn.Module):
@@ -23,8 +23,11 @@ class StagePairs(nn.Module):
                 f"{len(learner.knowledge.stages)} and {teacher.name} {len(teacher.knowledge.stages)}; "
                 "name more in the model's taps"
             )
+        self.line = on_line(learner, teacher)
         self.adapters = nn.ModuleList()
-        maps = [(stage_map(learner, ours), stage_map(teacher, theirs)) for ours, theirs in self.pairs]
+        maps = [
+            (stage_map(learner, ours, line=True), stage_map(teacher, theirs, line=True)) for ours, theirs in self.pairs
+        ]
         one, other = learner.knowledge.stem, teacher.knowledge.stem
         self.stem = False
         if stem and one is not None and other is not None:
@@ -36,10 +39,11 @@ class StagePairs(nn.Module):
 
     def forward(self, learner: Knowledge, teacher: Knowledge) -> tuple[list[Tensor], list[Tensor]]:
         """The learner's maps [B, D, ., .] and the teacher's, shallow to deep, in the same channels."""
-        ours = [as_map(learner.stage(position)) for position, _ in self.pairs]
-        theirs = [as_map(teacher.stage(position)) for _, position in self.pairs]
+        ours = [read_map(learner, position, line=self.line) for position, _ in self.pairs]
+        theirs = [read_map(teacher, position, line=self.line) for _, position in self.pairs]
         if self.stem:
             assert learner.stem is not None
             assert teacher.stem is not None
             ours, theirs = [learner.stem, *ours], [teacher.stem, *theirs]
-        return [adapter(features) for adapter, features in zip(self.adapters, ours, strict=True)], theirs
+        valid = learner.valid if self.line else None
+        return [mapped(adapter, features, valid) for adapter, features in zip(self.adapters, ours, strict=True)], theirs

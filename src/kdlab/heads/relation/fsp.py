@@ -29,21 +29,26 @@ from kdlab.heads.relation._stages import StagePairs
 from kdlab.heads.shapes import same_size
 
 
-def flow(shallow: Tensor, deep: Tensor) -> Tensor:
-    """The flow matrix [N, A, B] between two maps [N, A, ., .] and [N, B, ., .]; equation 1."""
+def flow(shallow: Tensor, deep: Tensor, valid: Tensor | None = None) -> Tensor:
+    """The flow matrix [N, A, B] between two maps [N, A, ., .] and [N, B, ., .]; equation 1.
+
+    On lines [N, ., 1, L] with padding, which is zero, HW is the number of tokens: of the positions valid [N, L].
+    """
     shallow, deep = (features.flatten(2) for features in same_size(raised(shallow), raised(deep)))
-    return shallow @ deep.mT / shallow.shape[2]
+    return shallow @ deep.mT / (shallow.shape[2] if valid is None else valid.sum(dim=1)[:, None, None])
 
 
-def fsp_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+def fsp_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], valid: Tensor | None = None) -> Tensor:
     """Mean squared difference of the flows of neighbouring maps [N, D, H, W], summed over pairs. A scalar.
 
     Args:
         student: maps from shallow to deep, with the teacher's channels; height and width are free.
         teacher: as many maps.
+        valid: of lines, the positions that hold tokens.
     """
     terms = [
-        mse_loss(flow(*ours), flow(*theirs)) for ours, theirs in zip(pairwise(student), pairwise(teacher), strict=True)
+        mse_loss(flow(*ours, valid), flow(*theirs, valid))
+        for ours, theirs in zip(pairwise(student), pairwise(teacher), strict=True)
     ]
     return torch.stack(terms).sum()
 
@@ -64,4 +69,5 @@ class FSP(Head):
         self.stages = StagePairs(learner, teacher, stem=True)
 
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:
-        return fsp_loss(*self.stages(learner, teacher))
+        ours, theirs = self.stages(learner, teacher)
+        return fsp_loss(ours, theirs, learner.valid if self.stages.line else None)

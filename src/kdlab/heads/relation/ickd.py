@@ -16,7 +16,7 @@ from torch import Tensor
 from kdlab.core.knowledge import Context, Example, Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
 from kdlab.heads.relation._rows import unit
-from kdlab.heads.shapes import Align, as_map, stage_map
+from kdlab.heads.shapes import Align, mapped, on_line, read_map, stage_map
 
 
 def correlation(features: Tensor) -> Tensor:
@@ -47,8 +47,10 @@ class ICKD(Head):
         return Needs(learner=Fields(stages=(self.stage,)), teacher=Fields(stages=(self.stage,)))
 
     def build(self, learner: Example, teacher: Example, context: Context) -> None:
-        ours, theirs = stage_map(learner, self.stage), stage_map(teacher, self.stage)
+        self.line = on_line(learner, teacher)
+        ours, theirs = (stage_map(example, self.stage, line=True) for example in (learner, teacher))
         self.align = Align(ours.shape[1], theirs.shape[1], norm=True)
 
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:
-        return ickd_loss(self.align(as_map(learner.stage(self.stage))), as_map(teacher.stage(self.stage)))
+        ours, theirs = (read_map(knowledge, self.stage, line=self.line) for knowledge in (learner, teacher))
+        return ickd_loss(mapped(self.align, ours, learner.valid if self.line else None), theirs)

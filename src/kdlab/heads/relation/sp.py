@@ -15,6 +15,7 @@ from torch import Tensor
 from kdlab.core.knowledge import Fields, Knowledge, Lesson, Needs, Progress, raised
 from kdlab.heads.head import Head
 from kdlab.heads.relation._rows import refuse_single, unit
+from kdlab.heads.shapes import line_map
 
 
 def similarity(features: Tensor) -> Tensor:
@@ -49,4 +50,10 @@ class SP(Head):
         return Needs(learner=Fields(stages=(self.stage,)), teacher=Fields(stages=(self.stage,)))
 
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:
-        return sp_loss(learner.stage(self.stage), teacher.stage(self.stage))
+        return sp_loss(without_padding(learner, self.stage), without_padding(teacher, self.stage))
+
+
+def without_padding(knowledge: Knowledge, position: int) -> Tensor:
+    """One stage, whose padding is zero where it is a sequence of tokens."""
+    stage, valid = knowledge.stage(position), knowledge.valid
+    return stage if valid is None or stage.ndim != 3 else line_map(stage, valid)
