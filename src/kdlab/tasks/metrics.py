@@ -61,7 +61,7 @@ class TokenLoss(MeanRowLoss):
         super().__init__(loss, labelled)
         self.add_state("bytes", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, logits: Tensor, target: Tensor, bytes: Tensor | None = None) -> None:  # type: ignore[override]
+    def update(self, logits: Tensor, target: Tensor, bytes: Tensor | None = None) -> None:
         """Adds a batch: logits [N, V], next tokens [N], and the bytes of text [B] that they stand for."""
         super().update(logits, target)
         if bytes is not None:
