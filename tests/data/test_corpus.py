@@ -71,8 +71,10 @@ def test_a_document_lies_in_one_part_alone(tmp_path: Path) -> None:
     given = documents(train="aaaaaaaa|bbbbbbbb|aaaa", validation="cccccccccc", test="dddddddddddddddddd")
     data = loaded(write(tmp_path / "c", "jsonl", **given), validation=0.5, vocabulary=64)
     unknown = 1
-    assert {*sum(blocks(data, "train"), [])} == {END, FIRST, FIRST + 1}
-    assert {*sum(blocks(data, "validation"), [])} == {unknown}, "characters of the training part alone have an id"
+    assert {number for block in blocks(data, "train") for number in block} == {END, FIRST, FIRST + 1}
+    assert {number for block in blocks(data, "validation") for number in block} == {unknown}, (
+        "characters of the training part alone have an id"
+    )
     assert data.sizes == {"train": 2, "validation": 1, "test": 2}
 
 

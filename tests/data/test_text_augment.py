@@ -57,7 +57,9 @@ def test_whole_words_are_masked_at_the_given_rate_and_special_tokens_never() -> 
 
 def test_n_grams_are_one_to_five_words_in_a_row() -> None:
     words = [[10, 20], [11], [12, 21, 22], [13], [14], [15]]
-    possible = {(n, sum(words[a : a + n], []).__repr__()) for n in range(1, 6) for a in range(7 - n)}
+    possible = {
+        (n, repr([token for word in words[a : a + n] for token in word])) for n in range(1, 6) for a in range(7 - n)
+    }
     sizes = dict.fromkeys(range(1, 6), 0)
     lengths = {text: n for n, text in possible}
     whole = 0
@@ -78,7 +80,7 @@ def test_a_short_text_keeps_all_its_words_at_most() -> None:
 
 def test_a_sample_looks_the_same_in_any_batch_and_another_in_the_next_view() -> None:
     augment = make(masking=0.4, ngram=0.4)
-    rows = [ROW[: 4 + place % 6] + [SEP] for place in range(40)]
+    rows = [[*ROW[: 4 + place % 6], SEP] for place in range(40)]
     whole = augmented(augment, rows, list(range(40)))
     for start in (0, 7, 33):
         assert (

@@ -6,7 +6,6 @@ in `ranges.py`. Nothing here imports torch, so that a typo is reported at once.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -80,7 +79,7 @@ def compose(
     except HydraException as error:
         raise UsageError(" ".join(str(error).split()).split(" See https:")[0]) from error
     except OmegaConfBaseException as error:
-        raise UsageError(_unresolved(error)) from error
+        raise UsageError(str(error).splitlines()[0]) from error
     typed: Any = next((o.value() for _, o in reversed(given) if o.key_or_group == "allow"), [])
     _refuse_code(resolved["allow"], typed if allow is None else [name for name in typed if name in allow])
     set_task_weight(resolved)
@@ -163,15 +162,6 @@ def _set(base: DictConfig, override: Override, shape: Plain) -> None:
         check_known(key, shape)
     check_value(key, value, lookup(shape, key))
     OmegaConf.update(base, key, value, force_add=override.is_add())
-
-
-def _unresolved(error: Exception) -> str:
-    said = str(error).splitlines()[0]
-    missing = re.search(r"Interpolation key '(.*)' not found", said)
-    if missing is None:
-        return said
-    key = getattr(error, "full_key", None) or "the config"
-    return f"{key} reads {missing[1]}, which this run does not have; choose another option of {key.split('.')[0]}"
 
 
 def _refuse_folder(folder: Path) -> None:
