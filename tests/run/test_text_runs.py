@@ -76,8 +76,8 @@ def test_sentences_are_classified_by_a_student_and_its_teacher(conf: Path, tmp_p
     told = ran(conf, "sentence", "data=text", f"data.path={texts}", "data.classes=2", "data.vocabulary=200",
                "data.length=24", "data.augment.masking=0.05")  # fmt: skip
     for row in ("teacher", "alone", "student"):
-        assert told.result[row]["test"]["last"]["accuracy"] > 0.9, row
-        assert told.result[row]["test"]["last"]["matthews"] > 0.8, row
+        assert told.result[row]["test"]["last"]["accuracy"] > 0.8, row
+        assert told.result[row]["test"]["last"]["matthews"] > 0.6, row
     assert told.result["primary"] == "accuracy"
     assert told.folder is not None
     assert (told.folder / "tokenizer.json").is_file(), "a student is nothing without its tokenizer"
