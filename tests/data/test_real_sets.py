@@ -10,11 +10,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from kdlab.config.instantiate import build
-from kdlab.data.check import source_arguments
 from kdlab.data.corpus import Corpus
-from kdlab.data.dataset import TableData, prepare
-from kdlab.data.pictures import PictureSource
+from kdlab.data.dataset import TableData, load
 
 ROOT = Path(__file__).parents[2]
 COPIES = ROOT.parent / "shared" / "data"
@@ -22,7 +19,9 @@ COPIES = ROOT.parent / "shared" / "data"
 
 def loaded(name: str) -> TableData:
     config = yaml.safe_load((ROOT / "conf" / "data" / f"{name}.yaml").read_text()) | {"path": str(COPIES / name)}
-    return prepare(build(source_arguments(config), PictureSource, "data"), config)
+    data = load(config)
+    assert isinstance(data, TableData)
+    return data
 
 
 def test_sst2_has_its_published_numbers() -> None:
