@@ -10,13 +10,15 @@ import pytest
 import torch
 import yaml
 
-from kdlab.config.ranges import AUGMENT
-from kdlab.data import source as sources
+from kdlab.config.ranges import AUGMENT, TEXT_AUGMENT
 from kdlab.data.check import SETTINGS, DataError, check, source_arguments
+from kdlab.data.corpus import Corpus
+from kdlab.data.data import target_of
 from kdlab.data.dataset import TableData, prepare
 from kdlab.data.pictures import PictureSource
 from kdlab.data.source import Digits
 from kdlab.data.table import Table
+from kdlab.data.text import Text
 from support.composed import compose
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
@@ -39,13 +41,16 @@ def changed(digits: PictureSource, **settings: Any) -> TableData:
 
 @pytest.mark.parametrize("file", sorted(CONF.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_config_has_all_settings_and_what_its_source_takes(file: Path) -> None:
-    config = compose([f"data={file.stem}"])["data"]
-    assert set(SETTINGS) <= set(config)
-    assert set(config["augment"]) == set(AUGMENT)
-    source = getattr(sources, config["_target_"].rpartition(".")[2])
+    config = conf(file.stem)
+    if "channels" in config:  # the networks by default are those of pictures
+        config = compose([f"data={file.stem}"])["data"]
+    source = target_of(config)
+    texts: dict[Any, set[str]] = {Text: {*TEXT_AUGMENT}, Corpus: set()}
+    assert set(SETTINGS) - ({"mean", "std"} if source in texts else set()) <= set(config)
+    assert set(config["augment"]) == texts.get(source, set(AUGMENT))
     given = {key: value for key, value in source_arguments(config).items() if key != "_target_"}
     inspect.signature(source).bind(**given)
-    if config["_target_"].endswith("Folder"):
+    if file.stem in ("images", "text", "corpus"):
         with pytest.raises(DataError, match=r"type data\.path=DIR"):
             check(config)
     else:

@@ -10,10 +10,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from kdlab.config.instantiate import build
-from kdlab.data.check import source_arguments
-from kdlab.data.dataset import TableData, prepare
-from kdlab.data.pictures import PictureSource
+from kdlab.data.corpus import Corpus
+from kdlab.data.dataset import TableData, load
 
 ROOT = Path(__file__).parents[2]
 COPIES = ROOT.parent / "shared" / "data"
@@ -21,7 +19,35 @@ COPIES = ROOT.parent / "shared" / "data"
 
 def loaded(name: str) -> TableData:
     config = yaml.safe_load((ROOT / "conf" / "data" / f"{name}.yaml").read_text()) | {"path": str(COPIES / name)}
-    return prepare(build(source_arguments(config), PictureSource, "data"), config)
+    data = load(config)
+    assert isinstance(data, TableData)
+    return data
+
+
+def test_sst2_has_its_published_numbers() -> None:
+    if not (COPIES / "sst2").is_dir():
+        pytest.skip("there is no copy of sst2")
+    data = loaded("sst2")
+    assert data.sizes == {"train": 67_349, "validation": 872, "test": 1821}
+    assert data.parts.train.labels.bincount().tolist() == [29_780, 37_569]
+    assert data.parts.validation.labels.bincount().tolist() == [428, 444]
+    started = time.perf_counter()
+    again = loaded("sst2")
+    assert time.perf_counter() - started < 3, "tokenised the second time, too"
+    assert again.fingerprint == data.fingerprint
+
+
+def test_tiny_shakespeare_has_its_published_numbers() -> None:
+    if not (COPIES / "tiny_shakespeare").is_dir():
+        pytest.skip("there is no copy of tiny_shakespeare")
+    data = loaded("tiny_shakespeare")
+    source = data.source
+    assert isinstance(source, Corpus)
+    assert len(source.tokenizer.ids) - int(source.tokenizer.special.sum()) == 65
+    assert data.sizes == {part: (count + 1) // 257 for part, count in
+                          (("train", 1_003_854), ("validation", 55_770), ("test", 55_770))}  # fmt: skip
+    first = next(iter(data.eval_loader("train", 1)))["input"]["input_ids"][0].tolist()
+    assert source.tokenizer.decode(first).startswith("First Citizen:\nBefore we proceed any further, hear me speak.")
 
 
 @pytest.mark.slow

@@ -37,7 +37,10 @@ class RowPerSample:
         """
         logits = logits_of(output)
         if logits.ndim != 2:
-            raise UsageError(f"the network returns logits {tuple(logits.shape)}; expected [B, C], one row per sample")
+            several = "; for a row per token type task=language_modeling" if logits.ndim == 3 else ""
+            raise UsageError(
+                f"the network returns logits {tuple(logits.shape)}; expected [B, C], one row per sample{several}"
+            )
         return logits, _places(len(logits), logits.device)
 
     def laid_out(self, values: Tensor, batch: Batch) -> Tensor:

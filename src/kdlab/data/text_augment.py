@@ -65,9 +65,8 @@ class TextAugment(nn.Module):
         ids, mask = inputs
         if self.masking or self.ngram:
             text = mask.bool() & ~self.special[ids]
-            word = (text & ~(self.continues[ids] & text.roll(1, 1))).cumsum(
-                1
-            )  # from 1; a text's first token starts one
+            # Numbered from 1; the first token of a text starts a word, whatever it is.
+            word = (text & ~(self.continues[ids] & text.roll(1, 1))).cumsum(1)
             if self.masking:
                 seeds = (draws[:, WORDS] * 2**24).long()
                 chance = uniform(0, seeds, torch.zeros_like(seeds), AUGMENT, ids.shape[1] + 1).gather(1, word)

@@ -64,8 +64,9 @@ def read_texts(
         for rows in parts.values():
             if column not in (known := rows.column_names):
                 raise DataError(f"data.{key}={column}: {where} has no such column; it has {', '.join(known[:30])}")
-    if not len(parts["train"]):
-        raise DataError(f"{where}: the train split is empty")
+    for part, rows in parts.items():
+        if not len(rows):
+            raise DataError(f"{where}: the {part} split is empty; fill or remove it")
     for column in columns:
         if (kind := getattr(parts["train"].features[column], "dtype", "")) not in ("string", "large_string"):
             raise DataError(f"data.text={column}: {where} has no text in this column, but {kind or 'nested values'}")
@@ -77,8 +78,8 @@ def read_texts(
     found = {
         part: Texts(_column(rows, columns, where), labels[part])
         for part, rows in parts.items()
-        # A part without rows or without labels measures nothing.
-        if part == "train" or (len(rows) and (not label or max(labels[part]) >= 0))
+        # A part without labels measures nothing.
+        if part == "train" or not label or max(labels[part]) >= 0
     }
     return found, classes
 
@@ -119,17 +120,19 @@ def _read(folder: Path) -> dict[str, Any]:
         for file in every:
             _check_utf8(file)
     reader, settings = READERS[suffix]
-    try:
-        with quiet():
-            return {
-                part: datasets.load_dataset(
+    found = {}
+    for part, several in files.items():
+        try:
+            with quiet():
+                found[part] = datasets.load_dataset(
                     reader, data_files=[str(file) for file in several], split="train", **settings
                 )
-                for part, several in files.items()
-            }
-    except Exception as error:
-        said = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
-        raise DataError(f"data.path={folder} cannot be read: {said}") from error
+        except Exception as error:
+            said = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+            if "corresponds to no data" in said:
+                raise DataError(f"data.path={folder}: the {part} split is empty; fill or remove it") from error
+            raise DataError(f"data.path={folder} cannot be read: {said}") from error
+    return found
 
 
 def _column(rows: Any, columns: Sequence[str], where: str) -> list[Text]:

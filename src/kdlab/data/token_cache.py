@@ -87,7 +87,9 @@ def _write(file: Path, encoded: Encoded) -> None:
     about = {
         "classes": encoded.classes, "fingerprint": encoded.fingerprint,
         "tokenizer": [encoded.tokenizer.content, encoded.tokenizer.names],
-        "parts": {part: [rows.bytes, rows.cut, rows.tokens.padding, rows.tokens.limit] for part, rows in encoded.parts.items()},
+        "parts": {
+            part: [rows.bytes, rows.cut, rows.tokens.padding, rows.tokens.limit] for part, rows in encoded.parts.items()
+        },
     }  # fmt: skip
     tensors: dict[str, Tensor] = {}
     for part, rows in encoded.parts.items():

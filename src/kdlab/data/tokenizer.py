@@ -109,8 +109,13 @@ class Tokenizer:
         if length is None:
             self._tokenizer.no_truncation()
         else:
-            with _reported(f"data.length={length} leaves no room for a token"):
-                self._tokenizer.enable_truncation(length)
+            pairs = bool(texts) and not isinstance(texts[0], str)
+            around = self._tokenizer.num_special_tokens_to_add(pairs) if marks else 0
+            if length <= around:
+                raise DataError(
+                    f"data.length={length} leaves no room beside {around} special tokens; type a larger one"
+                )
+            self._tokenizer.enable_truncation(length)
         rows, cut, empty = list[list[int]](), 0, [self.role("unk_token") or 0] if marks else []
         for start in range(0, len(texts), CHUNK):
             with _reported("it fails at a text of the data"):
@@ -189,5 +194,4 @@ def _reported(words: str) -> Iterator[None]:
         raise
     except BaseException as error:  # a panic of the library's Rust is no Exception
         said = " ".join(str(error).split()).removeprefix("data.tokenizer: ")
-        key = "" if words.startswith("data.") else "data.tokenizer: "
-        raise DataError(f"{key}{words}: {said or type(error).__name__}") from error
+        raise DataError(f"data.tokenizer: {words}: {said or type(error).__name__}") from error

@@ -76,7 +76,8 @@ def measure(
         for which, state in weights.items():
             judged[name, which] = _copied(student, state)
     predicts = {" ".join(key).strip(): prediction_of(network, parts.task) for key, network in judged.items()}
-    scores = judge(parts.task, predicts, data.eval_loader("test", _samples(config, parts.task), rank=0, world=1, device=device),
+    batches = data.eval_loader("test", _samples(config, parts.task), rank=0, world=1, device=device)
+    scores = judge(parts.task, predicts, batches,
                    parts.mode.reference if parts.mode.teachers else None)  # fmt: skip
     measured.teacher = scores.pop(TEACHER, None)
     parts.close()
