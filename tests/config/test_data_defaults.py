@@ -73,3 +73,21 @@ def test_an_experiment_wins(told):
 
 def test_data_that_propose_nothing_change_nothing():
     assert trains(compose([])) == ("SGD", 0.1, 30)
+
+
+@pytest.fixture
+def dialled(tmp_path):
+    """Composes a run over digits that propose a temperature."""
+    (tmp_path / "data").mkdir()
+    body = {"defaults": ["digits"], "proposes": {"loss.temperature": 1.5}}
+    (tmp_path / "data" / "letters.yaml").write_text(yaml.safe_dump(body))
+    return lambda *overrides: compose(["data=letters", *overrides], [tmp_path]).loss.heads
+
+
+def test_a_proposed_dial_holds_for_the_losses_that_read_it(dialled):
+    assert dialled()["kd"].options["temperature"] == 1.5
+    assert dialled("loss=[kd,fitnet]")["kd"].options["temperature"] == 1.5
+    assert dialled("loss=fitnet").keys() == {"fitnet"}
+    assert dialled("loss.temperature=2")["kd"].options["temperature"] == 2
+    assert dialled("loss.heads.kd.temperature=3.0")["kd"].options["temperature"] == 3.0
+    assert dialled("mode=dlb")["kd"].options["temperature"] == 3.0, "as the mode was published"

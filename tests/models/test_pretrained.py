@@ -15,7 +15,7 @@ from kdlab.core.errors import UsageError
 from kdlab.core.reading import ask, logits_of
 from kdlab.models.pretrained import causal, classifier, portable
 from kdlab.networks.weights import save_weights
-from kdlab.run.builder import make_network
+from kdlab.run.make_network import make_network
 from kdlab.run.saved import write_student
 from support.text_models import DATA, network, text
 

@@ -8,7 +8,7 @@ from kdlab.config.compose import compose
 from kdlab.core.knowledge import Fields
 from kdlab.networks.observer import Observer
 from kdlab.networks.taps import find_taps
-from kdlab.run.builder import make_network
+from kdlab.run.make_network import make_network
 
 # The first map, feat[0], of HobbitLong/RepDistiller, models/*.py at eedab9d, on pictures of 32 pixels, where the
 # stages are the maps after it.

@@ -9,6 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from kdlab.run.loggers import read_metrics
 from kdlab.run.result import SCHEMA
 from support.texts import reviews, write
 from support.tiny_runs import Told, machine, train
@@ -93,4 +94,9 @@ def test_a_language_is_modelled_by_a_student_and_its_teacher(conf: Path, tmp_pat
     assert found["perplexity"] == pytest.approx(2.718281828 ** found["nats_per_token"], rel=1e-4)
     assert (told.result["primary"], told.result["directions"]["nats_per_token"]) == ("nats_per_token", "min")
     assert 0 <= found["teacher_kl"] < 0.5
+    assert told.folder is not None
+    rows = read_metrics(told.folder / "metrics.csv")
+    validated = [row["validation/nats_per_token"] for row in rows if "validation/nats_per_token" in row]
+    assert len(validated) == 6
+    assert validated[-1] == pytest.approx(told.result["student"]["validation"]["last"], rel=1e-6)
     assert found["agreement"] > 0.5

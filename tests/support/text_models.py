@@ -7,7 +7,7 @@ import yaml
 from torch import Tensor, nn
 
 from kdlab.config.compose import compose, conf_folder, groups
-from kdlab.run.builder import make_network
+from kdlab.run.make_network import make_network
 
 VOCABULARY, LENGTH = 100, 16
 DATA = (f"+data.vocabulary={VOCABULARY}", f"+data.length={LENGTH}", "data.classes=3")

@@ -133,10 +133,7 @@ def _composed(
     shape = _plain(base)
     for override in values:
         _set(base, override, shape)
-    for key, value in suited.items():
-        check_known(key, shape)
-        OmegaConf.update(base, key, value)
-    for key, value in proposed.items():
+    for key, value in {**suited, **proposed}.items():
         if holds(key, _plain(base), lookup(shape, key), keys):
             check_known(key, shape)
             OmegaConf.update(base, key, value)

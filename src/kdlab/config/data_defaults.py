@@ -2,7 +2,8 @@
 
 Text asks for another task, optimizer and network than pictures do. What data propose holds unless the user, or an
 experiment, chose otherwise: an option of a group wins over all that is proposed for that group, a key over its value.
-Proposals for `optimizer`, `scheduler` and `trainer` hold for the training of teachers too.
+Proposals for `optimizer`, `scheduler` and `trainer` hold for the training of teachers too; one for a dial of the loss,
+`loss.temperature`, for every loss that reads it, unless a mode proposes its own.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def proposals(
             if last in groups:
                 chosen = f"{last}@{key}" if owner else last
                 options += [f"{chosen}={value}"] if chosen not in given and owner not in given else []
-            elif key not in given and (group == "trainer" or not {owner, f"{group}@{owner}"} & {*given}):
+            elif key not in given and (group in ("trainer", "loss") or not {owner, f"{group}@{owner}"} & {*given}):
                 values[key] = value
     return options, values
 

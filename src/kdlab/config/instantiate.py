@@ -125,10 +125,14 @@ def resolve(path: object, kind: type, key: str, *, allow: Sequence[str] = (), ne
     return found
 
 
-def without_taps(network: Mapping[str, Any]) -> dict[str, Any]:
+NOT_ARGUMENTS = ("taps", "from_teacher")
+"""Keys of a network's config that its class does not take."""
+
+
+def network_arguments(network: Mapping[str, Any]) -> dict[str, Any]:
     """A network's config, and that of a network within it, as their classes take them."""
-    plain = {key: value for key, value in network.items() if key != "taps"}
-    return {key: without_taps(value) if isinstance(value, Mapping) else value for key, value in plain.items()}
+    plain = {key: value for key, value in network.items() if key not in NOT_ARGUMENTS}
+    return {key: network_arguments(value) if isinstance(value, Mapping) else value for key, value in plain.items()}
 
 
 @contextmanager

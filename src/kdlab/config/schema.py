@@ -17,6 +17,12 @@ Component = Mapping[str, Any]
 """`{_target_: package.Class, key: value}`."""
 
 
+def is_pretrained(model: Component) -> bool:
+    """Whether a network is that of a folder of a trained one, its classifier included."""
+    named = str(model.get("_target_")).startswith("kdlab.models.pretrained.")
+    return named and bool(model.get("path")) and not model.get("new_classifier")
+
+
 class ModeConfig(Targeted):
     """Who teaches whom. `peers`: how many, or their networks by name; `optimizers`: of learners, by name."""
 
@@ -99,6 +105,7 @@ class TeacherConfig(Settings):
     """A teacher: a network of the store, trained first if missing, or weights from a file.
 
     mean, std, size, classes: its input and outputs, where they differ from the data's.
+    fine_tune: train it on the data although its model names a folder of a trained network.
     mode, loss, phases, teacher: of its training, where it was itself taught; None: labels alone.
     """
 
@@ -112,10 +119,16 @@ class TeacherConfig(Settings):
     std: Sequence[StrictFloat] | None = None
     size: StrictInt | None = None
     classes: Any = None
+    fine_tune: StrictBool = False
     mode: ModeConfig | None = None
     loss: LossConfig | None = None
     phases: tuple[Phase, ...] | None = None
     teacher: OneOrSeveral | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether its weights are given, by a file or by the folder of a trained network; else training makes them."""
+        return bool(self.checkpoint) or (is_pretrained(self.model) and not self.fine_tune)
 
     @property
     def teachers(self) -> tuple[TeacherConfig, ...]:

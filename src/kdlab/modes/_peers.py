@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from kdlab.config.instantiate import without_taps
+from kdlab.config.instantiate import network_arguments
 from kdlab.models.ensemble import Ensemble
 from kdlab.modes.mode import Edge, Mode
 from kdlab.networks.teacher import Observed
@@ -55,7 +55,7 @@ class Peers(Mode):
 
     def members(self, networks: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
         """The configs of the learners' networks, as their classes read them."""
-        return [without_taps(networks[learner.name]) for learner in self.observed]
+        return [network_arguments(networks[learner.name]) for learner in self.observed]
 
 
 class TaughtTogether(Peers):

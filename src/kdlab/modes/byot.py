@@ -25,7 +25,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdlab.config.instantiate import without_taps
+from kdlab.config.instantiate import network_arguments
 from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Batch, Example, Fields, Knowledge, Lesson, Positions, Progress, positions
 from kdlab.models.exits import Exit, UpToExit
@@ -161,7 +161,7 @@ class BYOT(Mode):
         place = [exit.name for exit in self._learners].index(student)
         return {
             "_target_": "kdlab.models.exits.UpToExit",
-            "network": without_taps(networks["student"]),
+            "network": network_arguments(networks["student"]),
             "tap": self.observed[0].taps.stages[place],
             "after": list(self._splits[place].after),
             **self._settings[place],

@@ -7,7 +7,6 @@ cannot work: networks that cannot be compared, a tap that does not exist, a targ
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kdlab.config.instantiate import build, build_nested, without_taps
+from kdlab.config.instantiate import build, build_nested
 from kdlab.config.schema import (
     Component,
     HeadConfig,
@@ -25,21 +24,18 @@ from kdlab.config.schema import (
     teacher_keys,
 )
 from kdlab.core.errors import UsageError
-from kdlab.core.knowledge import Batch, Context, Fields, Needs, Offer
-from kdlab.core.reading import Reader, ask, shape_of
+from kdlab.core.knowledge import Batch, Context
 from kdlab.core.rng import seed_of
 from kdlab.data.check import AGAIN
 from kdlab.data.data import target_of
 from kdlab.data.table import Source
 from kdlab.heads.head import Head
+from kdlab.models.pretrained import portable
 from kdlab.modes.mode import Cast, Learners
-from kdlab.networks.observer import find_taps
-from kdlab.networks.taps import Taps
 from kdlab.networks.teacher import Observed, Teacher, renormalisation
-from kdlab.networks.trace import dry_run
 from kdlab.networks.weights import load_checkpoint
 from kdlab.run.derive import teacher_run
-from kdlab.run.memory import refuse_giant
+from kdlab.run.make_network import grafted, make_network, start_from_teacher, taps_of
 from kdlab.run.store import Entry
 from kdlab.tasks.task import Task
 from kdlab.training.objective import Objective, Term
@@ -139,10 +135,12 @@ class _Networks:
             with torch.random.fork_rng():
                 torch.manual_seed(seed_of(self._config.seed, name))
                 network = make_network(model, where, self._config.allow)
+                start_from_teacher(network, model, where, self._teachers)
                 taps = taps_of(network, model, self._batch, where, self._task, outputs_of(self._config))
-                built, described = Observed(name, network, taps, self._task), dict(model)
+                built, described = Observed(name, network, taps, self._task), portable(model)
+                described.pop("from_teacher", None)
                 for term in self._terms:
-                    built, described = _grafted(term, built, described, self._teachers, self._batch)
+                    built, described = grafted(term, built, described, self._teachers, self._batch)
             self._built[name], self.configs[name] = built, described
         return self._built[name]
 
@@ -157,59 +155,21 @@ def make_terms(heads: Mapping[str, HeadConfig], allow: Sequence[str] = ()) -> tu
     return tuple(terms)
 
 
-def make_network(config: Component, key: str = "model", allow: Sequence[str] = ()) -> nn.Module:
-    """A network from its config or from that of a `student.yaml`, with untrained weights.
-
-    Raises:
-        UsageError: where the settings do not make one, or one too large for this machine.
-    """
-    settings = without_taps(config)
-    if str(settings.get("_target_")).startswith("kdlab.models."):
-        refuse_giant(settings, key)
-    try:
-        return build(settings, nn.Module, key, allow=allow)
-    except (RuntimeError, ArithmeticError, MemoryError, TypeError) as error:
-        raise UsageError(f"{key} cannot be built with its settings: {type(error).__name__}: {error}") from error
-
-
-def taps_of(
-    network: nn.Module, config: Component, batch: Batch, key: str, reader: Reader, expected: int | None = None
-) -> Taps:
-    """The taps of a network: those that its config names, else those that a dry run finds.
-
-    Raises:
-        UsageError: where it does not take such batches, has not the `expected` outputs, or no such taps.
-    """
-    declared, input = config.get("taps"), batch["input"]
-    if declared is not None and not _names(declared):
-        raise UsageError(f"{key}.taps={declared}: expected names of layers, {{stages: [NAME, ...], classifier: NAME}}")
-    try:
-        with dry_run(network, input):
-            outputs = reader.read(ask(network, input), batch)[0].shape[1]
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(f"{key} does not take batches of {shape_of(input)}: {error}") from error
-    if expected is not None and outputs != expected:
-        raise UsageError(f"{key} has {outputs} outputs, but this data needs {expected}")
-    try:
-        return find_taps(network, input, declared)
-    except (RuntimeError, UsageError) as error:
-        raise UsageError(f"{key}.taps: {error}") from error
-
-
 def trained(config: RunConfig, teacher: TeacherConfig, entry: Entry | None, key: str = "teacher") -> Made:
     """A teacher's network with its weights: from the user's file, else from the store.
 
     Args:
         config: the run that it teaches in.
         teacher: its settings.
-        entry: of the store; None where the weights come from a file.
+        entry: of the store; None where the weights are given.
         key: of the teacher, for messages.
     """
-    if teacher.checkpoint:
+    if teacher.given:
         network = make_network(teacher.model, f"{key}.model", config.allow)
-        load_checkpoint(Path(teacher.checkpoint), network, f"{key}.checkpoint")
+        if teacher.checkpoint:
+            load_checkpoint(Path(teacher.checkpoint), network, f"{key}.checkpoint")
         return Made(network, teacher.model)
-    assert entry is not None, "a teacher without a checkpoint is in the store"
+    assert entry is not None, "a teacher without given weights is in the store"
     # The entry describes what a mode or a loss made of it (an ensemble of peers, an exit, a graft).
     described = entry.result["network"] if teacher.mode or teacher.loss else teacher.model
     network = make_network(described, f"{key}.model", config.allow)
@@ -219,7 +179,7 @@ def trained(config: RunConfig, teacher: TeacherConfig, entry: Entry | None, key:
 
 def untrained(config: RunConfig, teacher: TeacherConfig, key: str = "teacher") -> Made:
     """A teacher's network as training would build it, with untrained weights."""
-    if teacher.checkpoint:
+    if teacher.given:
         return trained(config, teacher, None, key)
     if teacher.mode or teacher.loss:
         return kept(assemble(teacher_run(config, teacher), key=f"{key}."))
@@ -264,33 +224,3 @@ def _frozen(config: RunConfig, teacher: TeacherConfig, made: Made, batch: Batch,
                 f"teacher's class from 0 to {outputs - 1} that means the same, or null"
             )
     return Teacher(f"teacher {name}", made.network, taps, task, renormalise=adjust, size=teacher.size, classes=classes)
-
-
-def _grafted(
-    term: Term, student: Observed, config: dict[str, Any], teachers: Sequence[Teacher], batch: Batch
-) -> tuple[Observed, dict[str, Any]]:
-    head = term.make()
-    if not head.grafts:
-        return student, config
-    if not teachers:
-        raise UsageError(f"loss={term.name} builds parts of a frozen teacher into the student; this run has none")
-    # What the grafted student offers is only known once it exists.
-    needs = Needs(learner=Fields(classifier=True), teacher=head.needs().teacher)
-    if unmet := needs.unmet(Offer(student.offers, teachers[0].offers)):
-        raise UsageError(f"loss={term.name} needs {' and '.join(unmet)}, which this run does not provide")
-    for side in (student, teachers[0]):
-        side.listen(replace(side.offers, preactivations=(), normalisations=False))
-    learner, teacher = student.example(batch), teachers[0].example(batch)
-    student.close()
-    network = head.graft(student.network, learner, teacher)
-    describe: Any = network.config
-    rebuilt = describe({key: value for key, value in config.items() if key != "taps"})
-    taps = find_taps(network, batch["input"], getattr(network, "taps", None))
-    return Observed(student.name, network, taps, student.reader), rebuilt
-
-
-def _names(taps: Any) -> bool:
-    if not isinstance(taps, Mapping):
-        return False
-    kinds = dict.fromkeys(("classifier", "final_map", "stem"), str)
-    return all(names is None or isinstance(names, kinds.get(key, list)) for key, names in taps.items())

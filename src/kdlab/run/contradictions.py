@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from kdlab.config.schema import FitConfig, RunConfig, TeacherConfig, named_teachers
+from kdlab.config.schema import FitConfig, RunConfig, TeacherConfig, is_pretrained, named_teachers
 from kdlab.core.errors import UsageError
 from kdlab.data.check import check, check_normalisation
 
@@ -30,7 +30,9 @@ def check_settings(config: RunConfig) -> None:
 def _check_teacher(key: str, teacher: TeacherConfig, config: RunConfig) -> None:
     _check_accumulation(teacher.trainer, f"{key}.trainer")
     check_normalisation(key, teacher.plain(), config.data.channels)
-    if teacher.checkpoint is None:
+    if teacher.fine_tune and (teacher.checkpoint or not is_pretrained(teacher.model)):
+        raise UsageError(f"{key}.fine_tune=true: only a teacher from a folder, {key}=pretrained_classifier, needs it")
+    if not teacher.given:
         for name in ("classes", "size", "mean", "std"):
             if (value := getattr(teacher, name)) is not None:
                 given = json.dumps(value, default=list)
@@ -38,7 +40,7 @@ def _check_teacher(key: str, teacher: TeacherConfig, config: RunConfig) -> None:
                     f"{key}.{name}={given}: a teacher without {key}.checkpoint is trained on this run's data as they "
                     "are; leave it out"
                 )
-    elif not Path(teacher.checkpoint).is_file():
+    elif teacher.checkpoint and not Path(teacher.checkpoint).is_file():
         raise UsageError(f"{key}.checkpoint={teacher.checkpoint}: there is no such file")
 
 

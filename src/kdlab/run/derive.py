@@ -83,6 +83,7 @@ def alone_run(config: RunConfig) -> RunConfig:
     phases = plan(config.trainer.max_epochs, config.loss.heads, config.phases)
     epochs = sum(phase.epochs for phase in phases if not phase.prepare)
     return config.replace(
+        model={key: value for key, value in config.model.items() if key != "from_teacher"},
         trainer=config.trainer.replace(max_epochs=epochs), mode=SUPERVISED, loss=LABELS_ALONE, phases=None,
         teacher=None, names=_named(config.names, SUPERVISED, LABELS_ALONE, None),
     )  # fmt: skip

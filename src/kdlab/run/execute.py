@@ -10,15 +10,16 @@ from typing import Any
 
 from torch import nn
 
-from kdlab.config.schema import RunConfig, TeacherConfig
+from kdlab.config.schema import Component, RunConfig, TeacherConfig
 from kdlab.data.data import Data
 from kdlab.data.dataset import load
-from kdlab.networks.weights import StateDict, hash_file
-from kdlab.run.builder import Made, make_network, trained
+from kdlab.networks.weights import StateDict, hash_file, hash_folder
+from kdlab.run.builder import Made, trained
 from kdlab.run.derive import alone_run, teacher_run
 from kdlab.run.fit import Trained, fit
 from kdlab.run.folder import FOLDER, named, new_folder, write_config
-from kdlab.run.recipe import Recipe, key_of, recipe_of
+from kdlab.run.make_network import make_network
+from kdlab.run.recipe import Recipe, folders_of, key_of, recipe_of
 from kdlab.run.result import VERSION as RESULT_VERSION
 from kdlab.run.result import gap_closed, provenance, write_json
 from kdlab.run.resume import last_good
@@ -70,7 +71,7 @@ class Resources:
         several = config.teachers
         jobs = [job] if len(several) == 1 else [f"{job}{place}" for place in range(len(several))]
         return [
-            None if teacher.checkpoint else self.obtain(teacher_run(config, teacher), name)
+            None if teacher.given else self.obtain(teacher_run(config, teacher), name)
             for name, teacher in zip(jobs, several, strict=True)
         ]
 
@@ -81,7 +82,7 @@ class Resources:
     def chain(self, config: RunConfig) -> list[Row]:
         """A chain of teachers, from the first to the one before this run; empty where there is only one."""
         links: list[Row] = []
-        while len(several := config.teachers) == 1 and not several[0].checkpoint:
+        while len(several := config.teachers) == 1 and not several[0].given:
             config = teacher_run(config, several[0])
             if (entry := self.store.find(self.recipe(config))) is None:  # removed since its student was stored
                 break
@@ -90,7 +91,7 @@ class Resources:
 
     def recipe(self, config: RunConfig) -> Recipe:
         """A run's recipe, with the hash of every external file of weights in it."""
-        return recipe_of(config, self.data.fingerprint, dict(_hashes(config.teachers)))
+        return recipe_of(config, self.data.fingerprint, dict(_hashes(config.model, config.teachers)))
 
 
 def run(
@@ -151,11 +152,14 @@ def _run(config: RunConfig, data: Data, folder: Path, store: Store, resume: bool
     return Outcome(folder, result)
 
 
-def _hashes(teachers: Sequence[TeacherConfig]) -> Iterator[tuple[str, str]]:
+def _hashes(model: Component, teachers: Sequence[TeacherConfig]) -> Iterator[tuple[str, str]]:
+    """The hash of each file and each folder of weights that the networks of a run start from, by its path."""
+    for folder in folders_of(model):
+        yield folder, hash_folder(Path(folder))
     for teacher in teachers:
         if teacher.checkpoint:
             yield teacher.checkpoint, hash_file(Path(teacher.checkpoint))
-        yield from _hashes(teacher.teachers)
+        yield from _hashes(teacher.model, teacher.teachers)
 
 
 def _result(

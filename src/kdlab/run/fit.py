@@ -240,7 +240,7 @@ def _columns(parts: Parts) -> list[str]:
     terms = [name for setup in parts.setups for name in setup.objective.names]
     columns = [f"loss/{name}" for name in (*dict.fromkeys(terms), "total")] + ["lr"]
     for name in dict.fromkeys(prefix for setup in parts.setups for prefix in prefixes(setup.mode).values()):
-        columns += [f"{name}/{metric}" for metric in parts.task.metrics()]
+        columns += [f"{name}/{metric}" for metric in parts.task.measured()]
     return columns
 
 

@@ -96,7 +96,7 @@ class Preflight:
         name = json.dumps([teacher.plain(), config.data.plain(), config.task], sort_keys=True, default=list)
         if name not in self._teachers:
             self._teachers[name] = (
-                untrained(config, teacher, key) if teacher.checkpoint else kept(self._assembled(run, f"{key}."))
+                untrained(config, teacher, key) if teacher.given else kept(self._assembled(run, f"{key}."))
             )
         return self._teachers[name]
 
@@ -120,9 +120,7 @@ def check_samples(config: RunConfig, data: Data) -> None:
 def _small(config: RunConfig, samples: int, key: str = "") -> bool:
     """Whether a part of a batch has fewer than two samples, of a run or of those that train its teachers."""
     return smallest_share(config.trainer, samples, _ranks(config, key)) < 2 or any(
-        _small(teacher_run(config, teacher), samples, "teacher.")
-        for teacher in config.teachers
-        if not teacher.checkpoint
+        _small(teacher_run(config, teacher), samples, "teacher.") for teacher in config.teachers if not teacher.given
     )
 
 

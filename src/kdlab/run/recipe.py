@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kdlab.config.schema import Component, FitConfig, HeadConfig, RunConfig, TeacherConfig
@@ -30,9 +30,10 @@ def recipe_of(config: RunConfig, fingerprint: str, checkpoints: Mapping[str, str
     Args:
         config: a run, without what its mode does not use.
         fingerprint: of the data and its split.
-        checkpoints: the hash of each external file of weights, by its path.
+        checkpoints: the hash of each external file or folder of weights, by its path.
     """
-    views, model = config.data.views, config.model
+    checkpoints = checkpoints or {}
+    views, model = config.data.views, _described(config.model, checkpoints)
     if config.mode.target == SUPERVISED.target and not config.phases:
         views, model = {}, _without_taps(model)  # nothing reads the views or the taps
     return {
@@ -52,7 +53,7 @@ def recipe_of(config: RunConfig, fingerprint: str, checkpoints: Mapping[str, str
         "trainer": {key: value for key, value in _plain(config.trainer).items() if key in FitConfig.model_fields},
         "loss": {key: value for key, value in _plain(config.loss).items() if key in ("task_weight", "heads")},
         "phases": None if config.phases is None else [_plain(phase) for phase in config.phases],
-        "teachers": [_teacher(config, teacher, fingerprint, checkpoints or {}) for teacher in config.teachers],
+        "teachers": [_teacher(config, teacher, fingerprint, checkpoints) for teacher in config.teachers],
     }  # fmt: skip
 
 
@@ -64,11 +65,28 @@ def key_of(recipe: Mapping[str, Any]) -> str:
 
 def _teacher(config: RunConfig, teacher: TeacherConfig, fingerprint: str, checkpoints: Mapping[str, str]) -> Recipe:
     own: Recipe = {"input": {key: getattr(teacher, key) for key in ("mean", "std", "size", "classes")}}
-    if teacher.checkpoint:
-        return {**own, "model": teacher.model, "checkpoint": checkpoints[teacher.checkpoint]}
+    if teacher.given:
+        weights = {"checkpoint": checkpoints[teacher.checkpoint]} if teacher.checkpoint else {}
+        return {**own, "model": _described(teacher.model, checkpoints), **weights}
     if taps := teacher.model.get("taps"):
         own["taps"] = taps  # which its own training did not read
     return {**own, **recipe_of(teacher_run(config, teacher), fingerprint, checkpoints)}
+
+
+def folders_of(model: Component) -> Iterator[str]:
+    """The folders of trained networks that a network starts from, it or those within it."""
+    for value in model.values():
+        if isinstance(value, Mapping):
+            yield from folders_of(value)
+    if str(model.get("_target_")).startswith("kdlab.models.pretrained.") and model.get("path"):
+        yield model["path"]
+
+
+def _described(model: Component, hashes: Mapping[str, str]) -> Component:
+    """A network's config with the hash of a folder in place of its path, and without what starts it from no teacher."""
+    found = {key: _described(value, hashes) if isinstance(value, Mapping) else value for key, value in model.items()
+             if (key, value) != ("from_teacher", None)}  # fmt: skip
+    return found | {"path": hashes.get(path, path)} if (path := model.get("path")) in [*folders_of(model)] else found
 
 
 def _without_taps(model: Component) -> Component:

@@ -77,9 +77,9 @@ def print_table(result: Mapping[str, Any], console: Console | None = None) -> No
     shown = {name: result[name] for name in ROWS if result.get(name)}
     titles = ROWS if len(shown) > 1 else {"student": "student"}
     table = PlainTable(result["name"] or "")
-    table.add_column("", no_wrap=True)
+    table.add_column("")
     for name in shown:
-        table.add_column(titles[name], justify="right")
+        table.add_column(titles[name], justify="right", no_wrap=True)
     for label, cells in lines(result, shown):
         table.add_row(label, *cells)
     console.print(table)
@@ -110,7 +110,10 @@ def lines(result: Mapping[str, Any], shown: Mapping[str, Any]) -> list[tuple[str
     found = []
     for which, words in (("last", "last epoch"), ("best", "best epoch by validation")):
         found.append(
-            (f"test {primary}, {words}", cells(lambda r, w=which: r["test"].get(w, {}).get(primary), "{:.4f}"))
+            (
+                f"test {result['titles'].get(primary, primary)}, {words}",
+                cells(lambda r, w=which: r["test"].get(w, {}).get(primary), "{:.4f}"),
+            )
         )
     for metric, title in result["titles"].items():
         if metric != primary:

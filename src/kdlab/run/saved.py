@@ -14,7 +14,7 @@ from kdlab.core.errors import UsageError
 from kdlab.core.files import write_text
 from kdlab.data.data import Data
 from kdlab.networks.weights import hash_file, load_weights
-from kdlab.run.builder import make_network
+from kdlab.run.make_network import make_network
 
 
 def write_student(folder: Path, data: Data, network: Component) -> None:

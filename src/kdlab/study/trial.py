@@ -181,7 +181,9 @@ class Report(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Distiller)
         task = pl_module.task
-        row = {f"validation.{name}": float(trainer.callback_metrics[f"validation/{name}"]) for name in task.metrics()}
+        found = trainer.callback_metrics
+        row = {f"validation.{name}": float(found[f"validation/{name}"]) for name in task.measured()
+               if f"validation/{name}" in found}  # fmt: skip
         primary = f"validation.{task.primary}"
         if not self._rows or task.better(row[primary], self._rows[self._best][primary]):
             self._best = len(self._rows)
@@ -230,7 +232,7 @@ def _check(plan: Plan) -> dict[str, Any]:
             config = drop_unused(plan.compose([*arm.overrides, *written(point)]))
             try:
                 parts = preflight.check(config)
-                written_by = [f"validation.{name}" for name in parts.task.metrics()]
+                written_by = [f"validation.{name}" for name in parts.task.measured()]
                 for metric in plan.metrics:
                     if metric.startswith("validation.") and metric not in written_by:
                         raise UsageError(f"no run writes {metric}{nearest(metric, written_by)}")

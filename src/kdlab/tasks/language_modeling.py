@@ -66,6 +66,9 @@ class LanguageModeling(Classification):
     def beside(self, batch: Batch) -> dict[str, Tensor]:
         return {"bytes": batch["bytes"]} if "bytes" in batch else {}
 
+    def measured(self) -> tuple[str, ...]:
+        return ("nats_per_token", "perplexity", "bits_per_byte")
+
     def metrics(self) -> MetricCollection:
         from torchmetrics import MetricCollection
 

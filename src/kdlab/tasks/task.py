@@ -61,6 +61,10 @@ class Task(RowPerSample, ABC):
     def metrics(self) -> MetricCollection:
         """Metrics of predictions against targets, updated with (logits, target, **beside)."""
 
+    def measured(self) -> tuple[str, ...]:
+        """The names of what `metrics` computes."""
+        return tuple(map(str, self.metrics()))
+
     @abstractmethod
     def comparisons(self) -> MetricCollection:
         """Metrics of a student against its teacher, updated with (logits, teacher logits)."""

@@ -7,7 +7,7 @@ from kdlab.config.compose import compose
 from kdlab.core.knowledge import Context, Fields
 from kdlab.heads.feature.fitnet import FitNet, fitnet_loss, regressor
 from kdlab.networks.observer import Observer, find_taps
-from kdlab.run.builder import make_network
+from kdlab.run.make_network import make_network
 from support.feature_examples import LESSON, PROGRESS, example, knows, wave
 
 CONTEXT = Context(classes=3, samples=8)

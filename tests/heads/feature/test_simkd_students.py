@@ -13,7 +13,7 @@ from kdlab.core.knowledge import Example, Fields
 from kdlab.heads.feature.simkd import SimKD, SimKDStudent
 from kdlab.networks.observer import find_taps
 from kdlab.networks.teacher import Observed
-from kdlab.run.builder import make_network
+from kdlab.run.make_network import make_network
 from support.literature import config_of, images, observed
 
 # Channels and side of feat[-2] on images of 32 pixels, and our layer.
