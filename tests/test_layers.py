@@ -16,7 +16,7 @@ LAYERS = (
     ("run",),
     ("study",),
     ("reporting", "tools", "bench"),
-    ("train", "sweep", "report", "store", "api"),
+    ("train", "sweep", "report", "store", "table", "api"),
     ("__init__",),
 )
 """From the ground up. Folders of one layer do not know each other."""

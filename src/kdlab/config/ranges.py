@@ -88,11 +88,15 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(
         ("batch_size", "accumulate", "classes", "channels", "num_nodes", "log_every_n_steps", "depth", "subset",
          "checkpoint_every_n_steps", "max_steps", "generations", "branches", "cycles", "size",
-         "last", "vocabulary", "length", "layers", "hidden", "attention_heads", "key_heads", "embedding", "top",
+         "last", "vocabulary", "length", "hidden", "attention_heads", "key_heads", "embedding", "top",
          "rank"), _COUNT),
     **dict.fromkeys(("name", "group", "entity", "checkpoint", "path"), _WORD),
     **dict.fromkeys(("allow", "tags", "targets", "trained"), _WORDS),
     **dict.fromkeys(("T_max", "T_0", "total_steps"), _LENGTH),
+    "layers": (
+        lambda value: isinstance(value, str | list) or (isinstance(value, int) and value >= 1),
+        "a whole number, 1 or more; for a loss its mapping, a word or pairs of layers",
+    ),
     "max_lr": (lambda value: value == "lr" or value > 0, "a number above 0, or lr, the optimizer's own"),
     "devices": (lambda value: value == "auto" or (isinstance(value, int) and value >= 1), "auto or 1 or more"),
     "accelerator": _one_of("auto", "cpu", "gpu", "cuda", "mps"),
