@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdlab.core.errors import UsageError, one_line
+from kdlab.core.files import write_text
 
 if TYPE_CHECKING:
     from kdlab.study.record import Cell, Record
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     text = "\n".join(markdown(record))
     print(text)
-    (record.folder / "table.md").write_text(text + "\n")
+    write_text(record.folder / "table.md", text + "\n")
     return 1 if diverged else 0
 
 

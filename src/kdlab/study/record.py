@@ -29,6 +29,7 @@ from kdlab.config.settings import Settings, parse
 from kdlab.config.yaml_file import read_text, read_yaml
 from kdlab.core.comparison import Values
 from kdlab.core.errors import UsageError, nearest
+from kdlab.core.files import flush
 from kdlab.run.derive import drop_unused
 
 Row = dict[str, Any]
@@ -95,8 +96,11 @@ class Record:
         kept = {name: result[name] for name in ("primary", "directions", "titles", "student", "teacher", "hardware")
                 if name in result}  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
+        # A line of its own, also after a write that was cut off.
+        line = json.dumps({"key": cell.key, "row": cell.row, "seed": cell.seed, **kept})
         with self.results.open("a") as file:
-            file.write(json.dumps({"key": cell.key, "row": cell.row, "seed": cell.seed, **kept}) + "\n")
+            file.write(f"\n{line}\n")
+        flush(self.results)
 
     def values(self, metric: str) -> Mapping[str, Values]:
         """The test figures of the students at the last epoch, by row and seed."""
