@@ -56,7 +56,7 @@ def test_a_table_holds_what_its_runs_measured_and_goes_on_where_it_stopped(place
     assert cells[2].startswith(f"{gain:+.4f}".replace("-", "−"))
     assert cells[-1] == "3"
     assert sum(line.startswith("| teacher ") for line in out.splitlines()) == 1, "one teacher taught them all"
-    assert (place / "runs" / "small" / "table.md").read_text() == out
+    assert out.endswith((place / "runs" / "small" / "table.md").read_text())
     capsys.readouterr()
     assert table(place) == 0
     assert len(list((place / "runs" / "small" / "cells").iterdir())) == 6
