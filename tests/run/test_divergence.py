@@ -46,10 +46,10 @@ def test_a_run_that_diverges_at_its_last_update_has_no_result(tmp_path, override
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_single_broken_value_of_a_weight_is_found(value):
     weights = [torch.ones(3), torch.tensor(4), torch.empty(0), torch.full((2, 2), 6e4, dtype=torch.float16)]
-    refuse_broken_weights(weights, 7, 10)
+    refuse_broken_weights(weights, 7, 0.7)
     weights[0][1] = value
     with pytest.raises(DivergedError, match=r"at step 7, in epoch 0\.70"):
-        refuse_broken_weights(weights, 7, 10)
+        refuse_broken_weights(weights, 7, 0.7)
 
 
 def test_a_teacher_whose_weights_hold_nan_is_refused_before_anything_trains(tmp_path):

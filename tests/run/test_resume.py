@@ -22,6 +22,8 @@ CASES = {
     "at an epoch's first step": (32, []),
     "with only an epoch's last, smaller batch to go": (32, ["trainer.checkpoint_every_n_steps=31"]),
     "between two checkpoints within an epoch": (24, ["trainer.checkpoint_every_n_steps=7"]),
+    "in the second part of the data": (12, ["phases=[{epochs: 1, part: {label: [0, 1, 2]}, among: [0, 1, 2]}, "
+                                            "{epochs: 2, part: {label: [3, 4]}}]"]),
     "in the second phase": (20, ["loss=[kd,fitnet]", "loss.heads.fitnet.weight=1",
                                  "+loss.heads.fitnet.first={epochs:1,train:body,stays:true}"]),
 }  # fmt: skip

@@ -38,7 +38,8 @@ class Phase(Settings):
     heads: those that take part; None: all. prepare: they are fitted to the teacher alone (`Head.prepare`).
     task_weight: of the supervised loss; None: the run's. train: everything trainable, the learners' bodies (all
     but the classifier) with the heads, or the heads alone. optimizer, scheduler, mode: None: the run's; an
-    optimizer without `_target_` is the run's with those settings changed, {lr: 0.01}.
+    optimizer without `_target_` is the run's with those settings changed, {lr: 0.01}. part: the training samples that
+    it sees, {label: [0, 1]}; None: all. among: the classes that the supervised loss chooses from; None: all.
     """
 
     epochs: StrictInt = Field(description="a whole number, 0 or more")
@@ -49,6 +50,10 @@ class Phase(Settings):
     optimizer: Component | None = Field(default=None, description="a group of keys, with its class as _target_")
     scheduler: Component | None = Field(default=None, description="a group of keys, with its class as _target_")
     mode: ModeConfig | None = None
+    part: Mapping[str, tuple[StrictInt, ...]] | None = Field(
+        default=None, description="a group such as {label: [0, 1]}"
+    )
+    among: tuple[StrictInt, ...] | None = Field(default=None, description="a list of classes, such as [0, 1]")
 
 
 class FirstPhase(Phase):

@@ -138,6 +138,7 @@ class Lesson:
     index: [B], the samples' places in the training set.
     weight: [K, N], one factor per teacher and row; 0 masks the row. A scalar head counts by a teacher's mean.
     task: the factor of the supervised loss, one for all rows or [N]; 0: it does not apply.
+    among: [C] bool, the classes that the supervised loss chooses from; None: all.
     whole: the targets that the supervised loss is averaged over, where they are not this step's batch.
     views: further views of the same samples, where the mode or a head requested them.
     """
@@ -148,6 +149,7 @@ class Lesson:
     index: Tensor
     weight: Tensor | None = None
     task: float | Tensor = 1.0
+    among: Tensor | None = None
     whole: Tensor | None = None
     views: Mapping[str, Lesson] = field(default_factory=dict)
 

@@ -83,6 +83,17 @@ class Data(ABC):
         """The further views that a loader can show of a training sample."""
         return ()
 
+    def part(self, select: Mapping[str, Sequence[int]]) -> Data:
+        """The same data with only some of their training samples, whose places and labels stay what they are.
+
+        Args:
+            select: the values that a sample may have, by what they are of: `label`, or a column of the source.
+
+        Raises:
+            DataError: where there are none, or these data cannot tell.
+        """
+        raise DataError(f"phases: {type(self).__name__} has no parts for phases; leave out part")
+
     @abstractmethod
     def steps_per_epoch(self, batch_size: int, shares: int = 1) -> int:
         """How many global batches a training epoch has.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kdlab.config.instantiate import build
+from kdlab.core.errors import nearest
 from kdlab.data.check import AGAIN, DataError, check_settings, source_arguments
 from kdlab.data.data import Data, Part, Settings, target_of
 from kdlab.data.loader import Loader, last_batch, make_loader
@@ -29,6 +30,7 @@ class TableData(Data):
     parts: what it trains on, selects by and reports.
     transform: of the training samples; its `pure` says whether a teacher's answers can be cached.
     further: the transforms of the further views that heads and modes may request, including `again`.
+    chosen: the rows of the training part that are trained on [m] int64; None: all.
     """
 
     source: Source
@@ -36,6 +38,7 @@ class TableData(Data):
     parts: Parts
     transform: Transform
     further: Mapping[str, Transform]
+    chosen: Tensor | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -57,15 +60,30 @@ class TableData(Data):
     def views(self) -> tuple[str, ...]:
         return tuple(self.further)
 
+    def part(self, select: Mapping[str, Sequence[int]]) -> TableData:
+        train = self.parts.train
+        kept = torch.ones(len(train), dtype=torch.bool)
+        for name, values in select.items():
+            column = train.labels if name == "label" and self.classes else train.beside.get(name)
+            if column is None:
+                known = [*(["label"] if self.classes else []), *train.beside]
+                raise DataError(f"phases: part.{name}: these data have no such column{nearest(name, known)}")
+            kept &= torch.isin(column, torch.tensor(values))
+        if kept.sum() < 2:
+            raise DataError(
+                f"phases: part={dict(select)} leaves {int(kept.sum())} training samples; expected 2 or more"
+            )
+        return replace(self, chosen=kept.nonzero()[:, 0])
+
     def steps_per_epoch(self, batch_size: int, shares: int = 1) -> int:
         """How many global batches a training epoch has, the last, smaller one included where it can be shared."""
-        samples = len(self.parts.train)
+        samples = self._count
         whole = samples // batch_size
         return whole + bool(last_batch(samples, batch_size, shares, drop=self._drop_last)) if whole else 1
 
     def left_out(self, batch_size: int, shares: int = 1) -> int:
         """How many samples an epoch leaves out although `drop_last` is off: their batch cannot be shared."""
-        samples = len(self.parts.train)
+        samples = self._count
         rest = samples % batch_size
         return 0 if self._drop_last or samples < batch_size else rest - last_batch(rest, batch_size, shares)
 
@@ -87,7 +105,7 @@ class TableData(Data):
         return make_loader(
             self.parts.train, batch_size, self.transform, seed,
             train=True, rank=rank, world=world, device=device, views={name: self.further[name] for name in views},
-            accumulate=accumulate, drop_last=self._drop_last, **self._fetched(),
+            accumulate=accumulate, drop_last=self._drop_last, chosen=self.chosen, **self._fetched(),
         )  # fmt: skip
 
     def eval_loader(
@@ -104,6 +122,10 @@ class TableData(Data):
 
     def described(self, folder: Path) -> dict[str, Any]:
         return self.source.described(self.settings, folder)
+
+    @property
+    def _count(self) -> int:
+        return len(self.parts.train if self.chosen is None else self.chosen)
 
     @property
     def _drop_last(self) -> bool:

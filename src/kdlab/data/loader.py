@@ -57,6 +57,7 @@ class Loader:
     accumulate: parts that a rank splits its share of a training batch into.
     drop_last: leave out a last training batch that is smaller.
     views: further views of the same samples, by name, each with its transform.
+    chosen: the rows to walk [m] int64; None: all.
     device: of the batches.
     indexed: whether `index` names the same sample in every epoch.
     drawn: how many global batches were yielded since the start.
@@ -78,6 +79,7 @@ class Loader:
     accumulate: int = 1
     drop_last: bool = False
     views: Mapping[str, Transform] = field(default_factory=dict)
+    chosen: Tensor | None = None
     device: torch.device | str = "cpu"
     drawn: int = field(default=0, init=False)
 
@@ -85,21 +87,26 @@ class Loader:
         if self.train and self.batch_size % self.world:
             fits = max(self.batch_size // self.world, 1) * self.world
             raise DataError(f"batch_size={self.batch_size} does not divide over {self.world} devices; {fits} does")
-        if self.train and len(self.part) < self.world:
-            raise DataError(f"{len(self.part)} training samples are too few for {self.world} devices; use fewer")
+        if self.train and self.count < self.world:
+            raise DataError(f"{self.count} training samples are too few for {self.world} devices; use fewer")
         if self.train:
-            self.batch_size = min(self.batch_size, len(self.part) // self.world * self.world)
+            self.batch_size = min(self.batch_size, self.count // self.world * self.world)
         self._targets = self.part.supervision.to(self.device)
         self._beside = {name: values.to(self.device) for name, values in self.part.beside.items()}
         # Copied, because another loader may use the same transform on another device.
         self._transforms = [deepcopy(each).to(self.device) for each in (self.transform, *self.views.values())]
 
+    @property
+    def count(self) -> int:
+        """How many samples an epoch walks."""
+        return len(self.part if self.chosen is None else self.chosen)
+
     def __len__(self) -> int:
         """How many batches of an epoch hold samples for this rank."""
-        whole, rest = divmod(len(self.part), self.batch_size)
+        whole, rest = divmod(self.count, self.batch_size)
         if self.train:
             shares = self.world * self.accumulate
-            return whole + bool(last_batch(len(self.part), self.batch_size, shares, drop=self.drop_last))
+            return whole + bool(last_batch(self.count, self.batch_size, shares, drop=self.drop_last))
         return whole * (self.batch_size > self.rank) + (rest > self.rank)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -126,9 +133,11 @@ class Loader:
 
     def _plan(self, epoch: int) -> list[Tensor]:
         # The rows of each of our batches.
-        rows = torch.arange(len(self.part))
+        rows = torch.arange(self.count)
         if self.train:
-            rows = order(len(self.part), self.seed, epoch)[: len(self) * self.batch_size]
+            rows = order(self.count, self.seed, epoch)[: len(self) * self.batch_size]
+        if self.chosen is not None:
+            rows = self.chosen[rows]
         ours = [batch.tensor_split(self.world)[self.rank] for batch in torch.split(rows, self.batch_size)]
         return [rows for rows in ours if len(rows)]
 
@@ -258,6 +267,7 @@ def make_loader(
     accumulate: int = 1,
     drop_last: bool = False,
     views: Mapping[str, Transform] | None = None,
+    chosen: Tensor | None = None,
     device: torch.device | str = "cpu",
 ) -> Loader:
     """A resident loader if requested, or if `auto` and the part takes at most 4 GiB in memory; else a streaming one."""
@@ -266,5 +276,5 @@ def make_loader(
     return make(
         part, batch_size, transform, seed,
         train=train, rank=rank, world=world, accumulate=accumulate, drop_last=drop_last, views=views or {},
-        device=device,
+        chosen=chosen, device=device,
     )  # fmt: skip

@@ -81,10 +81,13 @@ def unused_overrides(overrides: Sequence[str], config: RunConfig) -> list[str]:
 def alone_run(config: RunConfig) -> RunConfig:
     """The run that trains the same student with labels alone, for the epochs of all phases that train it."""
     phases = plan(config.trainer.max_epochs, config.loss.heads, config.phases)
-    epochs = sum(phase.epochs for phase in phases if not phase.prepare)
+    phases = tuple(p for p in phases if not p.prepare)
+    epochs = sum(p.epochs for p in phases)
+    stream = any(p.part or p.among for p in phases)  # what it sees when is no part of being taught
     return config.replace(
         model={key: value for key, value in config.model.items() if key != "from_teacher"},
-        trainer=config.trainer.replace(max_epochs=epochs), mode=SUPERVISED, loss=LABELS_ALONE, phases=None,
+        trainer=config.trainer.replace(max_epochs=epochs), mode=SUPERVISED, loss=LABELS_ALONE,
+        phases=tuple(Phase(epochs=p.epochs, part=p.part, among=p.among) for p in phases) if stream else None,
         teacher=None, names=_named(config.names, SUPERVISED, LABELS_ALONE, None),
     )  # fmt: skip
 

@@ -152,7 +152,8 @@ def _fitting(
     settings = config.trainer
     ranks = 1 if one_device else processes(settings.accelerator, settings.devices, settings.num_nodes)
     shares = ranks * settings.accumulate
-    distiller = _distiller(config, parts, data.steps_per_epoch(settings.batch_size, shares))
+    seen = [data if phase.part is None else data.part(phase.part) for phase in parts.phases]
+    distiller = _distiller(config, parts, [part.steps_per_epoch(settings.batch_size, shares) for part in seen])
     validated, write = data.sizes["validation"] > 0, io is not None
     keep = KeepBest(folder) if validated and write else None
     watching: list[pl.Callback] = [*callbacks, *([keep] if keep else [])]
@@ -174,6 +175,7 @@ def _fitting(
         enable_checkpointing=write,
         limit_val_batches=None if validated else 0,
         num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=int(any(part is not data for part in seen)),
         log_every_n_steps=1,
         use_distributed_sampler=False,
         enable_progress_bar=False,
@@ -188,7 +190,7 @@ def _fitting(
         )
     with ExitStack() as ends:
         ends.callback(parts.close)
-        batches = Batches(data, settings.batch_size, config.seed, parts.views, settings.accumulate)
+        batches = Batches(data, seen, settings.batch_size, config.seed, parts.views, settings.accumulate)
         ends.callback(batches.close)
         fitting = Fit(parts, distiller, trainer, batches, keep)
         if config.logger.wandb:
@@ -219,7 +221,7 @@ def _train(fitting: Fit, config: RunConfig, folder: Path, recipe: Recipe | None,
         raise DivergedError(f"{error}; {good}. {ADVICE}") from error
 
 
-def _distiller(config: RunConfig, parts: Parts, steps: int) -> Distiller:
+def _distiller(config: RunConfig, parts: Parts, steps: Sequence[int]) -> Distiller:
     settings, allow = config.trainer, config.allow
 
     def optimizer(parameters: Sequence[nn.Parameter], own: Component | None) -> Optimizer:
@@ -255,7 +257,7 @@ def _tested(
     name = _chosen(parts, keep, config.keep)
     result = {
         **measured.rows[name],
-        "epochs": distiller.steps / distiller.steps_per_epoch,
+        "epochs": distiller.epochs_done(),
         "seconds": distiller.seconds,
         "samples_per_second": distiller.samples / distiller.seconds if distiller.seconds else None,
         "kept": name,

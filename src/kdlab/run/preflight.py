@@ -102,7 +102,8 @@ class Preflight:
 
 
 def check_samples(config: RunConfig, data: Data) -> None:
-    """Refuses what only the loaded data show: a run that its training set is too small for, or of one class.
+    """Refuses what only the loaded data show: a run that its training set is too small for, or of one class, and a
+    phase of samples that there are not.
 
     Args:
         config: a run that passed its preflight.
@@ -111,6 +112,9 @@ def check_samples(config: RunConfig, data: Data) -> None:
     Raises:
         UsageError: in one line, naming the key.
     """
+    for phase in config.phases or ():
+        if phase.part is not None:
+            data.part(phase.part)
     labels = data.labels
     one_class = labels is not None and bool((labels == labels[0]).all())
     if _small(config, data.sizes["train"]) or one_class:

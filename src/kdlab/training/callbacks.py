@@ -101,7 +101,7 @@ class StepCheckpoint(ModelCheckpoint):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
         assert isinstance(pl_module, Distiller)
-        if pl_module.steps % pl_module.steps_per_epoch:
+        if not pl_module.between_epochs():
             super().on_train_batch_end(trainer, pl_module, *rest)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -13,12 +14,19 @@ from kdlab.training.distiller import Distiller
 
 
 class Batches(pl.LightningDataModule):
-    """The data of a run, on the device and for the rank that Lightning gave this process."""
+    """The data of a run, on the device and for the rank that Lightning gave this process.
+
+    Args:
+        data: of the run.
+        parts: of each phase, whose training samples it sees.
+    """
 
     def __init__(
-        self, data: Data, batch_size: int, seed: int, views: tuple[str, ...] = (), accumulate: int = 1
-    ) -> None:
+        self, data: Data, parts: Sequence[Data], batch_size: int, seed: int, views: tuple[str, ...] = (),
+        accumulate: int = 1,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.parts = parts
         self.data, self.batch_size, self.seed, self.views = data, batch_size, seed, views
         self.accumulate = accumulate
         self._given_out: list[Loader] = []
@@ -34,14 +42,17 @@ class Batches(pl.LightningDataModule):
         return {"rank": trainer.global_rank, "world": trainer.world_size, "device": trainer.strategy.root_device}
 
     def train_dataloader(self) -> Any:
-        loader = self.data.train_loader(
-            self.batch_size, self.seed, views=self.views, accumulate=self.accumulate, **self._place()
-        )
         assert self.trainer is not None
         distiller = cast("Distiller", self.trainer.lightning_module)
-        assert len(loader) == distiller.steps_per_epoch
+        timeline = distiller.timeline
+        place = timeline.place(distiller.steps)
+        loader = self.parts[place].train_loader(
+            self.batch_size, self.seed, views=self.views, accumulate=self.accumulate, **self._place()
+        )
+        assert len(loader) == timeline.steps[place]
         # Lightning restores a loader's state within an epoch, but not between two.
-        loader.load_state_dict({"drawn": distiller.steps})
+        epoch, within = timeline.epoch(distiller.steps)
+        loader.load_state_dict({"drawn": epoch * len(loader) + within})
         self._given_out.append(loader)
         return loader
 

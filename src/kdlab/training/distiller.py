@@ -26,9 +26,9 @@ from kdlab.heads.head import Head
 from kdlab.modes.mode import Mode
 from kdlab.training.freezing import freeze, owned
 from kdlab.training.loss_buffer import LossBuffer, refuse_broken_weights
-from kdlab.training.objective import Counts, Objective
-from kdlab.training.phases import at
+from kdlab.training.objective import Counts, Objective, chosen_from
 from kdlab.training.setup import Parts
+from kdlab.training.timeline import Timeline
 from kdlab.training.validation import Validation
 
 Settings = Mapping[str, Any]
@@ -41,7 +41,7 @@ class Distiller(pl.LightningModule):
 
     Args:
         parts: the assembled run.
-        steps_per_epoch: optimizer steps in an epoch.
+        steps_per_epoch: optimizer steps in an epoch, or in one of each phase.
         make_optimizer, make_scheduler: from (parameters, a phase's own settings or None), and
             (optimizer, settings or None, epochs, steps); the latter also returns `epoch` or `step`.
         accumulate: parts that each rank splits its share of a batch into.
@@ -54,7 +54,7 @@ class Distiller(pl.LightningModule):
     def __init__(
         self,
         parts: Parts,
-        steps_per_epoch: int,
+        steps_per_epoch: int | Sequence[int],
         make_optimizer: MakeOptimizer,
         make_scheduler: MakeScheduler,
         *,
@@ -69,7 +69,7 @@ class Distiller(pl.LightningModule):
         self.task, self.phases, self.setups = parts.task, parts.phases, parts.setups
         self._modes = nn.ModuleList(dict.fromkeys(setup.mode for setup in parts.setups))
         self._objectives = nn.ModuleList(dict.fromkeys(setup.objective for setup in parts.setups))
-        self.steps_per_epoch = steps_per_epoch
+        self.timeline = Timeline.of(parts.phases, steps_per_epoch)
         self.steps = 0
         self.samples = 0
         self.seconds = 0.0
@@ -93,6 +93,11 @@ class Distiller(pl.LightningModule):
             if isinstance(module, Mode | Head)
             for name, _ in module.named_buffers(recurse=False)
         ]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch of the current phase."""
+        return self.timeline.steps[self._phase]
 
     @property
     def mode(self) -> Mode:
@@ -125,7 +130,7 @@ class Distiller(pl.LightningModule):
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
             if self._compile and stage == "fit":
                 network.compile()
-        self._enter_phase(at(self.phases, self.steps // self.steps_per_epoch)[0])
+        self._enter_phase(self.timeline.place(self.steps))
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         """The optimizer of the current phase, those of learners with their own, and the schedule of each."""
@@ -154,7 +159,7 @@ class Distiller(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """A new phase freezes, rebuilds the optimizer and wraps the module again."""
-        if (place := at(self.phases, self.current_epoch)[0]) != self._phase:
+        if (place := self.timeline.place(self.steps)) != self._phase:
             self._enter_phase(place)
             strategy = self.trainer.strategy
             if isinstance(strategy, DDPStrategy):
@@ -176,7 +181,7 @@ class Distiller(pl.LightningModule):
 
     def _enter_phase(self, place: int) -> None:
         phase = self.phases[place]
-        self._phase, self._phase_start = place, sum(before.epochs for before in self.phases[:place])
+        self._phase, self._phase_start = place, self.timeline.start(place)
         if len(self._modes) > 1:
             for setup in self.setups:
                 setup.mode.close()
@@ -188,7 +193,7 @@ class Distiller(pl.LightningModule):
     def progress(self) -> Progress:
         """Where training stands within the current phase."""
         phase = self.phases[self._phase]
-        done = self.steps - self._phase_start * self.steps_per_epoch
+        done = self.steps - self._phase_start
         return Progress(done // self.steps_per_epoch, done, phase.epochs, max(1, phase.epochs * self.steps_per_epoch))
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -202,7 +207,7 @@ class Distiller(pl.LightningModule):
             counts = Counts(rows, labelled, len(part["index"]) / (len(batch["index"]) * world))
             if self._channels_last and isinstance(part["input"], Tensor) and part["input"].ndim == 4:
                 part["input"] = part["input"].contiguous(memory_format=torch.channels_last)
-            lessons = ask(part, progress)
+            lessons = chosen_from(ask(part, progress), phase.among)
             loss, terms = self.objective(
                 lessons, counts, progress, heads=phase.heads, task_weight=phase.task_weight, prepare=phase.prepare
             )
@@ -230,7 +235,7 @@ class Distiller(pl.LightningModule):
             optimizer.zero_grad()
         self.steps += 1
         for _, scheduler, interval in self._stepping:
-            if interval == "step" or self.steps % self.steps_per_epoch == 0:
+            if interval == "step" or self.between_epochs():
                 scheduler.step()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -256,7 +261,7 @@ class Distiller(pl.LightningModule):
         """
         rows = self._losses.read()
         if rows is not None:
-            self._losses.refuse_broken(rows, self.objective.names, self.steps, self.steps_per_epoch)
+            self._losses.refuse_broken(rows, self.objective.names, self.steps, self.timeline.epochs_at)
         return rows
 
     def write_losses(self) -> None:
@@ -274,7 +279,11 @@ class Distiller(pl.LightningModule):
 
     def epochs_done(self) -> float:
         """Epochs since the start of the run, in fractions."""
-        return self.steps / self.steps_per_epoch
+        return self.timeline.epochs_at(self.steps)
+
+    def between_epochs(self) -> bool:
+        """Whether the last step was the last of its epoch."""
+        return (self.steps - self._phase_start) % self.steps_per_epoch == 0
 
     def on_validation_start(self) -> None:
         """Writes the last row of an epoch before validation, so that a diverged epoch is never the best."""
@@ -289,7 +298,7 @@ class Distiller(pl.LightningModule):
 
     def _refuse_broken(self) -> None:
         """What the last update did to the weights: the loss shows it one step later."""
-        refuse_broken_weights(self.parameters(), self.steps, self.steps_per_epoch)
+        refuse_broken_weights(self.parameters(), self.steps, self.epochs_done())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The students alone, in eval mode; no teacher runs."""

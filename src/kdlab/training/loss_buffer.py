@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -13,20 +13,20 @@ class DivergedError(RuntimeError):
     """A term of the loss, a weight or a metric became NaN or infinite."""
 
 
-def refuse_broken_weights(weights: Iterable[Tensor], step: int, steps_per_epoch: int) -> None:
+def refuse_broken_weights(weights: Iterable[Tensor], step: int, epoch: float) -> None:
     """Stops where a weight became NaN or infinite. Waits for the device.
 
     Args:
         weights: parameters; buffers may be infinite, as the mask of a causal network.
         step: the last.
-        steps_per_epoch: of the run.
+        epoch: of the step.
 
     Raises:
         DivergedError: naming the step.
     """
     floating = [weight.detach() for weight in weights if weight.is_floating_point() and weight.numel()]
     if floating and not nn.utils.get_total_norm(floating, float("inf")).isfinite():
-        raise DivergedError(f"a weight became NaN or infinite at step {step}, in epoch {step / steps_per_epoch:.2f}")
+        raise DivergedError(f"a weight became NaN or infinite at step {step}, in epoch {epoch:.2f}")
 
 
 class LossBuffer:
@@ -74,20 +74,18 @@ class LossBuffer:
         means = (rows.sum(0) * self._parts / len(rows)).tolist()
         return {f"loss/{name}": mean for name, mean in zip((*names, "total"), means, strict=True)}
 
-    def refuse_broken(self, rows: Tensor, names: Sequence[str], step: int, steps_per_epoch: int) -> None:
+    def refuse_broken(self, rows: Tensor, names: Sequence[str], step: int, epoch: Callable[[int], float]) -> None:
         """Stops where a term became NaN or infinite.
 
         Args:
             rows: from `read`.
             names: of the terms.
             step: of the last row.
-            steps_per_epoch: of the run.
+            epoch: of a step.
 
         Raises:
             DivergedError: naming the first such term and its step.
         """
         for row, name in (~rows[:, :-1].isfinite()).nonzero().tolist():
             step -= (len(rows) - 1 - row) // self._parts
-            raise DivergedError(
-                f"loss/{names[name]} became NaN or infinite at step {step}, in epoch {step / steps_per_epoch:.2f}"
-            )
+            raise DivergedError(f"loss/{names[name]} became NaN or infinite at step {step}, in epoch {epoch(step):.2f}")

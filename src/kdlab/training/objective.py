@@ -218,7 +218,7 @@ class Objective(nn.Module):
         values = []
         for lesson in (*lessons, *(lesson.views[view] for lesson in lessons for view in views)):
             if lesson.target is not None:
-                rows = self.task.loss(lesson.learner.logits, lesson.target)
+                rows = self.task.loss(_among(lesson.learner.logits, lesson.among), lesson.target)
                 labelled = counts.labelled
                 if lesson.whole is not None:
                     labelled = self.task.labelled(lesson.whole).sum().clamp(min=1)
@@ -278,6 +278,26 @@ class Objective(nn.Module):
             return labels
         same = labels[:, None] == self.get_buffer(f"known{self._known[edge]}")
         return torch.where(same.any(1), same.int().argmax(1), -1)
+
+
+def chosen_from(lessons: Sequence[Lesson], classes: Sequence[int] | None) -> Sequence[Lesson]:
+    """Lessons, and those of their views, whose supervised loss chooses from these classes; None: as they are."""
+    if classes is None:
+        return lessons
+
+    def limited(lesson: Lesson) -> Lesson:
+        logits = lesson.learner.logits
+        mask = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+        mask[list(classes)] = True
+        views = {name: limited(view) for name, view in lesson.views.items()}
+        return replace(lesson, among=mask, views=views)
+
+    return [limited(lesson) for lesson in lessons]
+
+
+def _among(logits: Tensor, among: Tensor | None) -> Tensor:
+    # Finite, for targets that are shares of classes: nothing times minus infinity would be NaN.
+    return logits if among is None else logits.masked_fill(~among, torch.finfo(logits.dtype).min / 2)
 
 
 def _sum(values: Sequence[Tensor], lessons: Sequence[Lesson]) -> Tensor:
