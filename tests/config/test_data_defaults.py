@@ -79,7 +79,7 @@ def test_data_that_propose_nothing_change_nothing():
 def dialled(tmp_path):
     """Composes a run over digits that propose a temperature."""
     (tmp_path / "data").mkdir()
-    body = {"defaults": ["digits"], "proposes": {"loss.temperature": 1.5}}
+    body = {"defaults": ["digits"], "proposes": {"loss.temperature": 1.5, "loss.alpha": 0.3}}
     (tmp_path / "data" / "letters.yaml").write_text(yaml.safe_dump(body))
     return lambda *overrides: compose(["data=letters", *overrides], [tmp_path]).loss.heads
 
@@ -90,4 +90,5 @@ def test_a_proposed_dial_holds_for_the_losses_that_read_it(dialled):
     assert dialled("loss=fitnet").keys() == {"fitnet"}
     assert dialled("loss.temperature=2")["kd"].options["temperature"] == 2
     assert dialled("loss.heads.kd.temperature=3.0")["kd"].options["temperature"] == 3.0
+    assert (dialled()["kd"].weight, dialled("mode=ema")["kd"].weight) == (0.3, 1.0)
     assert dialled("mode=dlb")["kd"].options["temperature"] == 3.0, "as the mode was published"

@@ -133,7 +133,8 @@ def _composed(
     shape = _plain(base)
     for override in values:
         _set(base, override, shape)
-    for key, value in {**suited, **proposed}.items():
+    # A mode's settings come first: a dial that the data propose may then have no reader.
+    for key, value in {**proposed, **{key: value for key, value in suited.items() if key not in proposed}}.items():
         if holds(key, _plain(base), lookup(shape, key), keys):
             check_known(key, shape)
             OmegaConf.update(base, key, value)
