@@ -30,7 +30,8 @@ def length_of(cast: Cast, mode: str, prompt: int) -> int:
             f"mode={mode} continues blocks of running text; type data=tiny_shakespeare, or data=corpus with "
             "task=language_modeling"
         )
-    if prompt > (length := ids.shape[1]):
+    length = int(ids.shape[1])
+    if prompt > length:
         raise UsageError(f"mode.prompt={prompt}: expected 1 to {length}, the tokens of a block (data.length)")
     return length + 1
 

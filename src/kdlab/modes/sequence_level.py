@@ -74,10 +74,11 @@ class SequenceLevel(Offline):
     def _write(self, prompt: Tensor) -> Tensor:
         print(f"the teacher writes {len(prompt)} texts of {self._length} tokens, once", flush=True)
         writers = [(teacher.network, 1 / len(self.teachers)) for teacher in self.teachers]
-        place, parts = torch.arange(len(prompt), device=prompt.device), []
-        for some, index in zip(prompt.split(TOGETHER), place.split(TOGETHER), strict=True):
-            draws = None
+        parts = []
+        for first in range(0, len(prompt), TOGETHER):
+            some, draws = prompt[first : first + TOGETHER], None
             if self._temperature is not None:
+                index = torch.arange(first, first + len(some), device=prompt.device)
                 draws = uniform(self._seed, index, torch.zeros_like(index), WRITE, self._length - self._prompt)
             parts.append(continued(writers, some, self._length, draws, self._temperature or 1.0).text.int().cpu())
         return torch.cat(parts)

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 
 from kdlab.config.compose import compose, groups
-from kdlab.config.instantiate import resolve
 from kdlab.config.schema import RunConfig
 from kdlab.core.comparison import format_difference, format_interval, format_mean
 from kdlab.core.errors import one_line
@@ -44,10 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def modes() -> list[str]:
     """Every mode in which there is something to learn from; not those that continue texts, which pictures are not."""
-    from kdlab.modes.mode import Mode
+    from kdlab.modes.mode import class_of
 
-    found = {mode: resolve(compose([f"mode={mode}"]).mode.target, Mode, "mode") for mode in groups()["mode"]}
-    return [name for name, mode in found.items() if name != "supervised" and not mode.wants_text]
+    return [mode for mode in groups()["mode"] if mode != "supervised" and not class_of(mode).wants_text]
 
 
 def grid(overrides: Sequence[str]) -> dict[tuple[str, str], str | None]:
