@@ -83,7 +83,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("temperature", "width", "gamma", "span", "lr", "gradient_clip", "scale"), _POSITIVE),
     **dict.fromkeys(("weight", "task_weight", "weight_decay", "ramp"), _NOT_NEGATIVE),
     **dict.fromkeys(("alpha", "pct_start", "share"), _UNIT),
-    **dict.fromkeys(("momentum", "decay", "dropout"), _BELOW_ONE),
+    **dict.fromkeys(("momentum", "decay", "dropout", "teacher_share"), _BELOW_ONE),
     **dict.fromkeys(("max_epochs", "epochs", "seed", "split_seed", "workers"), _WHOLE),
     **dict.fromkeys(
         ("batch_size", "accumulate", "classes", "channels", "num_nodes", "log_every_n_steps", "depth", "subset",
