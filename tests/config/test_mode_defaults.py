@@ -135,3 +135,10 @@ def test_modes_of_phases_propose_what_they_agree_on():
     chosen = compose(["phases=[{epochs: 2, mode: dml}, {epochs: 1}]", "loss=kd"])
     assert chosen["loss"]["heads"]["kd"]["temperature"] == 4.0
     assert chosen["names"]["mode"] == "dml+offline"
+
+
+def test_modes_that_propose_different_losses_are_phases_of_one_run_once_the_user_chooses_the_loss():
+    phases = "phases=[{epochs:1,mode:offline},{epochs:1,mode:byot}]"
+    with pytest.raises(UsageError, match="published with different settings of loss"):
+        compose([phases])
+    assert [*compose([phases, "loss=kd"])["loss"]["heads"]] == ["kd"]

@@ -17,6 +17,7 @@ from kdlab.bench.step import time_step
 from kdlab.bench.workload import PAIRS, PRECISIONS, Workload, hardware
 from kdlab.config.compose import groups
 from kdlab.core.errors import one_line
+from kdlab.modes.mode import class_of
 
 WHAT = {
     "step": "the training step against a hand-written loop; both pairs",
@@ -89,7 +90,8 @@ def modes(given: argparse.Namespace) -> None:
     """Every mode over its parts."""
 
     header(12, "ms", "parts ms", "passes")
-    for name in given.names or groups()["mode"]:
+    # The workloads are pictures.
+    for name in given.names or [mode for mode in groups()["mode"] if not class_of(mode).wants_text]:
         times, passes = time_mode(workload_of(given, given.pair or "standard"), name)
         print(f"{name:12}{times}  {passes}", flush=True)
 

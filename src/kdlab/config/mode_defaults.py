@@ -42,7 +42,7 @@ def proposals(
     Raises:
         UsageError: where their proposals differ, and the user chose neither.
     """
-    each = {name: _free(mode, given, groups) for name, mode in modes.items()}
+    each = {name: _free(mode, given) for name, mode in modes.items()}
     free: Config = next(iter(each.values()), {})
     for name, other in each.items():
         if other != free:
@@ -51,13 +51,13 @@ def proposals(
                 f"phases: {next(iter(each))} and {name} were published with different settings of {', '.join(keys)}; "
                 f"choose one, as in {keys[0].split('.')[0]}=kd"
             )
-    options = [f"{key}={value}".replace("'", "") for key, value in free.items() if key in groups and key not in given]
+    options = [f"{key}={value}".replace("'", "") for key, value in free.items() if key in groups]
     return options, {key: value for key, value in free.items() if key not in groups}
 
 
-def _free(mode: Mapping[str, Any], given: Sequence[str], groups: Mapping[str, Any]) -> Config:
+def _free(mode: Mapping[str, Any], given: Sequence[str]) -> Config:
     proposed = mode.get("proposes", {})
-    return {key: value for key, value in proposed.items() if key in groups or key.split(".")[0] not in given}
+    return {key: value for key, value in proposed.items() if key.split(".")[0] not in given}
 
 
 def holds(key: str, config: Mapping[str, Any], default: object, given: Sequence[str]) -> bool:

@@ -232,8 +232,8 @@ class RunConfig(Settings):
 
     @property
     def distils(self) -> bool:
-        """Whether the student learns from anything but labels."""
-        return bool(self.loss.heads)
+        """Whether the student learns from anything but labels; of a run without what its mode does not use."""
+        return bool(self.loss.heads) or self.teacher is not None
 
 
 def members(teacher: TeacherConfig | EnsembleConfig | None) -> tuple[TeacherConfig, ...]:

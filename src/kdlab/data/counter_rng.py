@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ORDER, AUGMENT, SPLIT = range(3)
+ORDER, AUGMENT, SPLIT, WRITE, CHOOSE = range(5)
 """Streams keep the numbers of different purposes apart."""
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from kdlab.config.compose import conf_folder
+from kdlab.config.instantiate import resolve
+from kdlab.config.yaml_file import read_yaml
 from kdlab.core.knowledge import Batch, Context, Example, Fields, Lesson, Progress
 from kdlab.networks.teacher import Observed, Teacher
 
@@ -57,7 +60,9 @@ class Mode(nn.Module):
 
     Class attributes: `wants_teacher`: it uses a network of the store; `wants_peers`: it trains networks with
     the student; `wants_heads`: it uses distillation losses; `wants_labels`: it reads hard class labels;
+    `needs_heads`: without any it is refused, as then nothing would distil;
     `wants_row_per_sample`: it keeps or mixes one prediction for each sample;
+    `wants_text`: it continues texts, for models of language;
     `views`: the further views of a sample that it provides.
     `kept`, which the run sets, names the student to be kept: one of `students`, or `best`, by validation, of
     those built like the first.
@@ -66,8 +71,10 @@ class Mode(nn.Module):
     wants_teacher: ClassVar[bool] = True
     wants_peers: ClassVar[bool] = False
     wants_heads: ClassVar[bool] = True
+    needs_heads: ClassVar[bool] = True
     wants_labels: ClassVar[bool] = False
     wants_row_per_sample: ClassVar[bool] = False
+    wants_text: ClassVar[bool] = False
     views: ClassVar[tuple[str, ...]] = ()
     kept: str = "student"
 
@@ -133,6 +140,21 @@ class Mode(nn.Module):
         theirs = source.example(batch) if source is not None else Example(ours.knowledge.only(Fields()))
         return ours, theirs
 
+    def begin(self, training: Callable[[], Iterable[Batch]]) -> None:
+        """Called on every rank before the first batch, with all networks on their devices.
+
+        Args:
+            training: walks the whole training part in its order, not augmented.
+        """
+
+    def drawn(self, batch: Batch, progress: Progress) -> Batch:
+        """This rank's samples of a step, counted and split as they are returned: the loader's, or the mode's own.
+
+        They must be the same for a resumed run: drawn by their place (`kdlab.data.counter_rng`) or by torch's random
+        state. Where rows have no label, their target is -1.
+        """
+        return batch
+
     def lessons(self, batch: Batch, progress: Progress) -> list[Lesson]:
         """One lesson per learner, for one view of a batch."""
         raise NotImplementedError
@@ -188,6 +210,13 @@ class Mode(nn.Module):
 
     def after_step(self, progress: Progress) -> None:
         """Called after every optimizer step."""
+
+
+def class_of(option: str) -> type[Mode]:
+    """The class of a mode of `conf/mode`."""
+    settings = read_yaml(conf_folder() / "mode" / f"{option}.yaml")
+    found: type[Mode] = resolve(settings["_target_"], Mode, "mode")
+    return found
 
 
 def union(fields: Iterable[Fields]) -> Fields:

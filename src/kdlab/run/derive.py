@@ -41,11 +41,11 @@ def compose_run(overrides: Sequence[str] = (), folders: Sequence[Path] = ()) -> 
 
 def drop_unused(config: RunConfig) -> RunConfig:
     """A run without what its mode does not use: a teacher, losses; likewise for its teachers' training."""
-    listens, distils = uses(config.mode, config.phases, config.allow)
+    listens, compares, _ = uses(config.mode, config.phases, config.allow)
     return config.replace(
         teacher=_dropped(config.teacher, config.allow) if listens else None,
-        loss=config.loss if distils else LABELS_ALONE,
-        phases=config.phases if distils else _labels_only(config.phases),
+        loss=config.loss if compares else LABELS_ALONE,
+        phases=config.phases if compares else _labels_only(config.phases),
     )
 
 
@@ -108,11 +108,12 @@ def _labels_only(phases: tuple[Phase, ...] | None) -> tuple[Phase, ...] | None:
     return phases and tuple(phase.replace(heads=None, prepare=False) for phase in phases)
 
 
-def uses(mode: ModeConfig, phases: Sequence[Phase] | None, allow: Sequence[str]) -> tuple[bool, bool]:
-    """Whether any phase uses a teacher, and whether any uses distillation losses."""
+def uses(mode: ModeConfig, phases: Sequence[Phase] | None, allow: Sequence[str]) -> tuple[bool, bool, bool]:
+    """Whether any phase uses a teacher, whether any uses distillation losses, and whether any needs them."""
     settings = [phase.mode or mode for phase in phases or ()] or [mode]
     modes = [resolve(each.target, Mode, "mode", allow=allow) for each in settings]
-    return any(each.wants_teacher for each in modes), any(each.wants_heads for each in modes)
+    compares = [each for each in modes if each.wants_heads]
+    return any(each.wants_teacher for each in modes), bool(compares), any(each.needs_heads for each in compares)
 
 
 def _dropped(
@@ -122,11 +123,11 @@ def _dropped(
         return None
     if isinstance(teacher, EnsembleConfig):
         return teacher.replace(members={name: _dropped(member, allow) for name, member in teacher.members.items()})
-    listens, distils = uses(teacher.mode or SUPERVISED, teacher.phases, allow)
+    listens, compares, _ = uses(teacher.mode or SUPERVISED, teacher.phases, allow)
     return teacher.replace(
         teacher=_dropped(teacher.teacher, allow) if listens else None,
-        loss=teacher.loss if distils else None,
-        phases=teacher.phases if distils else _labels_only(teacher.phases),
+        loss=teacher.loss if compares else None,
+        phases=teacher.phases if compares else _labels_only(teacher.phases),
     )
 
 

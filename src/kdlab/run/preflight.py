@@ -74,7 +74,7 @@ class Preflight:
         return parts
 
     def _assembled(self, config: RunConfig, key: str = "") -> Parts:
-        if uses(config.mode, config.phases, config.allow)[1] and not config.distils:
+        if uses(config.mode, config.phases, config.allow)[2] and not config.loss.heads:
             raise UsageError(
                 f"{key}loss=[]: expected a loss or more, such as {key}loss=kd; for labels alone type "
                 f"{key}mode=supervised"

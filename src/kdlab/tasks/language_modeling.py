@@ -19,7 +19,8 @@ if TYPE_CHECKING:  # torchmetrics takes seconds to import; a typo should be repo
 class LanguageModeling(Classification):
     """One row for each token: logits [B, L, V], targets [B, L] the next tokens, already shifted; -1 does not count.
 
-    A batch without an `attention_mask` has a token at every position; padding makes no rows.
+    A batch without an `attention_mask` has a token at every position; padding makes no rows. Where a batch has `valid`
+    [B, L] bool, only these positions make rows.
     """
 
     primary = "nats_per_token"
@@ -79,5 +80,7 @@ class LanguageModeling(Classification):
 
 def _by_row(values: Tensor, batch: Batch) -> Tensor:
     # A boolean mask would wait for the device to count, and copy the logits; without padding a view will do.
-    mask = batch["input"].get("attention_mask") if isinstance(batch["input"], dict) else None
+    mask = batch.get("valid")
+    if mask is None and isinstance(batch["input"], dict):
+        mask = batch["input"].get("attention_mask")
     return values.flatten(0, 1) if mask is None else values[mask.bool()]

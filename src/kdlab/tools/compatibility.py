@@ -42,8 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def modes() -> list[str]:
-    """Every mode in which there is something to learn from."""
-    return [mode for mode in groups()["mode"] if mode != "supervised"]
+    """Every mode in which there is something to learn from; not those that continue texts, which pictures are not."""
+    from kdlab.modes.mode import class_of
+
+    return [mode for mode in groups()["mode"] if mode != "supervised" and not class_of(mode).wants_text]
 
 
 def grid(overrides: Sequence[str]) -> dict[tuple[str, str], str | None]:

@@ -56,6 +56,12 @@ class Batches(pl.LightningDataModule):
         self._given_out.append(loader)
         return loader
 
+    def training_part(self) -> Loader:
+        """The whole training part, in order, for every rank."""
+        loader = self.data.eval_loader("train", self.batch_size, device=self._place()["device"])
+        self._given_out.append(loader)
+        return loader
+
     def val_dataloader(self) -> Any:
         loader = self.data.eval_loader("validation", self.batch_size, **self._place())
         self._given_out.append(loader)

@@ -152,6 +152,8 @@ class Distiller(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Restores what a checkpoint holds besides weights, just before the first batch."""
+        for mode in dict.fromkeys(setup.mode for setup in self.setups):
+            mode.begin(lambda: cast("Any", self.trainer).datamodule.training_part())
         self._take_optimizer()
         self._losses.to(self.device)
         if self._random:
@@ -199,6 +201,7 @@ class Distiller(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step over this rank's share of one batch."""
         phase, progress, world = self.phases[self._phase], self.progress(), self.trainer.world_size
+        batch = self.mode.drawn(batch, progress)
         rows, labelled = self._count(self.task.labelled(self.task.targets(batch)))
         task_weight = self.objective.task_weight if phase.task_weight is None else phase.task_weight
         ask = self.mode.taught if phase.prepare and not task_weight else self.mode

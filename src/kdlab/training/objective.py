@@ -162,9 +162,9 @@ class Objective(nn.Module):
 
     def listen(self, mode: Mode) -> None:
         """Hooks what the heads need of each network, in place of what was hooked before."""
-        asked = {edge: (Fields(), Fields()) for edge in self.edges}
+        asked: dict[Edge, tuple[Fields, Fields]] = {}
         for placed in self._every():
-            ours, theirs = asked[placed.edge]
+            ours, theirs = asked.get(placed.edge, (Fields(), Fields()))
             asked[placed.edge] = ours | placed.needs.learner, theirs | placed.needs.teacher
         mode.listen(asked)
 
