@@ -88,7 +88,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(
         ("batch_size", "accumulate", "classes", "channels", "num_nodes", "log_every_n_steps", "depth", "subset",
          "checkpoint_every_n_steps", "max_steps", "generations", "branches", "cycles", "size",
-         "last", "vocabulary", "length", "layers", "hidden", "attention_heads", "key_heads", "embedding", "top",
+         "last", "vocabulary", "length", "hidden", "attention_heads", "key_heads", "embedding", "top",
          "rank"), _COUNT),
     **dict.fromkeys(("name", "group", "entity", "checkpoint", "path"), _WORD),
     **dict.fromkeys(("allow", "tags", "targets", "trained"), _WORDS),
@@ -103,6 +103,7 @@ RULES: Mapping[str, Rule] = {
     "keep": _one_of("last", "best"),
     "ramp_shape": _one_of("linear", "from_zero", "sigmoid"),
     "train": _one_of("all", "head", "body"),
+    "layers": (lambda value: isinstance(value, str) or _COUNT[0](value), _COUNT[1]),  # of a loss, which ones, by a word
     "on_corrupt": _one_of("stop", "skip"),
     "unlabelled": (lambda value: isinstance(value, str) or value >= 0, "a number, 0 or more, or a folder of pictures"),
 }  # fmt: skip

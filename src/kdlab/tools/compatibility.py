@@ -24,6 +24,9 @@ from kdlab.core.terminal import PlainTable, say, terminal
 SMALL = ("model=resnet8", "model.width=0.25", "teacher=resnet8", "teacher.model.width=0.5", "logger=csv")
 """Networks for the table, overridden by what the user gives."""
 
+SAMPLES = 16
+"""Of the batch of noise that each cell trains on."""
+
 
 @one_line
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +69,7 @@ def attempt(config: RunConfig) -> str | None:
     import torch
 
     from kdlab.core.knowledge import Progress
-    from kdlab.run.builder import assemble, example_batch, make_terms
+    from kdlab.run.builder import assemble, example_batch, make_terms, outputs_of
     from kdlab.run.derive import drop_unused
     from kdlab.training.objective import Counts
 
@@ -76,18 +79,21 @@ def attempt(config: RunConfig) -> str | None:
     config = drop_unused(config.replace(data=config.data.replace(views={**config.data.views, **wanted})))
     torch.manual_seed(0)
     try:
-        parts = assemble(config)
+        parts = assemble(config, samples=max(SAMPLES, 2 * outputs_of(config)))
     except ValueError as error:
         return " ".join(str(error).split())
     mode, objective = parts.mode, parts.objective
-    batch = example_batch(config, 16)
-    batch["views"] = {view: example_batch(config, 16) for view in (*objective.views(), *mode.shows)}
+    batch = example_batch(config, SAMPLES)
+    batch["views"] = {view: example_batch(config, SAMPLES) for view in (*objective.views(), *mode.shows)}
+    batch = parts.task.by_row(batch)
+    labelled = parts.task.labelled(batch["target"])
+    counts = Counts(float(len(labelled)), float(labelled.sum()))
     trained = [parameter for parameter in (*mode.parameters(), *objective.parameters()) if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, 1e-3)
     for step in range(2):
         for phase in parts.phases:
             progress = Progress(step, step, 2, 2)
-            loss, _ = objective(mode(batch, progress), Counts(16.0, 16.0), progress, prepare=phase.prepare,
+            loss, _ = objective(mode(batch, progress), counts, progress, prepare=phase.prepare,
                                 heads=phase.heads, task_weight=phase.task_weight)  # fmt: skip
             if not loss.isfinite():
                 raise FloatingPointError(f"loss={'+'.join(config.loss.heads)} is {float(loss)}")

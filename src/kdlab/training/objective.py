@@ -135,7 +135,9 @@ class Objective(nn.Module):
                         "values; type loss=logit_mse, or a loss on features"
                     )
                 learner, teacher = mode.offers(placed.edge)
-                offer = Offer(learner, teacher, self.task.has_labels, index, (*mode.views, *views))
+                offer = Offer(
+                    learner, teacher, self.task.has_labels, index, (*mode.views, *views), self.task.row_per_sample
+                )
                 if unmet := placed.needs.unmet(offer):
                     raise UsageError(f"loss={name} needs {' and '.join(unmet)}, which this run does not provide")
 
