@@ -7,7 +7,6 @@ stride bring the map to the size of the last stage, then 1×1, each with BN and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
 from typing import Any
 
 from torch import Tensor, nn
