@@ -4,7 +4,8 @@ Impossible cells have a reason below the table: it follows from what the loss ne
 and the data offer. Two steps, because some modes teach with the outputs of the last step.
 
 `python -m kdlab.tools.compatibility --measure 5` trains instead, on the digits: every mode as published, over five
-seeds, next to the same student alone. Further arguments are overrides of each run.
+seeds, next to the same student alone. Further arguments are overrides of each run, such as `data=text data.path=.
+data.classes=4 model=bert_tiny teacher=bert_tiny`; nothing is read from the data.
 """
 
 from __future__ import annotations
