@@ -249,6 +249,6 @@ def test_a_phase_that_prepares_leaves_the_student_as_it_is_unless_labels_count_i
         max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu",
         enable_model_summary=False, limit_val_batches=0, callbacks=[Watch()],
     )  # fmt: skip
-    batches = Foreign([example_batch(config.data, 8)] * 2)
+    batches = Foreign([example_batch(config, 8)] * 2)
     trainer.fit(distiller, batches, batches)
     assert torch.equal(*statistics) != moved

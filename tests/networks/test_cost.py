@@ -67,6 +67,27 @@ def test_attention_counts_and_an_input_may_be_named_tensors():
     assert costs({"made": (Attention(), input)})["made"]["parameters"] == 8 * 24 + 24 + 8 * 3 + 3
 
 
+class Recurrent(nn.Module):
+    """Two layers of 6 in each direction over 5 tokens of 8, and a classifier of the last."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.classifier = nn.LSTM(8, 6, num_layers=2, bidirectional=True, batch_first=True), nn.Linear(12, 3)
+
+    def forward(self, tokens):
+        return self.classifier(self.lstm(tokens)[0][:, -1])
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_the_gates_of_an_lstm_count_whoever_computes_them(samples):
+    # In each of 5 steps and 2 directions, 4 gates of 6 read 8, then 12, numbers and 6 of the state.
+    whole = 5 * 2 * 4 * 6 * ((8 + 6) + (12 + 6)) + 12 * 3
+    made, tokens = Recurrent(), torch.zeros(samples, 5, 8)
+    assert multiply_accumulates(made, tokens) == whole
+    # In float64 no fused kernel runs, and each product is counted by itself.
+    assert multiply_accumulates(made.double(), tokens.double()) == whole
+
+
 def test_the_networks_of_a_table_are_timed_in_turns(monkeypatch):
     """A machine that is busy for a while slows all of them down, not one."""
     order = []

@@ -2,10 +2,11 @@
 
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from kdlab.config.compose import compose, groups
-from kdlab.tools.compatibility import grid, print_grid, print_measured
+from kdlab.tools.compatibility import SMALL, attempt, grid, print_grid, print_measured
 
 
 def test_the_table_has_a_row_per_loss_a_column_per_mode_and_the_reasons_below():
@@ -33,3 +34,28 @@ def test_the_grid_is_over_all_losses_and_all_modes_that_teach(monkeypatch):
     monkeypatch.setattr("kdlab.tools.compatibility.compose", lambda overrides: compose())
     other = {"supervised", "on_policy", "minillm", "sequence_level"}  # labels alone, and modes that continue texts
     assert set(grid([])) == {(name, mode) for name in groups()["loss"] for mode in {*groups()["mode"]} - other}
+
+
+TEXT = ["data=text", "data.classes=4", "model=bert_tiny", "teacher=bert_tiny"]
+LANGUAGE = ["data=corpus", "model=gpt_tiny", "teacher=gpt_tiny"]
+SEQUENCES = ["data.path=.", "data.vocabulary=50", "data.length=12", "model.width=0.25", "teacher.model.width=0.5"]
+
+
+@pytest.mark.parametrize(
+    ("data", "loss", "mode", "reason"),
+    [
+        (TEXT, "tinybert", "offline", None),
+        (TEXT, "crd", "dml", None),
+        (TEXT, "kd", "dlb", None),
+        (TEXT, "kd", "ps_kd", None),
+        (TEXT, "reviewkd", "dml", "compares planes"),
+        (LANGUAGE, "kd", "offline", None),
+        (LANGUAGE, "dkd", "ema", None),
+        (LANGUAGE, "crd", "dml", "one prediction for each sample"),
+        (LANGUAGE, "kd", "ps_kd", "one prediction for each sample"),
+    ],
+)
+def test_cells_of_texts_and_of_models_of_language_work_or_have_a_reason(data, loss, mode, reason):
+    pytest.importorskip("transformers")
+    found = attempt(compose([*SMALL, *data, *SEQUENCES, f"loss={loss}", f"mode={mode}"]))
+    assert found is None if reason is None else reason in found

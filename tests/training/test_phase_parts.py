@@ -13,8 +13,8 @@ from kdlab.data.check import DataError
 from kdlab.data.dataset import load
 from kdlab.run.derive import alone_run, compose_run
 from kdlab.run.fit import fit
-from kdlab.training.objective import chosen_from
 from kdlab.training.phases import Phase
+from kdlab.training.terms import among_classes, chosen_from
 from kdlab.training.timeline import Timeline
 from support.tiny_runs import TINY, machine
 
@@ -75,13 +75,12 @@ def test_a_supervised_loss_chooses_from_the_classes_of_its_phase():
     lesson = Lesson(Knowledge(logits), (), target, torch.arange(6))
     (limited,) = chosen_from([lesson], [1, 3])
     from kdlab.tasks.classification import Classification
-    from kdlab.training.objective import _among
 
     task = Classification(5)
     by_hand = cross_entropy(logits[:, [1, 3]], (target == 3).long(), reduction="none")
-    torch.testing.assert_close(task.loss(_among(limited.learner.logits, limited.among), target), by_hand)
+    torch.testing.assert_close(task.loss(among_classes(limited.learner.logits, limited.among), target), by_hand)
     soft = torch.zeros(6, 5).scatter_(1, target[:, None], 1.0)
-    torch.testing.assert_close(task.loss(_among(limited.learner.logits, limited.among), soft), by_hand)
+    torch.testing.assert_close(task.loss(among_classes(limited.learner.logits, limited.among), soft), by_hand)
     assert chosen_from([lesson], None) == [lesson]
 
 

@@ -15,9 +15,9 @@ from kdlab.bench.losses import Cost, time_losses
 from kdlab.bench.modes import time_mode
 from kdlab.bench.step import time_step
 from kdlab.bench.workload import PAIRS, PRECISIONS, Workload, hardware
-from kdlab.config.compose import groups
+from kdlab.config.compose import compose, groups
 from kdlab.core.errors import one_line
-from kdlab.modes.mode import class_of
+from kdlab.run.derive import mode_class
 
 WHAT = {
     "step": "the training step against a hand-written loop; both pairs",
@@ -91,7 +91,9 @@ def modes(given: argparse.Namespace) -> None:
 
     header(12, "ms", "parts ms", "passes")
     # The workloads are pictures.
-    for name in given.names or [mode for mode in groups()["mode"] if not class_of(mode).wants_text]:
+    for name in given.names or [
+        mode for mode in groups()["mode"] if not mode_class(compose([f"mode={mode}"])).wants_text
+    ]:
         times, passes = time_mode(workload_of(given, given.pair or "standard"), name)
         print(f"{name:12}{times}  {passes}", flush=True)
 

@@ -107,6 +107,7 @@ RULES: Mapping[str, Rule] = {
     "keep": _one_of("last", "best"),
     "ramp_shape": _one_of("linear", "from_zero", "sigmoid"),
     "train": _one_of("all", "head", "body"),
+    "chunk_rows": (lambda value: value == "auto" or _COUNT[0](value), "auto, null or a whole number, 1 or more"),
     "on_corrupt": _one_of("stop", "skip"),
     "unlabelled": (lambda value: isinstance(value, str) or value >= 0, "a number, 0 or more, or a folder of pictures"),
 }  # fmt: skip
@@ -121,15 +122,15 @@ LIMITS: Mapping[str, int] = {
 _LARGEST = 2**31 - 1
 """Of all other whole numbers."""
 
-_WORDS_OR_NUMBERS = ("devices", "resident", "T_max", "T_0", "total_steps", "max_lr")
+_WORDS_OR_NUMBERS = ("devices", "resident", "T_max", "T_0", "total_steps", "max_lr", "chunk_rows")
 """Keys whose value may be a number where the YAML has a word."""
 
 _SHARES = ("validation", "ramp")
 """Keys that may be a fraction below 1 where the YAML has a count: of the training samples, of a phase's epochs."""
 
-_NULLABLE = ("first", "ramp", "view", "taps")
+_NULLABLE = ("first", "ramp", "view", "taps", "chunk_rows")
 """Keys that may be null although the YAML has a value: a loss works without its first phase or its ramp, a mode without
-its own view, and taps can be found by a dry run."""
+its own view, taps can be found by a dry run, and rows be computed all at once."""
 
 
 def check(config: Mapping[str, Any]) -> None:

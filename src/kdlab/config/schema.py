@@ -100,6 +100,7 @@ class TrainerConfig(FitConfig):
     accelerator: str = "auto"
     devices: StrictInt | Literal["auto"] | Sequence[StrictInt] = 1
     num_nodes: StrictInt = 1
+    chunk_rows: StrictInt | Literal["auto"] | None = "auto"
     strategy: str = "auto"
     log_every_n_steps: StrictInt = 50
     checkpoint_every_n_steps: StrictInt | None = None

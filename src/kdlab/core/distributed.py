@@ -24,6 +24,16 @@ def gathered(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def padded(rows: Tensor) -> Tensor:
+    """Rows [B, L, ...] with zeros at the end of each, up to the longest L of all ranks."""
+    if rows.ndim < 2 or not (distributed.is_available() and distributed.is_initialized()):
+        return rows
+    longest = torch.tensor(rows.shape[1], device=rows.device)
+    distributed.all_reduce(longest, distributed.ReduceOp.MAX)
+    more = rows.new_zeros(len(rows), int(longest) - rows.shape[1], *rows.shape[2:])
+    return torch.cat([rows, more], dim=1)
+
+
 def own_share(rows: Tensor) -> Tensor:
     """This rank's part of the rows that `gathered` put together."""
     if not (distributed.is_available() and distributed.is_initialized()):

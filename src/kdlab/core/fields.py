@@ -50,6 +50,7 @@ class Needs:
     index: a place in the training set that names the same sample in every epoch.
     views: names of further views of each sample, read from Lesson.views.
     supervised: those views that also enter the supervised loss.
+    row_per_sample: one prediction for each sample, as a memory by sample has it.
     """
 
     learner: Fields = Fields()
@@ -58,6 +59,7 @@ class Needs:
     index: bool = False
     views: tuple[str, ...] = ()
     supervised: tuple[str, ...] = ()
+    row_per_sample: bool = False
 
     def unmet(self, offer: Offer) -> list[str]:
         """What is needed but not offered, in words; empty where the head can work."""
@@ -71,6 +73,7 @@ class Needs:
             if getattr(asked, name) and not getattr(given, name)
             if (name, getattr(asked, name)) != _OPTIONAL or not given.stages
         ]
+        found += ["one prediction for each sample"] if self.row_per_sample and not offer.row_per_sample else []
         found += ["class labels"] if self.labels and not offer.labels else []
         found += ["fixed places in the training set"] if self.index and not offer.index else []
         return found + [f"the view {view!r}" for view in self.views if view not in offer.views]
@@ -85,6 +88,7 @@ class Offer:
     labels: bool = True
     index: bool = True
     views: tuple[str, ...] = ()
+    row_per_sample: bool = True
 
 
 _REQUIRED = (

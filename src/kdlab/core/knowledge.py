@@ -5,7 +5,7 @@ The ground floor of kdlab: every other file may import this one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kdlab.core.attention import Attention as Attention
+from kdlab.core.deferred import Deferred, Logits, unread
 from kdlab.core.fields import Fields as Fields
 from kdlab.core.fields import Needs as Needs
 from kdlab.core.fields import Offer as Offer
@@ -36,7 +37,7 @@ Kind = Literal["categorical", "real"]
 class Knowledge:
     """What one network computes for one batch of B samples, N predictions and C outputs.
 
-    logits: [N, C], one row per prediction.
+    logits: [N, C], one row per prediction; where they are `Deferred`, computed when they are first read.
     embedding: [N, D], what the classifier reads; None where not requested.
     stages: shallow to deep, [B, D, H, W] or [B, L, D]; positions are fixed, None where not requested.
     preactivations: the same maps before their last activation.
@@ -49,7 +50,7 @@ class Knowledge:
     attention: what each attention compared, in the order in which they ran; None where not requested.
     """
 
-    logits: Tensor
+    logits: Logits = Logits()  # noqa: RUF009  # a descriptor, no default
     embedding: Tensor | None = None
     stages: tuple[Tensor | None, ...] = ()
     preactivations: tuple[Tensor | None, ...] = ()
@@ -60,6 +61,11 @@ class Knowledge:
     valid: Tensor | None = None
     blocks: tuple[Tensor | None, ...] = ()
     attention: tuple[Attention | None, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """N, known before the logits are."""
+        return len(unread(self))
 
     def stage(self, position: int) -> Tensor:
         """One stage's map, which its head declared in `needs`."""
@@ -95,12 +101,23 @@ class Knowledge:
 
     def part(self, start: int, stop: int) -> Knowledge:
         """The knowledge of the samples from `start` up to `stop`; each must have one row."""
-        return replace(self._map(lambda value: value[start:stop]), rows=self.rows[: stop - start])
+        whole = replace(self, logits=self.logits)
+        return replace(whole._map(lambda value: value[start:stop]), rows=self.rows[: stop - start])
+
+    def between(self, start: int, stop: int) -> Knowledge:
+        """The predictions alone of the rows from `start` up to `stop`."""
+        members = tuple(member[start:stop] for member in self.members)
+        return Knowledge(unread(self)[start:stop], rows=self.rows[start:stop], members=members)
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Knowledge:
+        """The same knowledge with a function of each row's logits in their place, deferred where they are."""
+        return replace(self, logits=self._said(function))
 
     def only(self, fields: Fields) -> Knowledge:
         """Only what `fields` asks for, so that a head cannot read what it did not declare."""
         return replace(
             self,
+            logits=unread(self),
             embedding=self.embedding if fields.embedding else None,
             stages=_chosen(self.stages, fields.stages),
             preactivations=_chosen(self.preactivations, fields.preactivations),
@@ -110,13 +127,17 @@ class Knowledge:
             attention=_chosen(self.attention, fields.attention),
         )
 
+    def _said(self, function: Callable[[Tensor], Tensor]) -> Tensor | Deferred:
+        given = unread(self)
+        return given.map(function) if isinstance(given, Deferred) else function(given)
+
     def _map(self, function: Any) -> Knowledge:
         def one(value: Tensor | None) -> Tensor | None:
             return None if value is None else function(value)
 
         return replace(
             self,
-            logits=function(self.logits),
+            logits=self._said(function),
             embedding=one(self.embedding),
             stages=tuple(map(one, self.stages)),
             preactivations=tuple(map(one, self.preactivations)),

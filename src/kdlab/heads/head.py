@@ -20,7 +20,8 @@ class Head(nn.Module):
 
     Class attributes describe the method in tables and messages: `kind` as in the survey of Gou et al.
     (2021), the `paper` (authors, title, venue, year), a `link` to it and what it `compares`, in a few words.
-    `outputs`: the kinds of networks' outputs that it makes sense for.
+    `outputs`: the kinds of networks' outputs that it makes sense for. `rowwise`: a row's value depends on that row
+    of both networks alone, on its label and on nothing drawn at random, so that rows can be compared in parts.
     """
 
     kind: ClassVar[Literal["response", "feature", "relation"]]
@@ -28,6 +29,7 @@ class Head(nn.Module):
     link: ClassVar[str]
     compares: ClassVar[str]
     grafts: ClassVar[bool] = False
+    rowwise: ClassVar[bool] = False
     outputs: ClassVar[tuple[Kind, ...]] = ("categorical", "real")
 
     def needs(self) -> Needs:

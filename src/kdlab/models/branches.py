@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kdlab.core.knowledge import Fields
 from kdlab.core.reading import logits_of
+from kdlab.models.pooling import pooled
 from kdlab.networks.observer import Observer, Taps
 
 T = TypeVar("T")
@@ -30,10 +31,15 @@ class Gate(nn.Module):
         self.linear = nn.Linear(width, branches)
         self.norm = nn.BatchNorm1d(branches)
 
-    def forward(self, stage: Tensor, logits: Sequence[Tensor]) -> Tensor:
-        """The map [B, D, H, W] or tokens [B, L, D], and each branch's logits [B, C], to the mixed logits [B, C]."""
-        pooled = stage.mean((2, 3) if stage.ndim == 4 else 1)
-        weights = self.norm(self.linear(pooled)).relu().softmax(1)
+    def forward(self, stage: Tensor, logits: Sequence[Tensor], valid: Tensor | None = None) -> Tensor:
+        """The map [B, D, H, W] or tokens [B, L, D], and each branch's logits [B, C], to the mixed logits [B, C].
+
+        Args:
+            stage: the map or the tokens.
+            logits: of each branch.
+            valid: [B, L] bool, the tokens that are not padding; None: all.
+        """
+        weights = self.norm(self.linear(pooled(stage, valid))).relu().softmax(1)
         mixed: Tensor = (weights[:, :, None] * torch.stack(tuple(logits), dim=1)).sum(1)
         return mixed
 
@@ -84,14 +90,15 @@ class Branches(nn.Module):
                 answers.append(ask())
         return answers
 
-    def forward(self, input: Tensor) -> Tensor:
-        """A batch [B, ...] to the mixed logits [B, C]."""
+    def forward(self, *given: Any, **named: Any) -> Tensor:
+        """What each network receives, [B, ...], to the mixed logits [B, C]."""
         first, *others = self.networks
         with Observer(first, Taps(stages=(self._tap,)), Fields(stages="all")) as observer:
-            asks = [partial(observer, {"input": input}), *(partial(network, input) for network in others)]
+            batch = {"input": named or given[0]}
+            asks = [partial(observer, batch), *(partial(network, *given, **named) for network in others)]
             student, *answers = self.each(asks)
         logits = (student.logits, *(logits_of(answer) for answer in answers))
-        mixed: Tensor = self.gate(student.stage(0), logits)
+        mixed: Tensor = self.gate(student.stage(0), logits, student.valid)
         return mixed
 
 

@@ -7,10 +7,13 @@ stride bring the map to the size of the last stage, then 1×1, each with BN and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from kdlab.core.knowledge import Knowledge
+from kdlab.core.reading import valid_positions
+from kdlab.models.pooling import pooled
 from kdlab.networks.trace import first_tensor, module_of
 
 
@@ -43,16 +46,21 @@ class Exit(nn.Module):
         """The last one, before the activation."""
         return self.bottleneck[-1]
 
-    def know(self, stage: Tensor) -> Knowledge:
-        """Its map as the only stage and the final map, the same before the activation, embedding and logits."""
+    def know(self, stage: Tensor, valid: Tensor | None = None) -> Knowledge:
+        """Its map as the only stage and the final map, the same before the activation, embedding and logits.
+
+        Args:
+            stage: what it reads.
+            valid: [B, L] bool, the tokens that are not padding; None: all.
+        """
         before = self.bottleneck(stage)
         made = before.relu()
-        embedding = made.mean((2, 3) if made.ndim == 4 else 1)
-        return Knowledge(self.classifier(embedding), embedding, (made,), (before,), final_map=made)
+        embedding = pooled(made, valid)
+        return Knowledge(self.classifier(embedding), embedding, (made,), (before,), final_map=made, valid=valid)
 
-    def forward(self, stage: Tensor) -> Tensor:
-        """The logits [B, C]."""
-        return self.know(stage).logits
+    def forward(self, stage: Tensor, valid: Tensor | None = None) -> Tensor:
+        """The logits [B, C]; arguments as of `know`."""
+        return self.know(stage, valid).logits
 
 
 class _Reached(Exception):  # noqa: N818  # not an error: it ends a forward pass once the exit has its input
@@ -89,8 +97,8 @@ class UpToExit(nn.Module):
         self.exit = exit or Exit(source, target, kernel, classes)
         self._tap, self._stage = tap, module_of(network, tap)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """A batch [B, ...] to logits [B, C]."""
+    def forward(self, *given: Any, **named: Any) -> Tensor:
+        """What the network receives, [B, ...], to logits [B, C]."""
         module, before = self._stage
 
         def reached(_: nn.Module, *passed: object) -> None:
@@ -101,9 +109,9 @@ class UpToExit(nn.Module):
         register = module.register_forward_pre_hook if before else module.register_forward_hook
         hook = register(reached)
         try:
-            self.network(input)
+            self.network(*given, **named)
         except _Reached as end:
-            logits: Tensor = self.exit(end.stage)
+            logits: Tensor = self.exit(end.stage, valid_positions(named))
             return logits
         finally:
             hook.remove()

@@ -75,7 +75,7 @@ class ExitOf(Observed):
 
     def of(self, body: Knowledge) -> Knowledge:
         """The exit's knowledge, from its network's."""
-        own, last = self.exit.know(body.stage(self.stage)), self.stage + 1
+        own, last = self.exit.know(body.stage(self.stage), body.valid), self.stage + 1
         before = (*body.preactivations[:last], *own.preactivations)
         return replace(own, stages=(*body.stages[:last], *own.stages), preactivations=before, rows=body.rows)
 

@@ -18,12 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdlab.core.distributed import gathered, own_share
-from kdlab.core.knowledge import Batch, Knowledge, Lesson, Progress
+from kdlab.core.distributed import gathered, own_share, padded
+from kdlab.core.knowledge import Batch, Input, Knowledge, Lesson, Progress
 from kdlab.modes.mode import Cast, Edge, Mode
 from kdlab.networks.teacher import Observed
 
-REMEMBERED = ("input", "target", "index", "logits")
+NAMED = "input_"
+"""Before the names of inputs that are several tensors."""
 
 
 class DLB(Mode):
@@ -36,7 +37,6 @@ class DLB(Mode):
 
     wants_teacher = False
     wants_row_per_sample = True
-    input: Tensor
     target: Tensor
     index: Tensor
     logits: Tensor
@@ -46,7 +46,7 @@ class DLB(Mode):
         self._view = view
         self._new: list[Batch] = []  # of the current step, between its parts
         self._parts = 1  # that the last batch was computed in
-        for name in REMEMBERED:
+        for name in (*_flat(cast.batch["input"]), "target", "index", "logits"):
             self.register_buffer(name, torch.empty(0))
 
     @property
@@ -83,21 +83,25 @@ class DLB(Mode):
 
     def _before(self) -> Batch:
         """This rank's share of the last batch, and of that the part matching the current one."""
-        shared = {name: own_share(getattr(self, name)) for name in REMEMBERED}
+        shared = {name: own_share(rows) for name, rows in self.named_buffers(recurse=False)}
         start, stop = (round((len(self._new) + end) * len(shared["index"]) / self._parts) for end in (0, 1))
-        return {name: rows[start:stop] for name, rows in shared.items()}
+        rows = {name: rows[start:stop] for name, rows in shared.items()}
+        named = {name.removeprefix(NAMED): rows[name] for name in rows if name.startswith(NAMED)}
+        return {**rows, "input": named or rows["input"]}
 
     def forward(self, batch: Batch, progress: Progress) -> list[Lesson]:
         lessons = super().forward(batch, progress)
         shown = batch if self._view is None else batch["views"][self._view]
         logits = lessons[0].learner.logits.detach()
-        self._new.append({**{name: shown[name] for name in ("input", "target", "index")}, "logits": logits})
+        self._new.append({**_flat(shown["input"]), **{name: shown[name] for name in ("target", "index")},
+                          "logits": logits})  # fmt: skip
         return lessons
 
     def after_step(self, progress: Progress) -> None:
         """The whole batch, of all parts, becomes the last one."""
-        for name in REMEMBERED:
-            setattr(self, name, gathered(torch.cat([part[name] for part in self._new])))
+        for name in self._buffers:
+            rows = torch.cat([part[name] for part in self._new])
+            setattr(self, name, gathered(padded(rows) if name.startswith(NAMED) else rows))
         self._parts = len(self._new)
         self._new.clear()
 
@@ -111,7 +115,12 @@ class DLB(Mode):
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         # The saved batch decides the size, even of none.
-        for name in REMEMBERED:
+        for name in self._buffers:
             if (saved := state_dict.get(f"{prefix}{name}")) is not None:
                 setattr(self, name, torch.empty_like(saved, device=getattr(self, name).device))
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _flat(input: Input) -> dict[str, Tensor]:
+    """An input as tensors by the names of their buffers."""
+    return {"input": input} if isinstance(input, Tensor) else {f"{NAMED}{name}": input[name] for name in input}

@@ -9,9 +9,6 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from kdlab.config.compose import conf_folder
-from kdlab.config.instantiate import resolve
-from kdlab.config.yaml_file import read_yaml
 from kdlab.core.knowledge import Batch, Context, Example, Fields, Lesson, Progress
 from kdlab.networks.teacher import Observed, Teacher
 
@@ -210,13 +207,6 @@ class Mode(nn.Module):
 
     def after_step(self, progress: Progress) -> None:
         """Called after every optimizer step."""
-
-
-def class_of(option: str) -> type[Mode]:
-    """The class of a mode of `conf/mode`."""
-    settings = read_yaml(conf_folder() / "mode" / f"{option}.yaml")
-    found: type[Mode] = resolve(settings["_target_"], Mode, "mode")
-    return found
 
 
 def union(fields: Iterable[Fields]) -> Fields:

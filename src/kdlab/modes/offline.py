@@ -121,7 +121,7 @@ class Offline(Mode):
         outputs = tuple(teacher(shown) for teacher in self._teachers)
         teachers = (*outputs, self._together(outputs)) if self._ensemble else outputs
         weight = self._weight(outputs, batch["target"])
-        return [Lesson(Knowledge(outputs[0].logits[:0]), teachers, None, batch["index"], weight)]
+        return [Lesson(outputs[0].between(0, 0), teachers, None, batch["index"], weight)]
 
     def reference(self, batch: Batch) -> Tensor | None:
         outputs = tuple(teacher(batch) for teacher in self._teachers)

@@ -92,7 +92,8 @@ class ONE(TaughtTogether):
         target, index = batch["target"], batch["index"]
         student, *others = self._each([partial(branch, batch) for branch in self.observed])
         branches = [student, *(self._joined(branch, student) for branch in others)]
-        mixed = Knowledge(self.gate(student.stage(-2), [branch.logits for branch in branches]), rows=student.rows)
+        logits = self.gate(student.stage(-2), [branch.logits for branch in branches], student.valid)
+        mixed = Knowledge(logits, rows=student.rows)
         detached = [branch.detach() for branch in branches]
         return [
             *(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 from statistics import median
 from typing import Any, TypeVar
 
@@ -50,14 +51,26 @@ def parameters(network: nn.Module) -> int:
 
 
 def multiply_accumulates(network: nn.Module, input: Input) -> int:
-    """Multiply-accumulates of convolutions and matrix products, also those of attention, for one sample of a batch."""
+    """Multiply-accumulates of convolutions and matrix products, also in attention and LSTMs, for one of the samples."""
     was_training = network.training
     network.eval()
     # The counter knows no fused attention on the CPU; its plain form is two matrix products.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mkldnn_rnn_layer: _lstm_flops})
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         ask(network, input)
     network.train(was_training)
     return int(counter.get_total_flops() // 2 // len(first_of(input)))
+
+
+def _lstm_flops(input: Sequence[int], inward: Sequence[int], recurrent: Sequence[int], *_: Any, **__: Any) -> int:
+    """Of one direction of a layer of an LSTM, which oneDNN runs as a whole and the counter does not know.
+
+    Args:
+        input: the shape of the tokens, [L, B, D].
+        inward: that of the weights of the four gates, [4 H, D].
+        recurrent: that of their weights on the state, [4 H, H].
+    """
+    return 2 * input[0] * input[1] * (prod(inward) + prod(recurrent))
 
 
 def latencies_ms(networks: Mapping[K, tuple[nn.Module, Input]], *, seconds: float = 0.3) -> dict[K, float]:

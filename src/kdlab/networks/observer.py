@@ -20,12 +20,14 @@ from typing import NoReturn, Self
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from kdlab.core.deferred import Deferred
 from kdlab.core.errors import UsageError
-from kdlab.core.knowledge import Attention, Batch, Example, Fields, Input, Knowledge, Positions, positions
+from kdlab.core.knowledge import Attention, Batch, Example, Fields, Input, Knowledge, Positions, positions, samples_of
 from kdlab.core.reading import Reader, RowPerSample, ask, valid_positions
 from kdlab.networks.attention import AttentionCatcher
 from kdlab.networks.taps import Taps, find_taps
 from kdlab.networks.trace import dry_run, first_tensor, module_of, trace
+from kdlab.networks.withheld import can_withhold, classified, withheld
 
 __all__ = ["Observer", "Taps", "find_taps"]
 
@@ -64,6 +66,9 @@ class Observer:
         self._modules = {tap: module_of(network, tap) for tap in wanted if tap is not None}
         self._hooks: list[RemovableHandle] = []
         self._caught: dict[str, Tensor] | None = None
+        self._can_withhold: bool | None = None
+        classifier = None if taps.classifier is None else network.get_submodule(taps.classifier)
+        self._classifier = classifier if isinstance(classifier, nn.Linear) else None
 
     def __enter__(self) -> Self:
         for tap in self._modules if not self._hooks else ():
@@ -76,22 +81,24 @@ class Observer:
         while self._hooks:
             self._hooks.pop().remove()
 
-    def __call__(self, batch: Batch) -> Knowledge:
+    def __call__(self, batch: Batch, *, defer: bool = False) -> Knowledge:
         """The network's knowledge of a batch, of which it receives the `input`.
+
+        `defer`: the logits are computed when they are read, where a linear classifier makes them last of all.
 
         Raises:
             RuntimeError: where a tap does not fire.
             UsageError: where the network does not return what the reader expects.
         """
+        defer = defer and self._withholds(batch["input"])
         caught: dict[str, Tensor] = {}
         self._caught = caught
         attention = AttentionCatcher() if self._fields.attention else None
         try:
             with attention or nullcontext():
-                output = ask(self._network, batch["input"])
+                logits, rows = self._read(batch, defer)
         finally:
             self._caught = None
-        logits, rows = self._reader.read(output, batch)
         if len(caught) < len(self._modules):
             self._explain(batch["input"], caught)
         return Knowledge(
@@ -127,6 +134,23 @@ class Observer:
             final_layer=self._taps.final_map,
             input=batch["input"],
         )
+
+    def _read(self, batch: Batch, defer: bool) -> tuple[Tensor | Deferred, Tensor]:
+        input = batch["input"]
+        if not defer:
+            return self._reader.read(ask(self._network, input), batch)
+        assert self._classifier is not None, "it is withheld"
+        with withheld(self._classifier):
+            output = ask(self._network, input)
+        embedding, rows = self._reader.read(output, batch)
+        return Deferred(len(rows), classified(self._classifier, embedding, input)), rows
+
+    def _withholds(self, input: Input) -> bool:
+        """Whether the classifier can be left out, found out once."""
+        if self._can_withhold is None:
+            few = samples_of({"input": input}, 0, 2)["input"]
+            self._can_withhold = self._classifier is not None and can_withhold(self._network, self._classifier, few)
+        return self._can_withhold
 
     def _hook(self, tap: str) -> RemovableHandle:
         module, before = self._modules[tap]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -16,7 +17,12 @@ from kdlab.networks.observer import ROW_PER_SAMPLE, Observer, Taps
 
 
 class Observed:
-    """A network with its taps, and how its rows are read. Not a Module: holding one registers nothing."""
+    """A network with its taps, and how its rows are read. Not a Module: holding one registers nothing.
+
+    deferring: whether its logits wait until they are read; see `deferring`.
+    """
+
+    deferring = False
 
     def __init__(self, name: str, network: nn.Module, taps: Taps, reader: Reader = ROW_PER_SAMPLE) -> None:
         self.name = name
@@ -42,7 +48,7 @@ class Observed:
 
     def __call__(self, batch: Batch) -> Knowledge:
         """The network's knowledge of a batch."""
-        return self._observer(batch)
+        return self._observer(batch, defer=self.deferring)
 
     def example(self, batch: Batch) -> Example:
         """A dry run in eval mode, which changes no statistics and no random state."""
@@ -111,7 +117,7 @@ class Teacher(Observed):
         return replace(example, knowledge=self._ordered(example.knowledge), classifier=classifier)
 
     def _ordered(self, knowledge: Knowledge) -> Knowledge:
-        return knowledge if self._order is None else replace(knowledge, logits=knowledge.logits[:, self._order])
+        return knowledge if self._order is None else knowledge.mapped(lambda logits: logits[:, self._order])
 
     def _own(self, batch: Batch) -> Batch:
         return {**batch, "input": self.prepared(batch["input"])}
@@ -127,6 +133,21 @@ class Teacher(Observed):
             side = (self._size, self._size)  # torch cannot antialias half types on the CPU
             input = interpolate(raised(input), size=side, mode="bilinear", antialias=True).to(input.dtype)
         return input
+
+
+@contextmanager
+def deferring(networks: Sequence[Observed], wanted: bool = True) -> Iterator[None]:
+    """The logits of these networks wait until they are read, where a network lets them; see `Observer`."""
+    if not wanted:
+        yield
+        return
+    try:
+        for network in networks:
+            network.deferring = True
+        yield
+    finally:
+        for network in networks:
+            network.deferring = False
 
 
 def _rows_of(classifier: nn.Module, order: Tensor) -> nn.Linear:

@@ -108,6 +108,12 @@ def _labels_only(phases: tuple[Phase, ...] | None) -> tuple[Phase, ...] | None:
     return phases and tuple(phase.replace(heads=None, prepare=False) for phase in phases)
 
 
+def mode_class(config: RunConfig) -> type[Mode]:
+    """The class of a run's mode."""
+    found: type[Mode] = resolve(config.mode.target, Mode, "mode", allow=config.allow)
+    return found
+
+
 def uses(mode: ModeConfig, phases: Sequence[Phase] | None, allow: Sequence[str]) -> tuple[bool, bool, bool]:
     """Whether any phase uses a teacher, whether any uses distillation losses, and whether any needs them."""
     settings = [phase.mode or mode for phase in phases or ()] or [mode]

@@ -233,7 +233,7 @@ def _distiller(config: RunConfig, parts: Parts, steps: Sequence[int]) -> Distill
     return Distiller(
         parts, steps, optimizer, scheduler,
         accumulate=settings.accumulate, gradient_clip=settings.gradient_clip, log_every=settings.log_every_n_steps,
-        compile=settings.compile, channels_last=settings.channels_last,
+        compile=settings.compile, channels_last=settings.channels_last, chunk_rows=settings.chunk_rows,
     )  # fmt: skip
 
 

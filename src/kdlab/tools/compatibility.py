@@ -4,7 +4,8 @@ Impossible cells have a reason below the table: it follows from what the loss ne
 and the data offer. Two steps, because some modes teach with the outputs of the last step.
 
 `python -m kdlab.tools.compatibility --measure 5` trains instead, on the digits: every mode as published, over five
-seeds, next to the same student alone. Further arguments are overrides of each run.
+seeds, next to the same student alone. Further arguments are overrides of each run, such as `data=text data.path=.
+data.classes=4 model=bert_tiny teacher=bert_tiny`; nothing is read from the data.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from kdlab.core.terminal import PlainTable, say, terminal
 SMALL = ("model=resnet8", "model.width=0.25", "teacher=resnet8", "teacher.model.width=0.5", "logger=csv")
 """Networks for the table, overridden by what the user gives."""
 
+SAMPLES = 16
+"""Of the batch of noise that each cell trains on."""
+
 
 @one_line
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,17 +45,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def modes() -> list[str]:
-    """Every mode in which there is something to learn from; not those that continue texts, which pictures are not."""
-    from kdlab.modes.mode import class_of
+def modes(overrides: Sequence[str] = ()) -> dict[str, RunConfig]:
+    """The run of every mode in which there is something to learn from; those that continue texts where there are such.
 
-    return [mode for mode in groups()["mode"] if mode != "supervised" and not class_of(mode).wants_text]
+    Args:
+        overrides: of every run.
+    """
+    from kdlab.run.derive import mode_class
+
+    found = {mode: compose([*overrides, f"mode={mode}"]) for mode in groups()["mode"] if mode != "supervised"}
+    return {mode: config for mode, config in found.items()
+            if config.names.task == "language_modeling" or not mode_class(config).wants_text}  # fmt: skip
 
 
 def grid(overrides: Sequence[str]) -> dict[tuple[str, str], str | None]:
     """(loss, mode) of every cell, with the reason where it is impossible, else None."""
     losses = {loss: compose([*overrides, f"loss={loss}"]).loss for loss in groups()["loss"]}
-    composed = {mode: compose([*overrides, f"mode={mode}"]) for mode in modes()}
+    composed = modes(overrides)
     return {
         (loss, mode): attempt(config.replace(loss=settings))
         for loss, settings in losses.items()
@@ -68,7 +78,7 @@ def attempt(config: RunConfig) -> str | None:
     import torch
 
     from kdlab.core.knowledge import Progress
-    from kdlab.run.builder import assemble, example_batch, make_terms
+    from kdlab.run.builder import assemble, example_batch, make_terms, outputs_of
     from kdlab.run.derive import drop_unused
     from kdlab.training.objective import Counts
 
@@ -78,18 +88,21 @@ def attempt(config: RunConfig) -> str | None:
     config = drop_unused(config.replace(data=config.data.replace(views={**config.data.views, **wanted})))
     torch.manual_seed(0)
     try:
-        parts = assemble(config)
+        parts = assemble(config, samples=max(SAMPLES, 2 * outputs_of(config)))
     except ValueError as error:
         return " ".join(str(error).split())
     mode, objective = parts.mode, parts.objective
-    batch = example_batch(config, 16)
-    batch["views"] = {view: example_batch(config, 16) for view in (*objective.views(), *mode.shows)}
+    batch = example_batch(config, SAMPLES)
+    batch["views"] = {view: example_batch(config, SAMPLES) for view in (*objective.views(), *mode.shows)}
+    batch = parts.task.by_row(batch)
+    labelled = parts.task.labelled(batch["target"])
+    counts = Counts(float(len(labelled)), float(labelled.sum()))
     trained = [parameter for parameter in (*mode.parameters(), *objective.parameters()) if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, 1e-3)
     for step in range(2):
         for phase in parts.phases:
             progress = Progress(step, step, 2, 2)
-            loss, _ = objective(mode(batch, progress), Counts(16.0, 16.0), progress, prepare=phase.prepare,
+            loss, _ = objective(mode(batch, progress), counts, progress, prepare=phase.prepare,
                                 heads=phase.heads, task_weight=phase.task_weight)  # fmt: skip
             if not loss.isfinite():
                 raise FloatingPointError(f"loss={'+'.join(config.loss.heads)} is {float(loss)}")
@@ -127,7 +140,7 @@ def measure(overrides: Sequence[str], seeds: int) -> dict[str, list[tuple[float,
     from kdlab.run.execute import run
 
     found: dict[str, list[tuple[float, float]]] = {}
-    for mode in modes():
+    for mode in modes(overrides):
         for seed in range(1, seeds + 1):
             outcome = run(compose_run(["logger=csv", *overrides, f"mode={mode}", f"seed={seed}"]))
             assert outcome is not None

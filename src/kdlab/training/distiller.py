@@ -24,10 +24,13 @@ from kdlab.core.knowledge import Batch, Progress, shares
 from kdlab.core.rng import gather_random_state, set_random_state
 from kdlab.heads.head import Head
 from kdlab.modes.mode import Mode
+from kdlab.networks.teacher import deferring
+from kdlab.training.chunks import ChunkRows, rows_at_once
 from kdlab.training.freezing import freeze, owned
 from kdlab.training.loss_buffer import LossBuffer, refuse_broken_weights
-from kdlab.training.objective import Counts, Objective, chosen_from
+from kdlab.training.objective import Counts, Objective
 from kdlab.training.setup import Parts
+from kdlab.training.terms import chosen_from
 from kdlab.training.timeline import Timeline
 from kdlab.training.validation import Validation
 
@@ -47,6 +50,7 @@ class Distiller(pl.LightningModule):
         accumulate: parts that each rank splits its share of a batch into.
         gradient_clip: the largest total norm of an optimizer's gradients.
         log_every: steps between two rows of the log.
+        chunk_rows: rows whose losses are computed at once, see `kdlab.training.chunks`.
         compile: compile the networks, in place, after hooking them.
         channels_last: the memory format of networks and batches.
     """
@@ -61,6 +65,7 @@ class Distiller(pl.LightningModule):
         accumulate: int = 1,
         gradient_clip: float | None = None,
         log_every: int = 50,
+        chunk_rows: ChunkRows = "auto",
         compile: bool = False,
         channels_last: bool = False,
     ) -> None:
@@ -75,7 +80,7 @@ class Distiller(pl.LightningModule):
         self.seconds = 0.0
         self.log_every = log_every
         self._make_optimizer, self._make_scheduler = make_optimizer, make_scheduler
-        self._accumulate, self._clip = accumulate, gradient_clip
+        self._accumulate, self._clip, self._chunk_rows = accumulate, gradient_clip, chunk_rows
         self._compile, self._channels_last = compile, channels_last
         self._can_train = {p for p in self.parameters() if p.requires_grad}
         self._phase, self._phase_start = 0, 0
@@ -210,10 +215,13 @@ class Distiller(pl.LightningModule):
             counts = Counts(rows, labelled, len(part["index"]) / (len(batch["index"]) * world))
             if self._channels_last and isinstance(part["input"], Tensor) and part["input"].ndim == 4:
                 part["input"] = part["input"].contiguous(memory_format=torch.channels_last)
-            lessons = chosen_from(ask(part, progress), phase.among)
+            chunk = rows_at_once(self._chunk_rows, len(part["target"]), self.objective.context.classes)
+            with deferring(self.mode.sources, chunk is not None):
+                lessons = chosen_from(ask(part, progress), phase.among)
             loss, terms = self.objective(
-                lessons, counts, progress, heads=phase.heads, task_weight=phase.task_weight, prepare=phase.prepare
-            )
+                lessons, counts, progress,
+                heads=phase.heads, task_weight=phase.task_weight, prepare=phase.prepare, chunk=chunk,
+            )  # fmt: skip
             last = place == len(parts) - 1
             with (
                 nullcontext()

@@ -11,8 +11,9 @@ head asks for it (`Needs.supervised`), the task term of a further view of the ba
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,47 +21,13 @@ from torch import Tensor, nn
 from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import Batch, Context, Fields, Knowledge, Lesson, Needs, Offer, Progress
 from kdlab.core.rng import seed_of
-from kdlab.heads.head import Head
 from kdlab.modes.mode import Edge, Mode
 from kdlab.tasks.task import Task
-from kdlab.training.ramp import ramp
-
-
-@dataclass(frozen=True)
-class Term:
-    """One distillation loss of a run: how to make its head, and its weight."""
-
-    name: str
-    make: Callable[[], Head]
-    weight: float
-    ramp: float = 0
-    ramp_shape: str = "linear"
-
-    def weight_at(self, epoch: int, epochs: int = 1) -> float:
-        """The weight in an epoch, counted from 0, of a phase of `epochs`; see `kdlab.training.ramp`."""
-        return self.weight * ramp(epoch, self.ramp, self.ramp_shape, epochs)
-
-
-@dataclass(frozen=True, eq=False)
-class Placed:
-    """One instance of a head: its edge, what it reads, and its share among the teachers of its learner."""
-
-    edge: Edge
-    head: Head
-    needs: Needs
-    share: float
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Counts over the whole batch of an optimizer step, over all ranks and parts.
-
-    rows, labelled: how many there are; share: the fraction of its samples in this part.
-    """
-
-    rows: Tensor | float
-    labelled: Tensor | float
-    share: float = 1.0
+from kdlab.training.chunks import by_row
+from kdlab.training.terms import Counts as Counts
+from kdlab.training.terms import Placed as Placed
+from kdlab.training.terms import Term as Term
+from kdlab.training.terms import among_classes
 
 
 class Objective(nn.Module):
@@ -135,7 +102,9 @@ class Objective(nn.Module):
                         "values; type loss=logit_mse, or a loss on features"
                     )
                 learner, teacher = mode.offers(placed.edge)
-                offer = Offer(learner, teacher, self.task.has_labels, index, (*mode.views, *views))
+                offer = Offer(
+                    learner, teacher, self.task.has_labels, index, (*mode.views, *views), self.task.row_per_sample
+                )
                 if unmet := placed.needs.unmet(offer):
                     raise UsageError(f"loss={name} needs {' and '.join(unmet)}, which this run does not provide")
 
@@ -181,6 +150,7 @@ class Objective(nn.Module):
         heads: Sequence[str] | None = None,
         task_weight: float | None = None,
         prepare: bool = False,
+        chunk: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The loss, and the terms it was made of, unweighted and detached, in the order of `names`.
 
@@ -191,59 +161,87 @@ class Objective(nn.Module):
             heads: those that take part; None: all.
             task_weight: instead of the run's.
             prepare: the heads are fitted to the teacher alone.
+            chunk: rows that are compared at once, where they can be compared in parts; None: all.
         """
         task_weight = self.task_weight if task_weight is None else task_weight
-        values = [self._task(lessons, counts, self._supervised(heads))]
+        active = [term.name for term in self.terms if heads is None or term.name in heads]
+        rows: Mapping[Lesson | Placed, Tensor] = {}
+        if chunk is not None:
+            placed = [] if prepare else [placed for name in active for placed in self._placed[name]]
+            rows = by_row(lessons, placed, chunk, self._supervised_rows, partial(self._compared, progress))
+        values = [self._task(lessons, counts, self._supervised(active), rows)]
         weights = [task_weight]
         device = values[0].device.type
         with torch.autocast(device, enabled=False):
             for term in self.terms:
-                if heads is not None and term.name not in heads:
+                if term.name not in active:
                     values.append(values[0].new_zeros(()))
                     weights.append(0.0)
                 else:
-                    values.append(self._term(term.name, lessons, counts, progress, prepare))
+                    values.append(self._term(term.name, lessons, counts, progress, prepare, rows))
                     weights.append(1.0 if prepare else term.weight_at(progress.epoch, progress.epochs))
         parts = [weight * value for weight, value in zip(weights, values, strict=True) if weight]
         loss = sum(parts[1:], parts[0]) if parts else values[0] * 0.0
         return loss, torch.stack([value.detach() for value in values])
 
-    def _supervised(self, heads: Sequence[str] | None) -> tuple[str, ...]:
+    def _supervised(self, active: Sequence[str]) -> tuple[str, ...]:
         """The further views whose labels count, by the heads that take part."""
-        active = [term.name for term in self.terms if heads is None or term.name in heads]
         asked = {view for name in active for placed in self._placed[name] for view in placed.needs.supervised}
         return tuple(sorted(asked))
 
-    def _task(self, lessons: Sequence[Lesson], counts: Counts, views: Sequence[str] = ()) -> Tensor:
+    def _supervised_rows(self, lesson: Lesson) -> Tensor:
+        """The supervised loss of each row [N] of a lesson with targets."""
+        assert lesson.target is not None
+        return self.task.loss(among_classes(lesson.learner.logits, lesson.among), lesson.target)
+
+    def _task(
+        self, lessons: Sequence[Lesson], counts: Counts, views: Sequence[str], ready: Mapping[Lesson | Placed, Tensor]
+    ) -> Tensor:
         values = []
         for lesson in (*lessons, *(lesson.views[view] for lesson in lessons for view in views)):
             if lesson.target is not None:
-                rows = self.task.loss(_among(lesson.learner.logits, lesson.among), lesson.target)
+                rows = ready.get(lesson)
+                if rows is None:
+                    rows = self._supervised_rows(lesson)
                 labelled = counts.labelled
                 if lesson.whole is not None:
                     labelled = self.task.labelled(lesson.whole).sum().clamp(min=1)
                 values.append(_scaled(rows, lesson.task).sum() / labelled)
         return _sum(values, lessons)
 
-    def _term(self, name: str, lessons: Sequence[Lesson], counts: Counts, progress: Progress, prepare: bool) -> Tensor:
+    def _term(
+        self,
+        name: str,
+        lessons: Sequence[Lesson],
+        counts: Counts,
+        progress: Progress,
+        prepare: bool,
+        ready: Mapping[Lesson | Placed, Tensor],
+    ) -> Tensor:
         values = []
         for placed in self._placed[name]:
-            edge, needs = placed.edge, placed.needs
+            edge = placed.edge
             lesson = lessons[edge.learner]
-            teacher = lesson.teachers[edge.teacher].only(needs.teacher).raised()
             weight = None if lesson.weight is None else lesson.weight[edge.teacher]
             if prepare:
-                value = placed.head.prepare(teacher)
+                value = placed.head.prepare(lesson.teachers[edge.teacher].only(placed.needs.teacher).raised())
             else:
-                learner = self._visible(lesson.learner, edge, needs)
-                narrowed = self._narrowed(lesson, learner, teacher, edge, needs)
-                value = placed.head(learner, teacher, narrowed, progress)
+                value = ready[placed] if placed in ready else self._compared(progress, placed, lesson)
             if value.ndim:
                 value = (value if weight is None else value * weight).sum() / counts.rows
             else:
                 value = _scaled(value if weight is None else value * weight.mean(), counts.share)
             values.append(_scaled(value, placed.share))
         return _sum(values, lessons)
+
+    def _compared(self, progress: Progress, placed: Placed, lesson: Lesson) -> Tensor:
+        """What a head says of a lesson."""
+        edge, needs = placed.edge, placed.needs
+        teacher = lesson.teachers[edge.teacher].only(needs.teacher).raised()
+        learner = self._visible(lesson.learner, edge, needs)
+        narrowed = self._narrowed(lesson, learner, teacher, edge, needs)
+        value: Tensor = placed.head(learner, teacher, narrowed, progress)
+        return value
 
     def _narrowed(self, lesson: Lesson, learner: Knowledge, teacher: Knowledge, edge: Edge, needs: Needs) -> Lesson:
         """The lesson as one head on one edge may see it: one teacher, and otherwise what it declared."""
@@ -269,7 +267,8 @@ class Objective(nn.Module):
         learner = learner.only(needs.learner).raised()
         if edge not in self._known:
             return learner
-        return replace(learner, logits=learner.logits[:, self.get_buffer(f"known{self._known[edge]}")])
+        known = self.get_buffer(f"known{self._known[edge]}")
+        return learner.mapped(lambda logits: logits[:, known])
 
     def _labels(self, target: Tensor, edge: Edge) -> Tensor:
         """Hard labels [N], counted in the classes that the teacher knows; -1 for any other."""
@@ -278,26 +277,6 @@ class Objective(nn.Module):
             return labels
         same = labels[:, None] == self.get_buffer(f"known{self._known[edge]}")
         return torch.where(same.any(1), same.int().argmax(1), -1)
-
-
-def chosen_from(lessons: Sequence[Lesson], classes: Sequence[int] | None) -> Sequence[Lesson]:
-    """Lessons, and those of their views, whose supervised loss chooses from these classes; None: as they are."""
-    if classes is None:
-        return lessons
-
-    def limited(lesson: Lesson) -> Lesson:
-        logits = lesson.learner.logits
-        mask = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-        mask[list(classes)] = True
-        views = {name: limited(view) for name, view in lesson.views.items()}
-        return replace(lesson, among=mask, views=views)
-
-    return [limited(lesson) for lesson in lessons]
-
-
-def _among(logits: Tensor, among: Tensor | None) -> Tensor:
-    # Finite, for targets that are shares of classes: nothing times minus infinity would be NaN.
-    return logits if among is None else logits.masked_fill(~among, torch.finfo(logits.dtype).min / 2)
 
 
 def _sum(values: Sequence[Tensor], lessons: Sequence[Lesson]) -> Tensor:

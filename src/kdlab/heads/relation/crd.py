@@ -95,7 +95,8 @@ class CRD(Head):
         self.nce_temperature = nce_temperature
 
     def needs(self) -> Needs:
-        return Needs(learner=Fields(embedding=True), teacher=Fields(embedding=True), labels=True, index=True)
+        both = Fields(embedding=True)
+        return Needs(learner=both, teacher=both, labels=True, index=True, row_per_sample=True)
 
     def build(self, learner: Example, teacher: Example, context: Context) -> None:
         self.learner_projection = nn.Linear(learner.knowledge.vector().shape[1], self.dim)

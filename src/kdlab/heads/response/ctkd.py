@@ -39,6 +39,7 @@ class CTKD(ResponseHead):
     paper = "Li et al.: Curriculum Temperature for Knowledge Distillation, AAAI 2023"
     link = "https://arxiv.org/abs/2211.16231"
     compares = "class probabilities at a learned temperature"
+    rowwise = True
 
     def __init__(self, floor: float, span: float, reversal_epochs: int, *, standardize: bool = False) -> None:
         super().__init__(floor, floor + span, standardize=standardize)

@@ -47,6 +47,7 @@ class DKD(ResponseHead):
     paper = "Zhao et al.: Decoupled Knowledge Distillation, CVPR 2022"
     link = "https://arxiv.org/abs/2203.08679"
     compares = "the target's probability, and the other classes among themselves"
+    rowwise = True
 
     def __init__(
         self, temperature: float, target_weight: float, nontarget_weight: float, *, standardize: bool = False

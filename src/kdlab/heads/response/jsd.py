@@ -45,6 +45,7 @@ class JSD(ResponseHead):
     paper = "Agarwal et al.: On-Policy Distillation of Language Models, ICLR 2024"
     link = "https://arxiv.org/abs/2306.13649"
     compares = "class probabilities with their mixture"
+    rowwise = True
 
     def __init__(self, beta: float, temperature: float, *, standardize: bool = False) -> None:
         if not 0 < beta < 1:

@@ -38,6 +38,7 @@ class KD(ResponseHead):
     paper = "Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015"
     link = "https://arxiv.org/abs/1503.02531"
     compares = "softened class probabilities"
+    rowwise = True
 
     def __init__(self, temperature: float, *, standardize: bool = False) -> None:
         super().__init__(temperature, standardize=standardize)

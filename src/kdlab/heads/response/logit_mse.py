@@ -26,6 +26,7 @@ class LogitMSE(ResponseHead):
     link = "https://arxiv.org/abs/1312.6184"
     compares = "logits"
     outputs = ("categorical", "real")
+    rowwise = True
 
     def forward(self, learner: Knowledge, teacher: Knowledge, lesson: Lesson, progress: Progress) -> Tensor:
         return logit_mse_loss(self.scale(learner.logits), self.teacher_logits(teacher))

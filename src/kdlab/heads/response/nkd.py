@@ -47,6 +47,7 @@ class NKD(ResponseHead):
     paper = "Yang et al.: From Knowledge Distillation to Self-Knowledge Distillation, ICCV 2023"
     link = "https://arxiv.org/abs/2303.13005"
     compares = "the target's probability, and the other classes among themselves, by cross-entropy"
+    rowwise = True
 
     def __init__(self, temperature: float, nontarget_weight: float, *, standardize: bool = False) -> None:
         super().__init__(temperature, standardize=standardize)

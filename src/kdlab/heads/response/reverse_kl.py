@@ -34,6 +34,7 @@ class ReverseKL(ResponseHead):
     paper = "Gu et al.: MiniLLM: Knowledge Distillation of Large Language Models, ICLR 2024"
     link = "https://arxiv.org/abs/2306.08543"
     compares = "class probabilities, mode-seeking"
+    rowwise = True
 
     def __init__(self, temperature: float, *, standardize: bool = False) -> None:
         super().__init__(temperature, standardize=standardize)

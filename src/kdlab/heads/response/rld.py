@@ -52,6 +52,7 @@ class RLD(ResponseHead):
     paper = "Sun et al.: Knowledge Distillation with Refined Logits, ICCV 2025"
     link = "https://arxiv.org/abs/2408.07703"
     compares = "the teacher's confidence, and the classes it ranks below the target"
+    rowwise = True
 
     def __init__(
         self,

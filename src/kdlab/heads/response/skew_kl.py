@@ -49,6 +49,7 @@ class SkewKL(ResponseHead):
     paper = "Ko et al.: DistiLLM: Towards Streamlined Distillation for Large Language Models, ICML 2024"
     link = "https://arxiv.org/abs/2402.03898"
     compares = "class probabilities with a mixture, by forward or reverse KL"
+    rowwise = True
 
     def __init__(self, direction: Direction, skew: float, temperature: float, *, standardize: bool = False) -> None:
         if not 0 < skew < 1:

@@ -33,6 +33,7 @@ class SoftCE(ResponseHead):
     paper = "Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015"
     link = "https://arxiv.org/abs/1503.02531"
     compares = "softened class probabilities, by cross-entropy"
+    rowwise = True
 
     def __init__(self, temperature: float, *, standardize: bool = False) -> None:
         super().__init__(temperature, standardize=standardize)

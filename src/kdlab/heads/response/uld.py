@@ -55,6 +55,7 @@ class ULD(ResponseHead):
     )
     link = "https://arxiv.org/abs/2402.12030"
     compares = "sorted probabilities, of any two vocabularies"
+    rowwise = True
 
     def __init__(self, temperature: float, *, standardize: bool = False) -> None:
         super().__init__(temperature, standardize=standardize)

@@ -42,6 +42,7 @@ class WSLD(ResponseHead):
     paper = "Zhou et al.: Rethinking Soft Labels for Knowledge Distillation, ICLR 2021"
     link = "https://arxiv.org/abs/2102.00650"
     compares = "softened class probabilities, each sample with its own weight"
+    rowwise = True
 
     def __init__(self, temperature: float, *, standardize: bool = False) -> None:
         super().__init__(temperature, standardize=standardize)

@@ -35,6 +35,7 @@ class WTTM(ResponseHead):
     paper = "Zheng, Yang: Knowledge Distillation Based on Transformed Teacher Matching, ICLR 2024"
     link = "https://arxiv.org/abs/2402.11148"
     compares = "the student's probabilities with the softened teacher's"
+    rowwise = True
 
     def __init__(self, gamma: float, *, standardize: bool = False) -> None:
         super().__init__(standardize=standardize)
