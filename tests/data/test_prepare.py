@@ -19,6 +19,7 @@ from kdlab.data.pictures import PictureSource
 from kdlab.data.source import Digits
 from kdlab.data.table import Table
 from kdlab.data.text import Text
+from kdlab.data.torch_dataset import TorchDataset
 from support.composed import compose
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
@@ -45,9 +46,11 @@ def test_every_config_has_all_settings_and_what_its_source_takes(file: Path) -> 
     if "channels" in config:  # the networks by default are those of pictures
         config = compose([f"data={file.stem}"])["data"]
     source = target_of(config)
-    texts: dict[Any, set[str]] = {Text: {*TEXT_AUGMENT}, Corpus: set()}
-    assert set(SETTINGS) - ({"mean", "std"} if source in texts else set()) <= set(config)
-    assert set(config["augment"]) == texts.get(source, set(AUGMENT))
+    augments: dict[Any, set[str]] = {Text: {*TEXT_AUGMENT}, Corpus: set(), TorchDataset: set()}
+    without = {"mean", "std"} if source in augments else set()
+    without |= {"augment", "resident"} if source is TorchDataset else set()
+    assert set(SETTINGS) - without <= set(config)
+    assert set(config.get("augment", ())) == augments.get(source, set(AUGMENT))
     given = {key: value for key, value in source_arguments(config).items() if key != "_target_"}
     inspect.signature(source).bind(**given)
     if file.stem in ("images", "text", "corpus"):

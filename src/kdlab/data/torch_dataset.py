@@ -37,6 +37,7 @@ class TorchDataset(Source):
         train: yields (input, target), by places from 0 to its length.
         held_out, test: likewise, for validation and test; None: there is no such set.
         names: of the classes; None: numbers.
+        channels, size: of pictures, for models whose config reads them; not used here.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class TorchDataset(Source):
         held_out: Dataset[Any] | None = None,
         test: Dataset[Any] | None = None,
         names: tuple[str, ...] | None = None,
+        channels: int | None = None,
+        size: int | None = None,
     ) -> None:
         given = {"train": train, "held_out": held_out, "test": test}
         for name, samples in given.items():
