@@ -59,7 +59,7 @@ def check(config: Mapping[str, Any]) -> None:
 
 def source_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a data config that describes its source, `_target_` included."""
-    return {key: value for key, value in config.items() if key not in SETTINGS}
+    return {key: value for key, value in config.items() if key not in (*SETTINGS, "proposes")}
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
