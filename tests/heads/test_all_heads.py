@@ -65,7 +65,7 @@ def put_together(name: str, pair: str) -> Parts:
 
 
 def batch_for(parts: Parts, pair: str) -> Batch:
-    batch = example_batch(networks(pair).data, samples=6)
+    batch = example_batch(networks(pair), samples=6)
     views = {view: {**batch, "input": batch["input"].flip(3)} for view in parts.objective.views()}
     return {**batch, "views": views} if views else batch
 
