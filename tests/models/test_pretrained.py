@@ -17,7 +17,7 @@ from kdlab.models.pretrained import causal, classifier, portable
 from kdlab.networks.weights import save_weights
 from kdlab.run.make_network import make_network
 from kdlab.run.saved import write_student
-from support.text_models import DATA, network, text
+from support.text_models import DATA, Described, network, text
 
 transformers = pytest.importorskip("transformers")
 
@@ -167,7 +167,7 @@ def test_a_student_that_began_in_a_folder_is_loaded_without_it(folder, tmp_path)
     model, input = make_network(config.model).eval(), text(6, 2)
     nn.init.normal_(model.classifier.weight)
     save_weights(model.state_dict(), tmp_path / "student.safetensors")
-    write_student(tmp_path, config.data, ["a", "b", "c"], portable(config.model))
+    write_student(tmp_path, Described(), portable(config.model))
     shutil.rmtree(folder)
     assert torch.equal(kdlab.load_student(tmp_path)(**input).logits, model(**input).logits)
 
@@ -199,7 +199,7 @@ def test_low_rank_updates_of_a_folder_are_loaded_without_it(folder, tmp_path):
         if "lora_B" in name:
             nn.init.normal_(value)
     save_weights(model.state_dict(), tmp_path / "student.safetensors")
-    write_student(tmp_path, config.data, ["a", "b", "c"], portable(config.model))
+    write_student(tmp_path, Described(), portable(config.model))
     shutil.rmtree(folder)
     assert torch.equal(kdlab.load_student(tmp_path)(**input).logits, model(**input).logits)
 

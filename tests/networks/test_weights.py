@@ -1,8 +1,5 @@
 """Weights on disk: tied tensors are written once and come back under all their names."""
 
-from types import SimpleNamespace
-from typing import cast
-
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -11,11 +8,10 @@ from torch import nn
 import kdlab
 from kdlab.config.compose import compose
 from kdlab.core.errors import UsageError
-from kdlab.data.data import Data
 from kdlab.networks.weights import cloned, hash_folder, load_checkpoint, load_weights, packed, save_weights
 from kdlab.run.saved import write_student
 from kdlab.run.store import Store
-from support.text_models import DATA, network
+from support.text_models import DATA, Described, network
 
 
 class Tied(nn.Module):
@@ -76,8 +72,7 @@ def test_a_tied_student_is_loaded_from_its_folder(tmp_path):
     config, model = compose(["model=gpt_tiny", *DATA]), network("gpt_tiny")
     nn.init.normal_(model.lm_head.weight)
     save_weights(model.state_dict(), tmp_path / "student.safetensors")
-    described = SimpleNamespace(described=lambda folder: {}, classes=("a", "b", "c"))
-    write_student(tmp_path, cast("Data", described), config.model)
+    write_student(tmp_path, Described(), config.model)
     loaded, tokens = kdlab.load_student(tmp_path), torch.arange(8)[None]
     assert torch.equal(loaded(input_ids=tokens).logits, model(input_ids=tokens).logits)
 
