@@ -38,6 +38,26 @@ class Points(Dataset):
         return ({"point": point} if self.named else point), self.answers[place]
 
 
+class Flipped(Points):
+    """Says other targets in a list than it yields."""
+
+    def __init__(self, count, seed=0, noisy=False):
+        super().__init__(count, seed)
+        self.targets, self.noisy = self.answers, noisy
+
+    def __getitem__(self, place):
+        point, target = super().__getitem__(place)
+        return point + torch.randn(3) * self.noisy, 1 - target
+
+
+class Uneven(Points):
+    """Inputs of two lengths."""
+
+    def __getitem__(self, place):
+        point, target = super().__getitem__(place)
+        return point[: 2 + place % 2], target
+
+
 class Net(nn.Module):
     def __init__(self, outputs, width):
         super().__init__()
@@ -171,6 +191,8 @@ def test_a_torch_data_set_of_real_values_is_learned_by_regression(place):
          "loss=kd compares probabilities, and the outputs of Regression are real values; type loss=logit_mse, or a "
          "loss on features"),
         (["data.train._target_=null"], "data.train is not set; type data.train._target_=PACKAGE.CLASS allow=[PACKAGE]"),
+        (["+data.train.far=true", "+data.test.far=true", "data.classes=3", "task=regression", "loss=logit_mse"],
+         "data.classes=3, but a target has 1 values; type data.classes=1"),
         (["data.classes=5"], "data.classes=5, but the training targets go up to 1; type data.classes=2"),
     ],
 )  # fmt: skip
@@ -188,3 +210,50 @@ def test_a_data_class_of_ones_own_makes_a_run(place):
     assert (rows["data"]["train"], rows["data"]["validation"], rows["data"]["test"]) == (320, 0, 64)
     assert rows["student"]["validation"] is None
     assert rows["student"]["test"]["last"]["accuracy"] > 0.9
+
+
+def test_without_a_test_set_a_tenth_of_the_training_samples_is_held_out(place):
+    told = run(place, *POINTS[:4], "alone=false", "trainer.max_epochs=1", "teacher.trainer.max_epochs=1")
+    assert told.code == 0, told.err
+    data = told.result["data"]
+    assert (data["train"], data["validation"], data["test"]) == (518, 58, 64)
+
+
+def test_a_target_is_what_a_sample_yields_not_what_a_list_says(place):
+    import ownpackage
+
+    from kdlab.data.torch_dataset import TorchDataset
+
+    samples = ownpackage.Flipped(40)
+    source = TorchDataset(samples, test=ownpackage.Flipped(10))
+    assert torch.equal(source.train.labels, 1 - samples.answers)
+    assert torch.equal(TorchDataset(ownpackage.Points(40), test=samples).train.labels, ownpackage.Points(40).answers)
+
+
+def test_random_numbers_of_a_data_set_differ_by_seed_and_rank_and_are_the_same_again(place):
+    import ownpackage
+
+    from kdlab.data.dataset import prepare
+    from kdlab.data.torch_dataset import TorchDataset
+
+    source = TorchDataset(ownpackage.Flipped(40, noisy=True), test=ownpackage.Flipped(10))
+    data = prepare(source, {"validation": 0, "split_seed": 0, "workers": 1, "classes": 2})
+
+    def noise(seed, rank=0):
+        loader = data.train_loader(40, seed, rank, world=2)
+        (batch,) = loader
+        loader.close()
+        return dict(zip(batch["index"].tolist(), batch["input"] - source.train.inputs.samples.points[batch["index"]],
+                        strict=True))  # fmt: skip
+
+    first, again, other, second = noise(0), noise(0), noise(1), noise(0, rank=1)
+    assert all(torch.equal(first[place], again[place]) for place in first)
+    assert not torch.equal(torch.stack([*first.values()]), torch.stack([*other.values()]))
+    assert not torch.equal(torch.stack([*first.values()]), torch.stack([*second.values()]))
+
+
+def test_inputs_of_several_shapes_are_refused_in_a_line(place):
+    told = run(place, "data=dataset", "data.train._target_=ownpackage.Uneven", "+data.train.count=640",
+               "data.classes=2")  # fmt: skip
+    assert told.code == 2
+    assert "data: one input is [2], another [3]; expected one shape" in told.err

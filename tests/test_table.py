@@ -86,3 +86,24 @@ def test_a_wrong_table_is_refused_in_one_line(place, change, said):
         read_record(place / "small.yaml")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_rows_of_the_same_settings_are_trained_once_and_both_shown(place):
+    rows = {"kd": ["loss=kd"], "the same": ["loss=kd", "loss.alpha=0.9"]}
+    (place / "small.yaml").write_text(yaml.safe_dump({**TABLE, "seeds": 1, "against": None, "rows": rows}))
+    record = read_record(place / "small.yaml", runs=place / "runs")
+    (first, second) = record.cells
+    result = {"primary": "accuracy", "titles": {}, "directions": {}, "data": {"fingerprint": "a"},
+              "student": {"test": {"last": {"accuracy": 0.5}}}}  # fmt: skip
+    assert first.key == second.key
+    record.add(first, result)
+    assert not list(record.missing())
+    assert record.values("accuracy") == {"kd": {1: 0.5}, "the same": {1: 0.5}}
+
+
+def test_results_over_data_that_were_changed_are_refused(place):
+    record = read_record(place / "small.yaml", runs=place / "runs")
+    for cell, content in zip(record.cells, "ab", strict=False):
+        record.add(cell, {"data": {"fingerprint": content}})
+    with pytest.raises(UsageError, match="over files of data that were changed meanwhile; delete it"):
+        record.measured()

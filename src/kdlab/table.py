@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end = None if given.minutes is None else time.monotonic() + 60 * given.minutes
     diverged = 0
     try:
-        for cell in list(record.missing()):
-            if end is not None and time.monotonic() > end:
+        for place, cell in enumerate(list(record.missing())):
+            if place and end is not None and time.monotonic() > end:
                 break
             diverged += not _train(record, cell)
     except KeyboardInterrupt:

@@ -190,3 +190,18 @@ def test_classification_is_refused_in_a_line(tmp_path):
     assert told.code == 2
     (line,) = told.err.splitlines()
     assert "mode=on_policy continues blocks of running text" in line
+
+
+def test_no_view_of_its_own_text_has_a_target():
+    batch = blocks()
+    drawn = policy(share=1.0).drawn({**batch, "views": {"again": batch}}, at(0))
+    assert drawn["target"].unique().tolist() == drawn["views"]["again"]["target"].unique().tolist() == [-1]
+    assert drawn["views"]["again"]["input"]["input_ids"].equal(drawn["input"]["input_ids"])
+
+
+def test_a_new_phase_begins_with_a_text_of_its_own():
+    mode = policy(every=4)
+    first = mode.drawn(blocks(), at(1))["input"]["input_ids"]
+    assert mode.drawn(blocks(6, 1, first=6), at(2))["input"]["input_ids"].equal(first)
+    mode.begin_epoch(at(0))
+    assert not mode.drawn(blocks(6, 1, first=6), at(2))["input"]["input_ids"].equal(first)

@@ -228,3 +228,13 @@ def test_the_logits_of_a_vocabulary_are_never_whole_in_memory(loss, whole, parts
     at_once, in_parts = (peak_on_cpu(partial(step, chunk)) / (4 * words * rows) for chunk in (None, 32))
     assert at_once > whole
     assert in_parts < parts
+
+
+def test_logits_that_were_read_without_gradients_have_them_when_a_loss_reads_them():
+    weight = torch.ones(3, 4, requires_grad=True)
+    deferred = Deferred(3, lambda start, stop: weight[start:stop] * 2)
+    with torch.no_grad():
+        assert not deferred.whole.requires_grad
+    deferred.whole.sum().backward()
+    assert weight.grad.unique().tolist() == [2.0]
+    assert deferred.whole is deferred.whole, "computed once"

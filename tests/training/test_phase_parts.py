@@ -108,3 +108,11 @@ def test_a_part_that_is_not_there_is_refused(place, part, said):
 def test_a_part_of_another_kind_is_refused():
     with pytest.raises(UsageError, match=r"phases\.0\.part=3: expected a group such as \{label: \[0, 1\]\}"):
         compose_run([*TINY, "phases=[{epochs: 1, part: 3}]"])
+
+
+def test_a_label_that_a_phase_leaves_out_is_refused_before_training(place):
+    from kdlab.run.preflight import check_samples
+
+    config = compose_run([*TINY, "phases=[{epochs: 1, part: {label: [0, 1]}, among: [0]}]"])
+    with pytest.raises(UsageError, match=r"among=\[0\] leaves out the label 1 of its own samples"):
+        check_samples(config, load(config.data.plain()))

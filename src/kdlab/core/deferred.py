@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, overload
 
+import torch
 from torch import Tensor
 
 
@@ -20,14 +20,18 @@ class Deferred:
     def __init__(self, count: int, compute: Callable[[int, int], Tensor]) -> None:
         self._count = count
         self._compute = compute
+        self._whole: dict[bool, Tensor] = {}
 
     def __len__(self) -> int:
         return self._count
 
-    @cached_property
+    @property
     def whole(self) -> Tensor:
-        """All of them, computed once."""
-        return self._compute(0, self._count)
+        """All of them, computed once with gradients, and once where none are asked for."""
+        grads = torch.is_grad_enabled()
+        if grads not in self._whole:
+            self._whole[grads] = self._compute(0, self._count)
+        return self._whole[grads]
 
     def __getitem__(self, rows: slice) -> Tensor:
         """Those of some rows, computed at each call: a pass that recomputes them must find what the first one did."""

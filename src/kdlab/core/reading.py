@@ -76,7 +76,14 @@ def cast(input: Input, dtype: torch.dtype) -> Input:
 
 
 def collated(inputs: Sequence[Any]) -> Any:
-    """The inputs of several samples, tensors or mappings of tensors, as one of a batch."""
+    """The inputs of several samples, tensors or mappings of tensors, as one of a batch.
+
+    Raises:
+        UsageError: where their shapes differ.
+    """
+    other = next((input for input in inputs if shape_of(input) != shape_of(inputs[0])), None)
+    if other is not None:
+        raise UsageError(f"data: one input is {shape_of(inputs[0])}, another {shape_of(other)}; expected one shape")
     if isinstance(inputs[0], Mapping):
         return {name: torch.stack([input[name] for input in inputs]) for name in inputs[0]}
     return torch.stack([*inputs])

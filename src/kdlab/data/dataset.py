@@ -54,7 +54,8 @@ class TableData(Data):
 
     @property
     def labels(self) -> Tensor | None:
-        return self.parts.train.labels if self.classes else None
+        labels = self.parts.train.labels
+        return (labels if self.chosen is None else labels[self.chosen]) if self.classes else None
 
     @property
     def views(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdlab.core.knowledge import Batch
 from kdlab.core.reading import collated, moved
+from kdlab.core.rng import seed_of
 from kdlab.data.check import DataError
 from kdlab.data.counter_rng import order
 from kdlab.data.decode_cache import LIMIT, decode
@@ -211,7 +212,8 @@ class Streaming(Loader):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.device(self.device).type == "cuda",
-            generator=torch.Generator(),  # else each epoch would advance the global one
+            # Else each epoch would advance the global one; seeded for data sets that draw random numbers of their own.
+            generator=torch.Generator().manual_seed(seed_of(self.seed, "workers", str(self.rank))),
         )
 
     def close(self) -> None:

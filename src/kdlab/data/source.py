@@ -27,11 +27,8 @@ from kdlab.data.data import Settings
 from kdlab.data.decode_cache import LIMIT, Tables, digest_of, fingerprint, keep, kept
 from kdlab.data.images import Files, pixels
 from kdlab.data.pictures import PictureSource
-from kdlab.data.split import held_out, without
+from kdlab.data.split import with_test
 from kdlab.data.table import Table
-
-TEST_SHARE = 0.1
-"""Where a source has no test part, this share of its training samples becomes one, the same in every run."""
 
 
 class Pictures(PictureSource):
@@ -174,8 +171,7 @@ def _fields(tables: Tables, size: int, channels: int) -> dict[str, Any]:
     check_names(tables.classes)
     parts = dict(tables.parts)
     if "test" not in parts:
-        labelled = int((parts["train"].labels >= 0).sum())
-        parts |= _with_test(parts["train"], max(1, round(TEST_SHARE * labelled)))
+        parts |= _with_test(parts["train"])
     return {
         **{part: parts.get(part) for part in PARTS},
         "classes": tables.classes,
@@ -185,9 +181,9 @@ def _fields(tables: Tables, size: int, channels: int) -> dict[str, Any]:
     }
 
 
-def _with_test(table: Table, count: int) -> dict[str, Table]:
-    test = held_out(table.labels, count, seed=0)
-    return {"train": table.take(without(test, len(table))), "test": table.take(test)}
+def _with_test(table: Table, count: int | None = None) -> dict[str, Table]:
+    train, test = with_test(table, count)
+    return {"train": train, "test": test}
 
 
 def _stamp(file: Path, folder: Path) -> tuple[str, int, int]:

@@ -88,6 +88,17 @@ def held_out(labels: Tensor, count: int, seed: int) -> Tensor:
     return labelled[stratified(labels[labelled], seed)[:count]].sort().values
 
 
+TEST_SHARE = 0.1
+"""Where a source has no test part, this share of its labelled training samples becomes one, the same in every run."""
+
+
+def with_test(table: Table, count: int | None = None) -> tuple[Table, Table]:
+    """A table cut into training and test part; `count`: samples of the latter, None: a tenth."""
+    count = max(1, round(TEST_SHARE * int((table.labels >= 0).sum()))) if count is None else count
+    rows = held_out(table.labels, count, seed=0)
+    return table.take(without(rows, len(table))), table.take(rows)
+
+
 def without(rows: Tensor, count: int) -> Tensor:
     """All of `count` rows but these, in order."""
     kept = torch.ones(count, dtype=torch.bool)
@@ -118,6 +129,8 @@ def _relabelled(table: Table, labels: Tensor) -> Table:
 def _count(validation: int | float, labels: Tensor) -> int:
     count = validation if isinstance(validation, int) else round(validation * len(labels))
     labelled = int((labels >= 0).sum())
+    if 0 < validation < 1 and not count:
+        raise DataError(f"data.validation={validation}: a share of {len(labels)} training samples that rounds to none")
     if not 1 <= count < labelled:
         raise DataError(
             f"data.validation={validation}: expected 0, a count below {labelled}, the number of labelled training "

@@ -24,6 +24,7 @@ from kdlab.core.reading import collated
 from kdlab.core.rng import random_state, seed_all, set_random_state
 from kdlab.data.check import DataError
 from kdlab.data.data import Settings, needed
+from kdlab.data.split import with_test
 from kdlab.data.table import Source, Table, Transform
 
 LOOKED_AT = 64
@@ -35,7 +36,7 @@ class TorchDataset(Source):
 
     Args:
         train: yields (input, target), by places from 0 to its length.
-        held_out, test: likewise, for validation and test; None: there is no such set.
+        validation_set, test: likewise; None: samples of the training set are held out, a tenth as the test part.
         names: of the classes; None: numbers.
         channels, size: of pictures, for models whose config reads them; not used here.
     """
@@ -43,19 +44,21 @@ class TorchDataset(Source):
     def __init__(
         self,
         train: Dataset[Any],
-        held_out: Dataset[Any] | None = None,
+        validation_set: Dataset[Any] | None = None,
         test: Dataset[Any] | None = None,
         names: tuple[str, ...] | None = None,
         channels: int | None = None,
         size: int | None = None,
     ) -> None:
-        given = {"train": train, "held_out": held_out, "test": test}
+        given = {"train": train, "validation_set": validation_set, "test": test}
         for name, samples in given.items():
             if samples is not None and not (isinstance(samples, Dataset) and isinstance(samples, Sized)):
                 raise DataError(f"data.{name}: expected a torch Dataset with a length, got {type(samples).__name__}")
         tables = {name: None if samples is None else _table(samples, name) for name, samples in given.items()}
         assert tables["train"] is not None
-        self.train, self.validation, self.test = tables["train"], tables["held_out"], tables["test"]
+        self.train, self.validation, self.test = tables["train"], tables["validation_set"], tables["test"]
+        if self.test is None:
+            self.train, self.test = with_test(self.train)
         count = 0 if self.train.targets is not None else int(self.train.labels.max()) + 1
         self.classes = tuple(names or map(str, range(count)))
         digest = hashlib.sha256(json.dumps(self.classes).encode())
@@ -82,6 +85,10 @@ class TorchDataset(Source):
         return needed(settings, "classes")
 
     def check(self, settings: Settings) -> None:
+        targets = self.train.targets
+        if targets is not None and settings.get("classes") not in (None, width := targets.shape[1]):
+            raise DataError(f"data.classes={settings['classes']}, but a target has {width} values; type "
+                            f"data.classes={width}")  # fmt: skip
         if self.classes and settings.get("classes") not in (None, len(self.classes)):
             raise DataError(
                 f"data.classes={settings['classes']}, but the training targets go up to {len(self.classes) - 1}; "
@@ -123,11 +130,9 @@ def _table(samples: Dataset[Any], name: str) -> Table:
     count = len(samples)  # type: ignore[arg-type]  # it is Sized
     if not count:
         raise DataError(f"data.{name}: {type(samples).__name__} has no samples")
-    given = getattr(samples, "targets", getattr(samples, "labels", None))
-    if given is not None and len(given) == count:
-        targets = torch.as_tensor(given)
-    else:
-        with _Seeded():
+    with _Seeded():
+        targets = _listed(samples, name, count)
+        if targets is None:
             targets = torch.stack([_sample(samples, place, name)[1] for place in range(count)])
     if not targets.is_floating_point():
         if targets.ndim > 1:
@@ -136,6 +141,25 @@ def _table(samples: Dataset[Any], name: str) -> Table:
     targets = targets[:, None] if targets.ndim == 1 else targets
     labels = torch.where(targets.flatten(1).isnan().any(1), -1, 0)
     return Table(Inputs(samples), labels, targets=targets.float())
+
+
+def _listed(samples: Dataset[Any], name: str, count: int) -> Tensor | None:
+    """The targets that a data set lists, `targets` or `labels`; None where they are not those of its samples."""
+    given = getattr(samples, "targets", getattr(samples, "labels", None))
+    try:
+        listed = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    if listed.ndim < 1 or len(listed) != count:
+        return None
+    # A data set may change a target as it yields it, as torchvision's do with a target_transform.
+    alike = all(torch.equal(_sample(samples, place, name)[1], listed[place]) for place in _looked_at(count))
+    return listed if alike else None
+
+
+def _looked_at(count: int) -> list[int]:
+    places: list[int] = torch.linspace(0, count - 1, min(LOOKED_AT, count)).long().tolist()
+    return places
 
 
 def _sample(samples: Dataset[Any], place: int, name: str) -> tuple[Any, Tensor]:
@@ -166,11 +190,11 @@ def _digest(samples: Dataset[Any], table: Table | None) -> str:
     digest = hashlib.sha256(f"{type(samples).__module__}.{type(samples).__qualname__}".encode())
     digest.update(table.supervision.contiguous().numpy().data)
     with _Seeded():
-        for place in torch.linspace(0, len(table) - 1, min(LOOKED_AT, len(table))).long().tolist():
+        for place in _looked_at(len(table)):
             input = samples[place][0]
             for key, value in sorted(input.items()) if isinstance(input, Mapping) else [("", input)]:
                 digest.update(f"{key} {value.dtype} {list(value.shape)}".encode())
-                digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

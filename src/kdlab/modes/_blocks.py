@@ -42,10 +42,15 @@ def prompts(batch: Batch, size: int) -> Tensor:
     return found
 
 
-def as_batch(text: Tensor, like: Batch, **others: Any) -> Batch:
-    """Texts [B, L + 1] in place of the blocks of a batch, with the next tokens as targets; every view shows them."""
+def as_batch(text: Tensor, like: Batch, *, labelled: bool = True, **others: Any) -> Batch:
+    """Texts [B, L + 1] in place of the blocks of a batch; every view shows them.
+
+    Args:
+        labelled: the next tokens are targets; else no row has one.
+    """
+    target = text[:, 1:] if labelled else torch.full_like(text[:, 1:], -1)
     made: Batch = {
-        "input": {"input_ids": text[:, :-1]}, "target": text[:, 1:], "index": like["index"], "view": like["view"],
+        "input": {"input_ids": text[:, :-1]}, "target": target, "index": like["index"], "view": like["view"],
         **others,
     }  # fmt: skip
     return {**made, "views": dict.fromkeys(like["views"], made)} if "views" in like else made

@@ -83,8 +83,7 @@ class OnPolicy(Offline):
     def own(self, written: Mapping[str, Tensor], batch: Batch) -> Batch:
         """A batch of the student's own text, in place of the loader's."""
         text = written["text"]
-        made = as_batch(text, {**batch, **written}, valid=after(self._prompt, text))
-        return {**made, "target": torch.full_like(made["target"], -1)}
+        return as_batch(text, {**batch, **written}, labelled=False, valid=after(self._prompt, text))
 
     def _written(self, batch: Batch, step: int) -> dict[str, Tensor]:
         if len(self.text) and self._born <= step < self._born + self._every:
@@ -98,6 +97,11 @@ class OnPolicy(Offline):
             for name, rows in made.items():
                 setattr(self, name, gathered(rows))
         return made
+
+    def begin_epoch(self, progress: Progress) -> None:
+        """A new phase begins with a text of its own: its steps are counted anew."""
+        if progress.step == 0:
+            self._born = -self._every
 
     def get_extra_state(self) -> dict[str, int]:
         """At which step the text that is kept was written."""

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from kdlab.config.schema import Component, RunConfig, TeacherConfig
+from kdlab.config.schema import RunConfig
 from kdlab.data.data import Data
 from kdlab.data.dataset import load
-from kdlab.networks.weights import StateDict, hash_file, hash_folder
+from kdlab.networks.weights import StateDict
 from kdlab.run.builder import Made, trained
 from kdlab.run.derive import alone_run, teacher_run
 from kdlab.run.fit import Trained, fit
 from kdlab.run.folder import FOLDER, named, new_folder, write_config
 from kdlab.run.make_network import make_network
-from kdlab.run.recipe import Recipe, folders_of, key_of, recipe_of
+from kdlab.run.recipe import Recipe, given_weights, key_of, recipe_of
 from kdlab.run.result import VERSION as RESULT_VERSION
 from kdlab.run.result import gap_closed, provenance, write_json
 from kdlab.run.resume import last_good
@@ -91,7 +91,7 @@ class Resources:
 
     def recipe(self, config: RunConfig) -> Recipe:
         """A run's recipe, with the hash of every external file of weights in it."""
-        return recipe_of(config, self.data.fingerprint, dict(_hashes(config.model, config.teachers)))
+        return recipe_of(config, self.data.fingerprint, dict(given_weights(config)))
 
 
 def run(
@@ -150,16 +150,6 @@ def _run(config: RunConfig, data: Data, folder: Path, store: Store, resume: bool
     write_student(folder, data, found.result["network"])
     write_json(folder / "result.json", result)
     return Outcome(folder, result)
-
-
-def _hashes(model: Component, teachers: Sequence[TeacherConfig]) -> Iterator[tuple[str, str]]:
-    """The hash of each file and each folder of weights that the networks of a run start from, by its path."""
-    for folder in folders_of(model):
-        yield folder, hash_folder(Path(folder))
-    for teacher in teachers:
-        if teacher.checkpoint:
-            yield teacher.checkpoint, hash_file(Path(teacher.checkpoint))
-        yield from _hashes(teacher.model, teacher.teachers)
 
 
 def _result(

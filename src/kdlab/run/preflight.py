@@ -113,8 +113,12 @@ def check_samples(config: RunConfig, data: Data) -> None:
         UsageError: in one line, naming the key.
     """
     for phase in config.phases or ():
-        if phase.part is not None:
-            data.part(phase.part)
+        seen = data if phase.part is None else data.part(phase.part)
+        left = set() if phase.among is None or seen.labels is None else {*seen.labels.tolist()} - {-1, *phase.among}
+        if left:
+            raise UsageError(
+                f"phases: among={list(phase.among or ())} leaves out the label {min(left)} of its own samples"
+            )
     labels = data.labels
     one_class = labels is not None and bool((labels == labels[0]).all())
     if _small(config, data.sizes["train"]) or one_class:

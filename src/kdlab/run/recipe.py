@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from kdlab.config.schema import Component, FitConfig, HeadConfig, RunConfig, TeacherConfig
+from kdlab.config.schema import Component, DataConfig, FitConfig, HeadConfig, RunConfig, TeacherConfig
 from kdlab.config.settings import Settings
+from kdlab.networks.weights import hash_file, hash_folder
 from kdlab.run.derive import SUPERVISED, teacher_run
 
 VERSION = 3
@@ -41,7 +43,7 @@ def recipe_of(config: RunConfig, fingerprint: str, checkpoints: Mapping[str, str
         "data": {
             "fingerprint": fingerprint, "mean": config.data.mean, "std": config.data.std,
             "augment": {name: value for name, value in config.data.augment.items() if value is not None},
-            "views": views, "drop_last": config.data.drop_last,
+            "views": views, "drop_last": config.data.drop_last, **_own_settings(config.data),
         },
         "model": model,
         "task": config.task,
@@ -55,6 +57,11 @@ def recipe_of(config: RunConfig, fingerprint: str, checkpoints: Mapping[str, str
         "phases": None if config.phases is None else [_plain(phase) for phase in config.phases],
         "teachers": [_teacher(config, teacher, fingerprint, checkpoints) for teacher in config.teachers],
     }  # fmt: skip
+
+
+def _own_settings(data: DataConfig) -> Recipe:
+    """What a source of the user's own may read as it transforms samples: any of its keys."""
+    return {} if data.target.startswith("kdlab.") else {"settings": data.options}
 
 
 def key_of(recipe: Mapping[str, Any]) -> str:
@@ -71,6 +78,16 @@ def _teacher(config: RunConfig, teacher: TeacherConfig, fingerprint: str, checkp
     if taps := teacher.model.get("taps"):
         own["taps"] = taps  # which its own training did not read
     return {**own, **recipe_of(teacher_run(config, teacher), fingerprint, checkpoints)}
+
+
+def given_weights(config: RunConfig | TeacherConfig) -> Iterator[tuple[str, str]]:
+    """The hash of each file and each folder of weights that the networks of a run start from, by its path."""
+    for folder in folders_of(config.model):
+        yield folder, hash_folder(Path(folder))
+    for teacher in config.teachers:
+        if teacher.checkpoint:
+            yield teacher.checkpoint, hash_file(Path(teacher.checkpoint))
+        yield from given_weights(teacher)
 
 
 def folders_of(model: Component) -> Iterator[str]:

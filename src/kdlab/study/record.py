@@ -31,6 +31,7 @@ from kdlab.core.comparison import Values
 from kdlab.core.errors import UsageError, nearest
 from kdlab.core.files import flush
 from kdlab.run.derive import drop_unused
+from kdlab.run.recipe import VERSION, given_weights
 
 Row = dict[str, Any]
 
@@ -74,16 +75,25 @@ class Record:
     def measured(self) -> dict[tuple[str, int], Row]:
         """The result of every cell trained so far, by row and seed; lines of cells that the table no longer has are
         passed over."""
-        asked = {cell.key: (cell.row, cell.seed) for cell in self.cells}
+        asked: dict[str, list[tuple[str, int]]] = {}
+        for cell in self.cells:  # rows of the same settings are one run
+            asked.setdefault(cell.key, []).append((cell.row, cell.seed))
         lines = read_text(self.results).splitlines() if self.results.is_file() else []
-        found = {}
+        found: dict[tuple[str, int], Row] = {}
         for line in lines:
             try:
                 result = json.loads(line)
             except ValueError:  # a write that was cut off
                 continue
             if isinstance(result, dict) and result.get("key") in asked:
-                found[asked[result["key"]]] = result
+                found |= dict.fromkeys(asked[result["key"]], result)
+        read: dict[str, set[str]] = {}
+        for cell in self.cells:
+            if (cell.row, cell.seed) in found:
+                prints = read.setdefault(json.dumps(cell.config.data.plain(), sort_keys=True), set())
+                prints.add(found[cell.row, cell.seed]["data"]["fingerprint"])
+        if any(len(prints) > 1 for prints in read.values()):
+            raise UsageError(f"{self.results} holds runs over files of data that were changed meanwhile; delete it")
         return found
 
     def missing(self) -> Iterator[Cell]:
@@ -93,8 +103,8 @@ class Record:
 
     def add(self, cell: Cell, result: Mapping[str, Any]) -> None:
         """Writes down what a cell came to."""
-        kept = {name: result[name] for name in ("primary", "directions", "titles", "student", "teacher", "hardware")
-                if name in result}  # fmt: skip
+        names = ("primary", "directions", "titles", "student", "teacher", "data", "hardware")
+        kept = {name: result[name] for name in names if name in result}
         self.folder.mkdir(parents=True, exist_ok=True)
         # A line of its own, also after a write that was cut off.
         line = json.dumps({"key": cell.key, "row": cell.row, "seed": cell.seed, **kept})
@@ -156,7 +166,8 @@ def read_record(
 
 
 def _key(config: RunConfig) -> str:
-    """Of all that decides a cell's figures, and not where its files go."""
+    """Of all that decides a cell's figures, given weights too, and not where its files go."""
     ignored = ("name", "runs", "logger", "names")
     plain = {key: value for key, value in config.plain().items() if key not in ignored}
+    plain["recipe"] = [VERSION, sorted(given_weights(config))]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

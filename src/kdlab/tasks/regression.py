@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from kdlab.core.errors import UsageError
 from kdlab.core.knowledge import raised
 from kdlab.tasks.task import Task
 
@@ -64,4 +65,8 @@ class Regression(Task):
         """Logits minus target [N, C], 0 where there is no target."""
         logits = raised(logits)
         target = target.to(logits.dtype).view(len(target), -1)
+        if target.shape != logits.shape:
+            raise UsageError(
+                f"the network has {logits.shape[1]} outputs, and a target {target.shape[1]} values; expected as many"
+            )
         return torch.where(self.labelled(target)[:, None], logits - target, 0.0)

@@ -87,7 +87,8 @@ def in_chunks(compute: Callable[[int, int], tuple[Tensor, ...]], count: int, siz
         size: how many a part has.
     """
     edges = range(0, count, size)
-    parts = [checkpoint(compute, start, min(start + size, count), use_reentrant=False) for start in edges]
+    again = partial(checkpoint, compute, use_reentrant=False, preserve_rng_state=False)  # nothing is drawn at random
+    parts = [again(start, min(start + size, count)) for start in edges]
     return [torch.cat(values) for values in zip(*parts, strict=True)]
 
 

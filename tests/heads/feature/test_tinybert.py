@@ -80,3 +80,17 @@ def test_a_pair_without_an_attention_is_refused() -> None:
 
 def test_the_mask_of_the_test_has_the_lengths_that_it_says() -> None:
     assert tuple(VALID.sum(1).tolist()) == LENGTHS
+
+
+def test_gradients_are_finite_where_one_network_sees_what_the_other_does_not() -> None:
+    causal = torch.ones(4, 4, dtype=torch.bool).tril()[None, None].expand(3, -1, -1, -1)
+    added = torch.zeros(3, 1, 4, 4).double().masked_fill(~causal, torch.finfo(torch.float64).min)
+    for ours, theirs in ((None, causal), (added, None), (added, causal)):
+        one, other = (knows(phase=phase, valid=None).attention[0] for phase in (0.0, 1.0))
+        queries = one.queries.clone().requires_grad_()
+        attention_loss(
+            Attention(queries, one.keys, one.values, one.scale, ours),
+            Attention(other.queries, other.keys, other.values, other.scale, theirs), None,
+        ).backward()  # fmt: skip
+        assert queries.grad.isfinite().all()
+        assert queries.grad.abs().max() > 0

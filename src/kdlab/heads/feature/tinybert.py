@@ -32,6 +32,8 @@ def attention_loss(student: Attention, teacher: Attention, valid: Tensor | None)
         if seen is not None:
             counted = seen if counted is None else counted & seen
     difference = student.scores() - teacher.scores()
+    if counted is not None:  # before the square: what one network does not see is far below all else, or infinite
+        difference = difference.masked_fill(~counted, 0.0)
     return token_mean(difference.square(), None if counted is None else counted.expand_as(difference))
 
 
