@@ -62,6 +62,16 @@ def test_a_table_holds_what_its_runs_measured_and_goes_on_where_it_stopped(place
     assert len(list((place / "runs" / "small" / "cells").iterdir())) == 6
 
 
+@pytest.mark.parametrize("name", ["sst2", "shakespeare"])
+def test_the_tables_that_ship_can_be_composed(name):
+    record = read_record(Path(__file__).parents[1] / "sweeps" / f"{name}.yaml")
+    assert (
+        len({cell.key for cell in record.cells})
+        == len(record.cells)
+        == record.settings.seeds * len(record.settings.rows)
+    )
+
+
 def test_another_setting_is_another_cell(place):
     first, second = (read_record(place / "small.yaml", [f"optimizer.lr={rate}"]) for rate in (0.1, 0.2))
     assert not {cell.key for cell in first.cells} & {cell.key for cell in second.cells}

@@ -25,7 +25,7 @@ from kdlab.heads.relation.minilm import MiniLM
 from kdlab.heads.relation.minilmv2 import MiniLMv2
 from kdlab.heads.relation.sp import SP
 from support.sequence_examples import loss_of
-from support.transformers import padded
+from support.transformer_networks import padded
 
 HEADS: dict[str, Callable[[], Head]] = {
     "distilbert": DistilBERT,

@@ -14,7 +14,7 @@ from kdlab.networks.teacher import Observed
 from kdlab.tasks.classification import Classification
 from kdlab.training.objective import Objective, Term
 from support.school import step
-from support.transformers import language_network, padded
+from support.transformer_networks import language_network, padded
 
 CONTEXT = Context(2, 8, torch.arange(8) % 2)
 

@@ -13,7 +13,7 @@ from kdlab.core.knowledge import Fields, Input, Knowledge, Needs, Offer
 from kdlab.core.reading import logits_of
 from kdlab.networks.observer import Observer
 from kdlab.networks.taps import find_taps
-from support.transformers import FAMILIES, language_network, padded
+from support.transformer_networks import FAMILIES, language_network, padded
 
 LAST_NORM = {"gpt2": "transformer.ln_f", "llama": "model.norm"}
 """What these networks apply to the last of the states that they return, after the last block."""

@@ -252,6 +252,7 @@ LONG = {"methods"}  # of every loss, which takes seconds
     [
         pytest.param(file, id=file.stem, marks=[pytest.mark.slow] if file.stem in LONG else [])
         for file in sorted(SWEEPS.glob("*.yaml"))
+        if "rows" not in yaml.safe_load(file.read_text())  # a table, see tests/test_table.py
     ],
 )
 def test_every_study_that_ships_is_right(file):

@@ -10,7 +10,7 @@ from kdlab.heads.head import Head
 from kdlab.networks.observer import Observer
 from kdlab.networks.taps import find_taps
 from support.feature_examples import wave
-from support.transformers import language_network, padded
+from support.transformer_networks import language_network, padded
 
 VALID = torch.tensor([[True, True, True, True], [True, True, False, False], [True, False, False, False]])
 """Three samples of four, two and one tokens."""

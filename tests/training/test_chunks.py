@@ -21,7 +21,7 @@ from kdlab.run.builder import make_terms
 from kdlab.tasks.language_modeling import LanguageModeling
 from kdlab.training.chunks import rows_at_once
 from kdlab.training.objective import Counts, Objective, Term
-from support.transformers import WORDS, language_network, padded
+from support.transformer_networks import WORDS, language_network, padded
 
 TASK = LanguageModeling(WORDS)
 CONTEXT = Context(WORDS, 8, None)
