@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from kdlab.core.paths import home
-from kdlab.data import text_source
+from kdlab.data import text_source, tokenizer_training
 from kdlab.data.check import DataError, check
 from kdlab.data.dataset import TableData, load
 from kdlab.data.text import Text
@@ -128,6 +128,19 @@ def test_the_second_run_reads_no_file_and_has_the_same_fingerprint(
     assert read(second, "test") == read(first, "test")
     with pytest.raises(pytest.fail.Exception):
         loaded(folder, length=20)
+
+
+@pytest.mark.parametrize("tokenizer", ["wordpiece", "own"])
+def test_a_trained_tokenizer_of_another_version_tokenises_anew(
+    folder: Path, tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tokenizer == "own":
+        tokenizer = str(tmp_path / loaded(folder).described(tmp_path)["tokenizer"])
+    loaded(folder, tokenizer=tokenizer)
+    kept = {*(home() / "data").iterdir()}
+    monkeypatch.setattr(tokenizer_training, "VERSION", tokenizer_training.VERSION + 1)
+    loaded(folder, tokenizer=tokenizer)
+    assert len({*(home() / "data").iterdir()} - kept) == (tokenizer == "wordpiece")
 
 
 def test_what_was_kept_and_changed_since_is_made_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
