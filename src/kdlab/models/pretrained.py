@@ -58,13 +58,13 @@ def classifier(
     if made.num_labels != classes:
         made.num_labels = classes
     _refuse_unfit(made, path, vocabulary)
-    network = _network(kind, made, None if config else path, _HEADS if new_classifier else ())
+    network: Any = _network(kind, made, None if config else path, _HEADS if new_classifier else ())
     _refuse_longer(network, path, length)
     # After it is built: some networks would never train the embedding of this token.
     known = (getattr(made, "pad_token_id", None), getattr(made, "eos_token_id", None), 0)
     network.config.pad_token_id = next(token for token in known if token in range(made.vocab_size))
     network.register_forward_pre_hook(_padded, with_kwargs=True)
-    return network
+    return cast("nn.Module", network)
 
 
 def causal(*, path: str | None, vocabulary: int, length: int, config: str | None = None) -> nn.Module:
