@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from kdlab.core.paths import home
-from kdlab.data import text_source
+from kdlab.data import text_source, tokenizer_training
 from kdlab.data.check import DataError, check
 from kdlab.data.dataset import TableData, load
 from kdlab.data.text import Text
@@ -64,6 +64,37 @@ def test_every_kind_of_file_gives_the_same_texts(kind: str, tmp_path: Path) -> N
     assert data.sizes == {"train": 40, "validation": 6, "test": 8}
 
 
+def files(folder: Path, kind: str, content: str) -> dict[str, list[tuple[str, int]]]:
+    """What is read of a training file with this content, and of a test file with the same."""
+    folder.mkdir()
+    for part in ("train", "test"):
+        (folder / f"{part}.{kind}").write_text(content)
+    data = loaded(folder, tokenizer="characters", vocabulary=60, length=60, validation=0)
+    return {part: [(text.replace(" ", ""), label) for text, label in read(data, part)] for part in ("train", "test")}
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_words_that_stand_for_nothing_elsewhere_are_text_and_classes(tmp_path: Path, kind: str) -> None:
+    lines = ["text,label", "NA,None", "null,some", "nan,None", "N/A,"]
+    content = "".join(line.replace(",", "," if kind == "csv" else "\t") + "\n" for line in lines)
+    every = [("NA", 0), ("null", 1), ("nan", 0), ("N/A", -1)]
+    assert files(tmp_path / "texts", kind, content) == {"train": every, "test": every}
+
+
+def test_an_empty_label_among_numbers_is_unlabelled(tmp_path: Path) -> None:
+    every = [("a", 0), ("b", 1), ("c", -1), ("d", -1)]
+    assert files(tmp_path / "texts", "csv", "text,label\na,0\nb,1\nc,\nd,-1\n")["train"] == every
+    halves = write(tmp_path / "halves", "csv", train={"text": ["a", "b"], "label": [0.5, 1.0]})
+    with pytest.raises(DataError, match=r"data\.label=label: .* found float"):
+        loaded(halves)
+
+
+def test_a_quote_begins_no_field_of_a_tsv(tmp_path: Path) -> None:
+    content = 'text\tlabel\n"a film\t0\nb\t1\n"c" d\t0\ne"\t1\n'
+    every = [('"afilm', 0), ("b", 1), ('"c"d', 0), ('e"', 1)]
+    assert files(tmp_path / "texts", "tsv", content)["train"] == every
+
+
 def test_batches_are_padded_on_the_right_to_their_longest(folder: Path) -> None:
     for batch in loaded(folder).train_loader(10, seed=0):
         ids, mask = batch["input"]["input_ids"], batch["input"]["attention_mask"]
@@ -97,6 +128,19 @@ def test_the_second_run_reads_no_file_and_has_the_same_fingerprint(
     assert read(second, "test") == read(first, "test")
     with pytest.raises(pytest.fail.Exception):
         loaded(folder, length=20)
+
+
+@pytest.mark.parametrize("tokenizer", ["wordpiece", "own"])
+def test_a_trained_tokenizer_of_another_version_tokenises_anew(
+    folder: Path, tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tokenizer == "own":
+        tokenizer = str(tmp_path / loaded(folder).described(tmp_path)["tokenizer"])
+    loaded(folder, tokenizer=tokenizer)
+    kept = {*(home() / "data").iterdir()}
+    monkeypatch.setattr(tokenizer_training, "VERSION", tokenizer_training.VERSION + 1)
+    loaded(folder, tokenizer=tokenizer)
+    assert len({*(home() / "data").iterdir()} - kept) == (tokenizer == "wordpiece")
 
 
 def test_what_was_kept_and_changed_since_is_made_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,3 +94,18 @@ def test_a_sample_looks_the_same_in_any_batch_and_another_in_the_next_view() -> 
 def test_a_continuation_at_the_start_is_a_word() -> None:
     seen = {tuple(row) for row in augmented(make(masking=0.5), [[CLS, 20, 21, 10, SEP]] * 200, list(range(200)))}
     assert seen == {(CLS, *start, end, SEP) for start in ((20, 21), (MASK, MASK)) for end in (10, MASK)}
+
+
+def test_a_text_looks_the_same_however_far_it_is_padded() -> None:
+    # Without marks, and beginning with a continuation.
+    rows = torch.tensor([[20, 10, 11, 21, 12, 13, 14, 22]] * 200)
+    augment = make(masking=0.4, ngram=0.4)
+    draws = augment.draw(0, torch.arange(200), torch.zeros(200, dtype=torch.long))
+    made = []
+    for length in (8, 16):
+        ids = torch.nn.functional.pad(rows, (0, length - 8), value=PAD)
+        mask = (torch.arange(length) < 8).long().expand(200, length)
+        made.append(augment((ids, mask), torch.zeros(200), draws)[0])
+    for name in ("input_ids", "attention_mask"):
+        assert torch.equal(made[0][name], made[1][name][:, :8])
+        assert not made[1][name][:, 8:].any()

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
@@ -140,6 +141,22 @@ def test_a_tokenizer_of_words_knows_no_continuation() -> None:
     made = Tokenizer(words.to_str())
     assert not made.continues.any()
     assert made.role("mask_token") is None
+
+
+@pytest.mark.parametrize(
+    ("model", "continues"),
+    [
+        (tokenizers.models.BPE({"Ġa": 0, "b": 1, "##": 2, "Ġ##": 3}, []), {"b", "##"}),
+        (tokenizers.models.WordLevel({"a": 0, "##a": 1}, "a"), set()),
+        (
+            tokenizers.models.WordPiece({"a": 0, "@@b": 1, "##": 2}, unk_token="a", continuing_subword_prefix="@@"),
+            {"@@b"},
+        ),
+    ],
+)
+def test_number_signs_continue_a_word_only_where_they_are_the_mark_for_it(model: Any, continues: set[str]) -> None:
+    made = Tokenizer(tokenizers.Tokenizer(model).to_str())
+    assert {token for token, number in made.ids.items() if made.continues[number]} == continues
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,17 @@ def test_a_student_of_all_layers_is_its_teacher(option):
     assert torch.equal(logits_of(ask(student, input)), logits_of(ask(taught, input)))
 
 
+@pytest.mark.parametrize("option", ["bert_tiny", "gpt_tiny"])
+def test_a_student_of_shorter_texts_takes_the_first_positions(option):
+    taught, input = network(option, "model.length=40", "model.layers=3"), text(6, 3)
+    student = network(option, "model.layers=3")
+    nn.init.normal_(next(value for name, value in taught.named_parameters() if "position" in name or "wpe" in name))
+    copy_layers(student, taught, [0, 1, 2])
+    assert torch.equal(logits_of(ask(student, input)), logits_of(ask(taught, input)))
+    with pytest.raises(UsageError, match=r"is \[40, .*, but the teacher's .* is \[16, .*; expected the same shape"):
+        copy_layers(taught, student, [0, 1, 2])
+
+
 def test_a_teacher_without_its_last_layers_is_a_student_of_its_first():
     taught, student, input = teacher("gpt_tiny", 3), network("gpt_tiny", "model.layers=2"), text(6, 3)
     copy_layers(student, taught, [0, 2])

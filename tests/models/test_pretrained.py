@@ -73,6 +73,60 @@ def test_a_language_model_is_what_its_folder_holds(folders, option):
     assert made.generate(input["input_ids"], max_new_tokens=2, return_dict_in_generate=True).past_key_values is not None
 
 
+FAMILIES = {
+    "gpt2": ("GPT2", {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16}),
+    "llama": (
+        "Llama",
+        {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
+         "max_position_embeddings": 16},
+    ),
+    "roberta": (
+        "Roberta",
+        {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
+         "max_position_embeddings": 22},
+    ),
+}  # fmt: skip
+
+
+def of_family(folder, family, padding):
+    """A folder of a classifier of 3 classes, 100 tokens and 16 positions, whose config has this padding id."""
+    name, sizes = FAMILIES[family]
+    ids = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": padding}
+    config = getattr(transformers, f"{name}Config")(vocab_size=100, num_labels=3, **ids, **sizes)
+    torch.manual_seed(0)
+    made = getattr(transformers, f"{name}ForSequenceClassification")(config)
+    for value in made.parameters():
+        nn.init.normal_(value, std=0.3)
+    made.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "padding"), [("gpt2", None), ("gpt2", 5), ("llama", None), ("llama", 5), ("roberta", 5)]
+)
+def test_padding_changes_no_logits_whatever_its_id(tmp_path, family, padding):
+    path = of_family(tmp_path / "folder", family, padding)
+    config = compose(["model=pretrained_classifier", f"model.path={path}", *DATA])
+    model, input = make_network(config.model).eval(), text(9, 4, 1)
+    save_weights(model.state_dict(), tmp_path / "student.safetensors")
+    write_student(tmp_path, Described(), portable(config.model))
+    for made in (model, kdlab.load_student(tmp_path)):
+        for fill in (0, 7):
+            ids = input["input_ids"].masked_fill(input["attention_mask"] == 0, fill)
+            together = made(**{**input, "input_ids": ids}).logits
+            for row, length in enumerate((9, 4, 1)):
+                alone = made(**{name: value[row : row + 1, :length] for name, value in input.items()}).logits
+                torch.testing.assert_close(together[row], alone[0])
+
+
+def test_roberta_reads_fewer_tokens_than_its_config_has_positions(tmp_path):
+    path = of_family(tmp_path / "folder", "roberta", 5)
+    assert classifier(path=path, **TAKES)(**text(16)).logits.shape == (1, 3)
+    assert refused(path=path, length=17) == f"path={path} reads 16 tokens at most; type data.length=16"
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        classifier(path=path, **TAKES)(**text(17))
+
+
 def test_weights_of_half_precision_are_read_in_single(folder):
     state = {name: value.half() for name, value in load_file(folder / "model.safetensors").items()}
     save_file(state, folder / "model.safetensors", {"format": "pt"})

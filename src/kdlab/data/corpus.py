@@ -1,7 +1,8 @@
 """Running text, for models of language: documents in a row, cut into blocks without padding.
 
 A block of `data.length` + 1 tokens gives `data.length` predictions: the input is the block without its last token, the
-target the block without its first. What remains at the end of a part is left out.
+target the block without its first. What remains at the end of a part is left out. A block stands for as many bytes as
+so many tokens do on average in the file that it is of; a part that is cut off another has the ratio of that one.
 """
 
 from __future__ import annotations

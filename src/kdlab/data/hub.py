@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ def numbered(
     columns: Mapping[str, Sequence[Any]], names: Sequence[str] | None, column: str
 ) -> tuple[dict[str, list[int]], tuple[str, ...]]:
     """Labels as numbers from 0, -1 where there is none, and the names of the classes."""
+    columns = {part: [_label(value) for value in labels] for part, labels in columns.items()}
     kinds = {type(value) for labels in columns.values() for value in labels} - {type(None)}
     if kinds not in ({int}, {str}, {bool}):
         found = " and ".join(sorted(kind.__name__ for kind in kinds)) or "nothing"
@@ -113,6 +115,13 @@ def numbered(
     if len(classes) < 2:
         raise DataError(f"data.label={column}: expected two classes or more, found {', '.join(classes) or 'none'}")
     return {part: [numbers.get(value, -1) for value in labels] for part, labels in columns.items()}, classes
+
+
+def _label(value: Any) -> Any:
+    # Numbers with an empty field among them are read as floats, and that field as NaN.
+    if isinstance(value, float):
+        return None if isnan(value) else int(value) if value.is_integer() else value
+    return value
 
 
 @contextmanager

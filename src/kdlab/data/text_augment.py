@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from kdlab.data.counter_rng import AUGMENT, uniform
 
@@ -66,7 +67,7 @@ class TextAugment(nn.Module):
         if self.masking or self.ngram:
             text = mask.bool() & ~self.special[ids]
             # Numbered from 1; the first token of a text starts a word, whatever it is.
-            word = (text & ~(self.continues[ids] & text.roll(1, 1))).cumsum(1)
+            word = (text & ~(self.continues[ids] & functional.pad(text, (1, -1)))).cumsum(1)
             if self.masking:
                 seeds = (draws[:, WORDS] * 2**24).long()
                 chance = uniform(0, seeds, torch.zeros_like(seeds), AUGMENT, ids.shape[1] + 1).gather(1, word)

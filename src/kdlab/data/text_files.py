@@ -6,6 +6,7 @@ one, all are to train on. A txt file is one document, without a label.
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,13 @@ from kdlab.data.hub import numbered, parts_of, quiet, splits
 from kdlab.data.parquet_check import check_tables
 from kdlab.data.tokenizer import Text
 
+# What pandas takes for missing, such as NA or null, are words as well; only an empty field is none.
+_FIELDS = {"keep_default_na": False, "na_values": [""]}
+
 READERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ".parquet": ("parquet", {}),
-    ".csv": ("csv", {}),
-    ".tsv": ("csv", {"sep": "\t"}),
+    ".csv": ("csv", _FIELDS),
+    ".tsv": ("csv", {**_FIELDS, "sep": "\t", "quoting": csv.QUOTE_NONE}),
     ".jsonl": ("json", {}),
     ".json": ("json", {}),
     ".txt": ("text", {"sample_by": "document"}),

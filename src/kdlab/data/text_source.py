@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from kdlab.core.files import write_text
+from kdlab.data import tokenizer_training
 from kdlab.data.check import DataError, existing
 from kdlab.data.text_files import EXPECTED, Texts, read_texts, text_files
 from kdlab.data.token_cache import Encoded, Rows, encoded_once
@@ -45,7 +46,8 @@ def encoded_texts(
         every = [file for files in text_files(folder).values() for file in files]
         origin |= {"path": str(folder.resolve()), "files": [_stamp(file, folder) for file in every]}
     own = None if tokenizer in KINDS else read_tokenizer(tokenizer)
-    origin["tokenizer"] = [tokenizer, vocabulary] if own is None else own.digest
+    trained = [tokenizer, vocabulary, tokenizer_training.VERSION]
+    origin["tokenizer"] = trained if own is None else own.digest
 
     def make() -> Encoded:
         found, classes = read_texts(name, folder, columns, label)

@@ -23,8 +23,8 @@ from kdlab.data.check import DataError
 from kdlab.data.tokenizer import Tokenizer
 from kdlab.data.tokens import Tokens
 
-VERSION = 1
-"""Increase it when the same texts make other ids."""
+VERSION = 2
+"""Increase it when the same files make other ids or labels."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -93,8 +93,8 @@ class Tokenizer:
     def continues(self) -> Tensor:
         """[V] bool: ids that continue the word of the token before; none where every token is a word."""
         found = torch.zeros(self.vocabulary, dtype=torch.bool)
-        if any(token.startswith("##") for token in self.ids):
-            found[[number for token, number in self.ids.items() if token.startswith("##")]] = True
+        if mark := getattr(self._tokenizer.model, "continuing_subword_prefix", None):  # "##", where it is WordPiece
+            found[[number for token, number in self.ids.items() if token.startswith(mark)]] = True
         elif any(token.startswith(("Ġ", "▁")) for token in self.ids):
             found[[number for token, number in self.ids.items() if not token.startswith(("Ġ", "▁"))]] = True
         return found & ~self.special

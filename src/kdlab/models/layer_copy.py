@@ -6,15 +6,21 @@ layer of the teacher.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from torch import nn
 
 from kdlab.core.errors import UsageError
 
+POSITIONS = re.compile(r"(position\w*|\bwpe)\.weight$")
+"""What transformers calls a table with a row for each position: `position_embeddings`, `embed_positions`, `wpe`."""
+
 
 def copy_layers(student: nn.Module, teacher: nn.Module, layers: Sequence[int]) -> None:
     """Gives a student the weights of its teacher: of these blocks, and of everything outside the blocks.
+
+    A student of shorter texts takes the first rows of a table of positions.
 
     Args:
         student: its weights are overwritten.
@@ -38,18 +44,20 @@ def copy_layers(student: nn.Module, teacher: nn.Module, layers: Sequence[int]) -
         )
     theirs, taken = teacher.state_dict(), {}
     for name, value in student.state_dict().items():
-        source = name
-        if name.startswith(f"{place}."):
+        source, inside = name, name.startswith(f"{place}.")
+        if inside:
             block, _, rest = name.removeprefix(f"{place}.").partition(".")
             source = f"{other}.{layers[int(block)]}.{rest}"
         if source not in theirs:
             raise UsageError(f"from_teacher={list(layers)}: the teacher has no {source}, the student's {name}")
-        if theirs[source].shape != value.shape:
+        taken[name] = theirs[source]
+        if not inside and POSITIONS.search(name):
+            taken[name] = taken[name][: len(value)]
+        if taken[name].shape != value.shape:
             raise UsageError(
                 f"from_teacher={list(layers)}: {name} is {list(value.shape)}, but the teacher's {source} is "
                 f"{list(theirs[source].shape)}; expected the same shape"
             )
-        taken[name] = theirs[source]
     student.load_state_dict(taken)
 
 

@@ -57,8 +57,14 @@ def classifier(
             )
     if made.num_labels != classes:
         made.num_labels = classes
-    _refuse_unfit(made, path, vocabulary, length)
-    return _network(kind, made, None if config else path, _HEADS if new_classifier else ())
+    _refuse_unfit(made, path, vocabulary)
+    network: Any = _network(kind, made, None if config else path, _HEADS if new_classifier else ())
+    _refuse_longer(network, path, length)
+    # After it is built: some networks would never train the embedding of this token.
+    known = (getattr(made, "pad_token_id", None), getattr(made, "eos_token_id", None), 0)
+    network.config.pad_token_id = next(token for token in known if token in range(made.vocab_size))
+    network.register_forward_pre_hook(_padded, with_kwargs=True)
+    return cast("nn.Module", network)
 
 
 def causal(*, path: str | None, vocabulary: int, length: int, config: str | None = None) -> nn.Module:
@@ -77,8 +83,9 @@ def causal(*, path: str | None, vocabulary: int, length: int, config: str | None
     settings = _settings(path, config)
     kind, made = _kind(settings, path, "CAUSAL_LM", "causal language model")
     _refuse_other(settings, kind, path, "a causal language model; expected the folder of one")
-    _refuse_unfit(made, path, vocabulary, length)
+    _refuse_unfit(made, path, vocabulary)
     network: Any = _network(kind, made, None if config else path)
+    _refuse_longer(network, path, length)
     network.generation_config.use_cache = True
     return cast("nn.Module", network)
 
@@ -148,14 +155,23 @@ def _refuse_other(settings: Mapping[str, Any], kind: type, path: str | None, wor
         raise UsageError(f"path={path}: holds a {held[0]}, not {words}")
 
 
-def _refuse_unfit(config: Any, path: str | None, vocabulary: int, length: int) -> None:
+def _refuse_unfit(config: Any, path: str | None, vocabulary: int) -> None:
     if config.vocab_size != vocabulary:
         raise UsageError(
             f"path={path} knows {config.vocab_size} tokens, but the data has {vocabulary}; expected a folder and data "
             "of one tokenizer"
         )
-    most = getattr(config, "max_position_embeddings", None)
-    if most is not None and most < length:
+
+
+def _refuse_longer(network: Any, path: str | None, length: int) -> None:
+    most = getattr(network.config, "max_position_embeddings", None)
+    # Where its table of positions has a row for padding, as RoBERTa's, the first token takes the row after it.
+    padding = [
+        module.padding_idx
+        for name, module in network.named_modules()
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+    ]
+    if most is not None and (most := most - max(padding, default=-1) - 1) < length:
         raise UsageError(f"path={path} reads {most} tokens at most; type data.length={most}")
 
 
@@ -180,6 +196,13 @@ def _network(kind: Any, config: Any, path: str | None, fresh: tuple[str, ...] = 
     if broken := [name for name, value in network.named_parameters() if not value.isfinite().all()]:
         raise UsageError(f"path={path}: {broken[0]} holds NaN or infinity; expected the weights of a trained network")
     return network.train()
+
+
+def _padded(network: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Gives empty places the network's own padding id, by which decoders such as GPT find a text's last token."""
+    if named.get("input_ids") is not None and (mask := named.get("attention_mask")) is not None:
+        named = {**named, "input_ids": named["input_ids"].masked_fill(mask == 0, network.config.pad_token_id)}
+    return given, named
 
 
 @contextmanager
