@@ -54,7 +54,9 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         def load(config: dict[str, Any], allow: tuple[str, ...] = ()) -> Any:
             """Only the digits are here; of other sets all that is asked of them before training."""
             digits = config["_target_"] == "kdlab.data.source.Digits"
-            return read(config, allow) if digits else SimpleNamespace(labels=torch.arange(1000) % 2)
+            asked = SimpleNamespace(labels=torch.arange(1000) % 2, sizes={"train": 1000})
+            asked.part = lambda select: asked
+            return read(config, allow) if digits else asked
 
         patch.setattr(kdlab.data.dataset, "load", load)
         patch.setattr(kdlab.run.folder, "new_folder", lambda *_: place / "run")

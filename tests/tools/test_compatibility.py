@@ -31,7 +31,6 @@ def test_a_measurement_shows_mean_spread_and_gain():
 
 def test_the_grid_is_over_all_losses_and_all_modes_that_teach(monkeypatch):
     monkeypatch.setattr("kdlab.tools.compatibility.attempt", lambda config: None)
-    monkeypatch.setattr("kdlab.tools.compatibility.compose", lambda overrides: compose())
     other = {"supervised", "on_policy", "minillm", "sequence_level"}  # labels alone, and modes that continue texts
     assert set(grid([])) == {(name, mode) for name in groups()["loss"] for mode in {*groups()["mode"]} - other}
 
