@@ -202,7 +202,7 @@ def test_pairs_are_two_columns(tmp_path: Path) -> None:
 def test_cut_texts_are_counted_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     long = sum(len(text.split()) > 6 for part in (reviews(60), reviews(10, 1), reviews(12, 2)) for text in part["text"])
     data = loaded(folder, length=8, vocabulary=400)
-    assert capsys.readouterr().err == f"kdlab: {long} of 82 texts are longer than data.length=8 and are cut\n"
+    assert capsys.readouterr().err == f"kdlab: {long} of 82 texts are longer than data.length=8 and are truncated\n"
     assert max(batch["input"]["input_ids"].shape[1] for batch in data.eval_loader("train", 5)) == 8
 
 

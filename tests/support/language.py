@@ -1,4 +1,4 @@
-"""Toy models of language, and casts in which one student learns from frozen teachers on blocks of text."""
+"""Toy language models, and casts in which one student learns from frozen teachers on blocks of text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running text, for models of language: documents in a row, cut into blocks without padding.
+"""Running text, for language models: documents in a row, cut into blocks without padding.
 
 A block of `data.length` + 1 tokens gives `data.length` predictions: the input is the block without its last token, the
 target the block without its first. What remains at the end of a part is left out. A block stands for as many bytes as

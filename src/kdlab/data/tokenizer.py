@@ -29,7 +29,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "mask_token": ("[MASK]", "<mask>"),
     "eos_token": ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "[EOS]", "[SEP]"),
 }
-"""Tokens with a meaning of their own: the key of a `tokenizer_config.json`, and what they are usually called."""
+"""Special tokens: the key of a `tokenizer_config.json`, and what they are usually called."""
 
 LARGEST = 2**28
 """Bytes of a tokenizer's file; the largest in use have 2^25."""
@@ -45,7 +45,7 @@ class Tokenizer:
 
     Args:
         content: as the `tokenizers` library writes it.
-        names: of the tokens with a meaning of their own, by role, where they are not the usual ones.
+        names: of the special tokens, by role, where they are not the usual ones.
 
     Raises:
         DataError: where it cannot be read.

@@ -104,7 +104,7 @@ def _settings(path: str | None, config: str | None) -> dict[str, Any]:
     """What a config.json says.
 
     Raises:
-        UsageError: where there is none, or it wants to run code.
+        UsageError: where there is none, or loading it would run code.
     """
     folder = Path(path or "")
     if config is None:
@@ -126,7 +126,7 @@ def _settings(path: str | None, config: str | None) -> dict[str, Any]:
         raise UsageError(f"path={path}: its config.json holds no settings")
     for key in ("auto_map", "quantization_config"):
         if key in settings:
-            raise UsageError(f"path={path}: its config.json has {key}, which needs code from elsewhere; not allowed")
+            raise UsageError(f"path={path}: its config.json has {key}, which would run code of its own; save a plain model")
     return settings
 
 

@@ -59,7 +59,7 @@ class Mode(nn.Module):
     the student; `wants_heads`: it uses distillation losses; `wants_labels`: it reads hard class labels;
     `needs_heads`: without any it is refused, as then nothing would distil;
     `wants_row_per_sample`: it keeps or mixes one prediction for each sample;
-    `wants_text`: it continues texts, for models of language;
+    `wants_text`: it continues texts, for language models;
     `views`: the further views of a sample that it provides.
     `kept`, which the run sets, names the student to be kept: one of `students`, or `best`, by validation, of
     those built like the first.

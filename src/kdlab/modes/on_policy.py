@@ -8,7 +8,7 @@ algorithm 1.
 x is the beginning of a block, D any response loss. As published the student's samples have no gradient of their own.
 Of its own text only what follows the prompt makes rows, without labels, so `loss/task` is 0 in those steps and its
 means are over all steps; the given text counts whole, with its labels. Losses on representations read whole texts,
-prompts too. The student should have learnt the language before: one that writes noise learns what follows noise. So
+prompts too. The student should know the language first: one that still writes noise learns little from it. So
 begin with another mode, `'phases=[{epochs: 2, mode: offline}, {epochs: 1}]'`, or from weights.
 
 With `every`=k a text is kept for the steps of the student's own that follow within k optimizer steps: such a step

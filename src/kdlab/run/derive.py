@@ -83,7 +83,7 @@ def alone_run(config: RunConfig) -> RunConfig:
     phases = plan(config.trainer.max_epochs, config.loss.heads, config.phases)
     phases = tuple(p for p in phases if not p.prepare)
     epochs = sum(p.epochs for p in phases)
-    stream = any(p.part or p.among for p in phases)  # what it sees when is no part of being taught
+    stream = any(p.part or p.among for p in phases)  # the order of its data stays, whoever teaches
     return config.replace(
         model={key: value for key, value in config.model.items() if key != "from_teacher"},
         trainer=config.trainer.replace(max_epochs=epochs), mode=SUPERVISED, loss=LABELS_ALONE,
