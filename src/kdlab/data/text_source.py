@@ -59,7 +59,8 @@ def encoded_texts(
     _check_vocabulary(encoded.tokenizer, vocabulary)
     if cut := sum(rows.cut for rows in encoded.parts.values()):
         several = sum(len(rows.tokens) for rows in encoded.parts.values())
-        print(f"kdlab: {cut} of {several} texts are longer than data.length={length} and are truncated", file=sys.stderr)
+        said = f"kdlab: {cut} of {several} texts are longer than data.length={length} and are truncated"
+        print(said, file=sys.stderr)
     return encoded
 
 

@@ -126,7 +126,9 @@ def _settings(path: str | None, config: str | None) -> dict[str, Any]:
         raise UsageError(f"path={path}: its config.json holds no settings")
     for key in ("auto_map", "quantization_config"):
         if key in settings:
-            raise UsageError(f"path={path}: its config.json has {key}, which would run code of its own; save a plain model")
+            raise UsageError(
+                f"path={path}: its config.json has {key}, which would run its own code; save a plain model"
+            )
     return settings
 
 
