@@ -4,7 +4,7 @@ import pytest
 
 from kdlab.config.schema import HeadConfig
 from kdlab.core.errors import UsageError
-from kdlab.training.phases import Phase, at, plan
+from kdlab.training.phases import Phase, plan
 
 
 def heads(**settings):
@@ -44,8 +44,3 @@ def test_what_the_user_writes_wins():
 def test_a_phase_of_a_loss_that_was_not_chosen_is_refused():
     with pytest.raises(UsageError, match=r"^phases\.0\.heads=kdd: not a chosen loss; did you mean kd\?$"):
         plan(10, heads(kd={}), [Phase(epochs=3, heads=["kdd"])])
-
-
-def test_an_epoch_belongs_to_the_phase_that_has_begun():
-    phases = (Phase(epochs=3), Phase(epochs=0), Phase(epochs=2))
-    assert [at(phases, epoch) for epoch in range(6)] == [(0, 0), (0, 0), (0, 0), (2, 3), (2, 3), (2, 3)]

@@ -19,8 +19,9 @@ from kdlab.core.knowledge import Batch
 from kdlab.data.check import DataError
 from kdlab.data.counter_rng import SPLIT, order
 from kdlab.data.data import Settings, needed
+from kdlab.data.split import TEST_SHARE
 from kdlab.data.table import Source, Table
-from kdlab.data.text_source import TEST_SHARE, described_tokenizer, encoded_texts
+from kdlab.data.text_source import described_tokenizer, encoded_texts
 from kdlab.data.token_cache import Rows
 
 

@@ -11,10 +11,10 @@ import torch
 from kdlab.core.knowledge import Batch
 from kdlab.data.check import DataError, check_names
 from kdlab.data.data import Settings, needed
-from kdlab.data.split import held_out, without
+from kdlab.data.split import with_test
 from kdlab.data.table import Source, Table
 from kdlab.data.text_augment import TextAugment
-from kdlab.data.text_source import TEST_SHARE, described_tokenizer, encoded_texts
+from kdlab.data.text_source import described_tokenizer, encoded_texts
 
 
 class Text(Source):
@@ -44,10 +44,7 @@ class Text(Source):
         parts = {part: Table(rows.tokens, rows.labels) for part, rows in encoded.parts.items()}
         check_names(encoded.classes)
         if "test" not in parts:
-            train = parts["train"]
-            count = max(1, round(TEST_SHARE * int((train.labels >= 0).sum())))
-            rows = held_out(train.labels, count, seed=0)
-            parts |= {"train": train.take(without(rows, len(train))), "test": train.take(rows)}
+            parts["train"], parts["test"] = with_test(parts["train"])
         self.train, self.validation, self.test = parts["train"], parts.get("validation"), parts["test"]
         self.classes, self.fingerprint = encoded.classes, encoded.fingerprint
         self.tokenizer, self.length = encoded.tokenizer, length

@@ -18,9 +18,6 @@ from kdlab.data.token_cache import Encoded, Rows, encoded_once
 from kdlab.data.tokenizer import ROLES, Tokenizer, read_tokenizer
 from kdlab.data.tokenizer_training import KINDS, trained_tokenizer
 
-TEST_SHARE = 0.1
-"""Where a source has no test part, this share of its training part becomes one, the same in every run."""
-
 
 def encoded_texts(
     name: str | None, path: str | None, columns: Sequence[str], label: str | None, tokenizer: str,

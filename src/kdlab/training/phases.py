@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from kdlab.config.schema import FirstPhase, HeadConfig, Phase
 from kdlab.core.errors import UsageError, nearest
 
-__all__ = ["Phase", "at", "plan"]
+__all__ = ["Phase", "plan"]
 
 
 def plan(epochs: int, heads: Mapping[str, HeadConfig], phases: Sequence[Phase] | None = None) -> tuple[Phase, ...]:
@@ -38,16 +38,6 @@ def plan(epochs: int, heads: Mapping[str, HeadConfig], phases: Sequence[Phase] |
     proposed = {name: head.first for name, head in heads.items() if head.first is not None}
     main = [name for name in heads if name not in proposed or proposed[name].stays]
     return (*(_alone(name, first) for name, first in proposed.items()), Phase(epochs=epochs, heads=tuple(main)))
-
-
-def at(phases: Sequence[Phase], epoch: int) -> tuple[int, int]:
-    """(place of the phase that an epoch belongs to, epoch at which it starts); the last one after the end."""
-    start = 0
-    for place, phase in enumerate(phases):
-        if epoch < start + phase.epochs or place == len(phases) - 1:
-            return place, start
-        start += phase.epochs
-    raise AssertionError("a run has at least one phase")
 
 
 def _alone(name: str, first: FirstPhase) -> Phase:
